@@ -1,0 +1,97 @@
+"""The result tree of a run: nodes by (parent, key), and per aggregator one state with an entry per node.
+
+Partials of disjoint sets of people merge in any grouping to the same result. Node 0 is the root, which is never
+counted; its children are the first keys of tallies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from openset.pyql import tree
+from openset.pyql.settings import LOG_LIMIT_LINES
+from openset.pyql.states import NodeIds, State, Value, new_state
+
+Key = Value
+ROOT = 0
+
+
+class Partial:
+    """A mergeable result tree.
+
+    parents[n]: the node above n (-1 for the root).  keys[n]: the key of n.  states[i]: of aggregator i, by node.
+    log: lines of log(), bounded.  people: how many people the script ran for.  rows: how many rows those have.
+    """
+
+    def __init__(self, aggregators: Sequence[tree.Aggregator]):
+        self.parents: list[int] = [-1]
+        self.keys: list[Key | None] = [None]
+        self.states: list[State] = [new_state(aggregator) for aggregator in aggregators]
+        self.log: list[str] = []
+        self.people = 0
+        self.rows = 0
+        self.events = 0
+        self._capacity = 1
+        self._children: dict[tuple[object, ...], int] = {}
+
+    def __len__(self) -> int:
+        """How many nodes, the root counted."""
+        return len(self.parents)
+
+    def child(self, parent: int, key: Key) -> int:
+        """The node under `parent` for a key, made when missing. 1 and 1.0 are one key (an int wins), True another."""
+        address: tuple[object, ...] = (parent, key, True) if isinstance(key, bool) else (parent, key)
+        node = self._children.get(address)
+        if node is None:
+            node = len(self.parents)
+            self._children[address] = node
+            self.parents.append(parent)
+            self.keys.append(key)
+            if node >= self._capacity:
+                self.reserve(max(64, 2 * node))
+        elif isinstance(key, int) and isinstance(self.keys[node], float):
+            self.keys[node] = key
+        return node
+
+    def reserve(self, capacity: int) -> None:
+        """Makes room in every state for nodes below `capacity`."""
+        if capacity > self._capacity:
+            self._capacity = capacity
+            for state in self.states:
+                state.reserve(capacity)
+
+    def add_log(self, line: str) -> None:
+        """Keeps a log line while there is room."""
+        if len(self.log) < LOG_LIMIT_LINES:
+            self.log.append(line)
+
+    def merge(self, other: Partial) -> None:
+        """Adds another Partial of the same aggregators over other people."""
+        assert len(self.states) == len(other.states)
+        mapping = [ROOT] * len(other)
+        for node in range(1, len(other)):
+            key = other.keys[node]
+            assert key is not None
+            mapping[node] = self.child(mapping[other.parents[node]], key)
+        nodes: NodeIds = np.asarray(mapping, dtype=np.int64)
+        for mine, theirs in zip(self.states, other.states, strict=True):
+            assert type(mine) is type(theirs)
+            mine.merge(theirs, nodes)  # type: ignore[arg-type]
+        for line in other.log:
+            self.add_log(line)
+        self.people += other.people
+        self.rows += other.rows
+        self.events += other.events
+
+    def children(self) -> list[list[int]]:
+        """For every node the nodes below it, in the order they were made."""
+        below: list[list[int]] = [[] for _ in self.parents]
+        for node in range(1, len(self.parents)):
+            below[self.parents[node]].append(node)
+        return below
+
+    def values(self, node: int) -> list[Value | None]:
+        """The aggregates of one node, in the order of the agg: section."""
+        return [state.value(node) for state in self.states]

@@ -1,0 +1,41 @@
+"""What a run of a script is given besides the script and the data: the clock, parameters, budgets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from openset.errors import RunTimeError
+
+ParameterValue = int | float | str | bool
+
+SESSION_TIME_MS = 1_800_000
+RECURSION_LIMIT = 64
+TEXT_LIMIT_BYTES = 65_536
+LOG_LIMIT_LINES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Settings of one run.
+
+    now_ms: the fixed `now` of the query.  parameters: values of `{{name}}`.
+    deadline: time.monotonic() seconds after which the run ends with an error, or None.
+    timeout_ms: what the deadline was made from, for the message.
+    max_expanded_rows: lanes and rows visited by matches in all, per partition.
+    max_memory_bytes: what the run may hold in temporaries, texts and containers, per partition.
+    """
+
+    now_ms: int
+    session_time_ms: int = SESSION_TIME_MS
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    deadline: float | None = None
+    timeout_ms: int = 30_000
+    max_expanded_rows: int = 2_000_000_000
+    max_memory_bytes: int = 2_000_000_000
+
+    def check_deadline(self) -> None:
+        """Raises RunTimeError when the time budget is used up."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise RunTimeError(f"the query ran longer than its time budget of {self.timeout_ms} ms (timeout=)")
