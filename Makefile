@@ -1,0 +1,51 @@
+# Everything a developer runs. Each target sets up what it needs: a virtual environment in .venv, made once and
+# brought up to date when pyproject.toml changes. After that nothing here needs the network.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test lint format bench-insert bench-query clean
+
+help:
+	@echo "make demo          load two sample data sets into a daemon and ask them questions"
+	@echo "make test          ruff, mypy, import-linter, pytest"
+	@echo "make lint          the same without pytest"
+	@echo "make bench-insert  events per second into a daemon, durable, through HTTP"
+	@echo "make bench-query   query times over a million events"
+	@echo "make format        rewrite the sources in the project's style"
+	@echo "make clean         remove .venv and caches"
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "OpenSet needs Python 3.11 or newer; say which with: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv is missing. On Debian: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python -m openset.demo
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -n 2
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench-insert: $(READY)
+	$(BIN)/python -m openset_tools.bench_insert
+
+bench-query: $(READY)
+	$(BIN)/python -m openset_tools.bench_query
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
