@@ -1,0 +1,253 @@
+"""The command line: `openset serve | load | query | person`. All but serve talk HTTP to a daemon.
+
+Responsible for options, exit codes and for what is printed where: answers go to standard output, everything else to
+standard error. Exit codes: 0 done, 1 refused or bad input, 2 wrong usage, 3 no daemon.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from openset import __version__
+from openset.client.connection import DEFAULT_URL, Connection, Unreachable
+from openset.errors import OpenSetError
+
+EXIT_REFUSED = 1
+EXIT_NO_DAEMON = 3
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+url_option = click.option(
+    "--url",
+    envvar="OPENSET_URL",
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    help="The daemon's address.",
+)
+
+
+class _Group(click.Group):
+    """A group whose commands end with a readable message and an exit code when an operating error is raised."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OpenSetError as error:
+            print_error(error)
+            ctx.exit(EXIT_NO_DAEMON if isinstance(error, Unreachable) else EXIT_REFUSED)
+        except BrokenPipeError:
+            # The reader of our output (head, less) has gone: not an error, but nothing more can be written.
+            sys.stdout = None
+            ctx.exit(0)
+
+
+def print_error(error: OpenSetError) -> None:
+    """An error with its class, its place in the script and, below, its detail (the line and a caret, reasons)."""
+    place = f" in line {error.line}, column {error.column}" if error.line is not None else ""
+    click.echo(f"error ({error.error_class}){place}: {error.message}", err=True)
+    for line in _detail_lines(error.detail):
+        click.echo(f"  {line}", err=True)
+
+
+def _detail_lines(detail: Any) -> list[str]:
+    if detail is None:
+        return []
+    if isinstance(detail, list):
+        return [str(entry) for entry in detail]
+    return str(detail).splitlines()
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="openset")
+def main() -> None:
+    """OpenSet: behavioural questions over event streams."""
+
+
+@main.command()
+@click.option(
+    "--data",
+    "data_dir",
+    envvar="OPENSET_DATA",
+    required=True,
+    show_envvar=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of the node's files; made when missing.",
+)
+@click.option("--host", envvar="OPENSET_HOST", default="127.0.0.1", show_default=True, show_envvar=True)
+@click.option(
+    "--port", envvar="OPENSET_PORT", default=8080, show_default=True, show_envvar=True, type=click.IntRange(1, 65535)
+)
+@click.option(
+    "--init", "partitions", type=click.IntRange(1, 1000), help="Initialise a fresh data directory with N partitions."
+)
+def serve(data_dir: Path, host: str, port: int, partitions: int | None) -> None:
+    """Serve a data directory over HTTP until SIGTERM."""
+    from openset.http.server import serve as serve_forever
+
+    serve_forever(data_dir, host, port, partitions)
+
+
+@main.command()
+@click.argument("table")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@url_option
+@click.option("--create", is_flag=True, help="Create the table, with the column types the events need.")
+@click.option("--z-order", metavar="A,B", help="With --create: order of actions that share a stamp.")
+@click.option("--skip-bad-events", is_flag=True, help="Load the good events and report the others.")
+@click.option("--batch", default=5_000, show_default=True, type=click.IntRange(1, 1_000_000), help="Events a request.")
+def load(
+    table: str, files: Sequence[str], url: str, create: bool, z_order: str | None, skip_bad_events: bool, batch: int
+) -> None:
+    """Load events: JSON arrays or newline-delimited JSON, gzipped or not; - is standard input."""
+    from openset.client.load import Spool, load_files
+    from openset.client.progress import shown_progress
+
+    if z_order is not None and not create:
+        raise click.UsageError("--z-order belongs to --create")
+    with Connection(url) as connection, Spool(files if create else ()) as copies:
+        sources = copies or files
+        if create:
+            _create(connection, table, sources, z_order)
+        with shown_progress() as on_progress:
+            report = load_files(
+                connection, table, sources, batch_events=batch, skip_bad_events=skip_bad_events, on_progress=on_progress
+            )
+    replaced = "" if report.replaced is None else f", {report.replaced:,} of them replaced an event"
+    click.echo(
+        f"{report.accepted:,} events accepted{replaced}, {report.rejected:,} rejected, "
+        f"in {report.seconds:.1f} s ({report.events_per_second:,.0f} events/s)"
+    )
+    for file, number, reason in report.reasons:
+        click.echo(f"rejected: {file}, event {number}: {reason}", err=True)
+
+
+def _create(connection: Connection, table: str, sources: Sequence[str], z_order: str | None) -> None:
+    from openset.client.load import create_table, infer_columns
+
+    inference = infer_columns(sources)
+    columns = inference.columns()
+    actions = [action.strip() for action in z_order.split(",") if action.strip()] if z_order else []
+    if not create_table(connection, table, columns, actions):
+        click.echo(f"table {table} is there already and stays as it is", err=True)
+        return
+    shown = ", ".join(f"{column['name']} {column['type']}" for column in columns)
+    click.echo(f"created table {table}: {shown or 'no columns'}", err=True)
+    for name in inference.only_null:
+        click.echo(f"column {name} is null in every event: text", err=True)
+
+
+@main.command()
+@click.argument("table")
+@click.argument("script")
+@url_option
+@click.option("--param", "parameters", multiple=True, metavar="K=V", help="{{K}} as int, double, bool, else as text.")
+@click.option(
+    "--param-str", "text_parameters", multiple=True, metavar="K=V", help="{{K}} as text, whatever V reads as."
+)
+@click.option("--sort", help="Alias or column to sort by; key sorts by key.")
+@click.option("--order", type=click.Choice(["asc", "desc"]), help="Order of siblings (default: desc).")
+@click.option("--trim", type=click.IntRange(min=1), help="Children kept per node.")
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+@click.option("--debug", is_flag=True, help="Print how the script would run instead of running it.")
+def query(
+    table: str,
+    script: str,
+    url: str,
+    parameters: Sequence[str],
+    text_parameters: Sequence[str],
+    sort: str | None,
+    order: str | None,
+    trim: int | None,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Run a PyQL script: a file, - for standard input, or the text itself where there is no such file."""
+    from openset.client.parameters import query_parameters
+    from openset.client.query import aggregator_names, run_query
+    from openset.client.tree_table import tree_table
+
+    request = query_parameters(parameters, text_parameters)
+    options = {"sort": sort, "order": order, "trim": None if trim is None else str(trim)}
+    request |= {name: value for name, value in options.items() if value is not None}
+    if debug:
+        request["debug"] = "true"
+    text = script_text(script)
+    with Connection(url) as connection:
+        answer = run_query(connection, table, text, request)
+        if as_json:
+            print_json(answer.body)
+            return
+        if debug:
+            print_debug(answer.body)
+            return
+        header, lines = tree_table(answer.nodes, aggregator_names(connection, table, text))
+    click.echo(click.style(header, bold=True))
+    for line in lines:
+        click.echo(line)
+    click.echo(f"{len(lines):,} rows in {answer.seconds * 1000:,.1f} ms", err=True)
+
+
+def script_text(script: str) -> str:
+    """The script that a command line argument means. Raises a usage error for what looks like a missing file."""
+    if script == "-":
+        return sys.stdin.read()
+    try:
+        is_file = Path(script).is_file()
+    except (OSError, ValueError):
+        is_file = False  # longer than a file name can be, or with a character none can have
+    if is_file:
+        try:
+            return Path(script).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"cannot read {script}: {error}") from None
+    if script.endswith(".pyql") and "\n" not in script:
+        raise click.UsageError(f"there is no file {script}")
+    return script
+
+
+@main.command()
+@click.argument("table")
+@click.argument("person_id", metavar="ID")
+@url_option
+@click.option("--id", "is_integer", is_flag=True, help="ID is an integer, not text.")
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+def person(table: str, person_id: str, url: str, is_integer: bool, as_json: bool) -> None:
+    """Show one person's events."""
+    from openset.client.connection import segment
+    from openset.client.person_text import person_lines
+
+    with Connection(url) as connection:
+        parameters = {"id" if is_integer else "sid": person_id}
+        answer = connection.get(f"/v1/query/{segment(table)}/person", parameters)
+    if as_json:
+        print_json(answer)
+        return
+    for line in person_lines(answer):
+        click.echo(line)
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON, characters beyond ASCII as they are."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_debug(body: dict[str, Any]) -> None:
+    """What the daemon says about how it would run a script: texts as text, everything else as JSON."""
+    for name, value in body.items():
+        if isinstance(value, str):
+            click.echo(f"{name}:\n{value}" if "\n" in value else f"{name}: {value}")
+        else:
+            click.echo(f"{name}:")
+            print_json(value)
+
+
+if __name__ == "__main__":
+    main()
