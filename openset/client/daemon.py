@@ -99,10 +99,10 @@ class Daemon:
 
 
 class TemporaryDaemon(Daemon):
-    """A daemon on a temporary directory that goes away with it."""
+    """A daemon on a temporary directory, made in `parent` or where the system puts such, that goes away with it."""
 
-    def __init__(self, *, partitions: int):
-        self._directory = tempfile.TemporaryDirectory(prefix="openset-")
+    def __init__(self, *, partitions: int, parent: Path | None = None):
+        self._directory = tempfile.TemporaryDirectory(prefix="openset-", dir=parent)
         super().__init__(Path(self._directory.name) / "data", partitions=partitions)
 
     def stop(self) -> None:
