@@ -81,16 +81,23 @@ def main() -> None:
 )
 @click.option("--host", envvar="OPENSET_HOST", default="127.0.0.1", show_default=True, show_envvar=True)
 @click.option(
-    "--port", envvar="OPENSET_PORT", default=8080, show_default=True, show_envvar=True, type=click.IntRange(1, 65535)
+    "--port", envvar="OPENSET_PORT", default=8080, show_default=True, show_envvar=True, type=click.IntRange(0, 65535)
 )
 @click.option(
-    "--init", "partitions", type=click.IntRange(1, 1000), help="Initialise a fresh data directory with N partitions."
+    "--init",
+    "partitions",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    help="Initialise a fresh data directory with N partitions.",
 )
-def serve(data_dir: Path, host: str, port: int, partitions: int | None) -> None:
+@click.option(
+    "--workers", envvar="OPENSET_WORKERS", show_envvar=True, type=click.IntRange(1, 1024), help="Default: one a core."
+)
+def serve(data_dir: Path, host: str, port: int, partitions: int | None, workers: int | None) -> None:
     """Serve a data directory over HTTP until SIGTERM."""
-    from openset.http.server import serve as serve_forever
+    from openset.http.server import serve as serve_until_told
 
-    serve_forever(data_dir, host, port, partitions)
+    sys.exit(serve_until_told(data_dir, host, port, partitions, workers=workers))
 
 
 @main.command()
@@ -152,7 +159,7 @@ def _create(connection: Connection, table: str, sources: Sequence[str], z_order:
 )
 @click.option("--sort", help="Alias or column to sort by; key sorts by key.")
 @click.option("--order", type=click.Choice(["asc", "desc"]), help="Order of siblings (default: desc).")
-@click.option("--trim", type=click.IntRange(min=1), help="Children kept per node.")
+@click.option("--trim", type=click.IntRange(min=0), help="Children kept per node.")
 @click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
 @click.option("--debug", is_flag=True, help="Print how the script would run instead of running it.")
 def query(

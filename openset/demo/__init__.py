@@ -1,0 +1,1 @@
+"""The demonstration that `make demo` runs: two sample data sets and questions over them."""
