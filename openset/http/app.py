@@ -1,0 +1,54 @@
+"""The routes of the REST interface and the application that serves them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado.web import Application
+
+from openset.http.cluster import ClusterInit
+from openset.http.envelope import RouteError
+from openset.http.insert import Insert
+from openset.http.logs import log_request
+from openset.http.node import Node
+from openset.http.ping import Ping
+from openset.http.query_events import EventsQuery
+from openset.http.query_person import PersonQuery
+from openset.http.resource import Answer, Resource
+from openset.http.table import TableList, TableResource
+
+_TABLE = r"(?P<table>[^/]+)"
+
+# A trailing slash is tolerated everywhere.
+ROUTES: list[tuple[str, type[Resource]]] = [
+    (r"/ping/?", Ping),
+    (r"/v1/cluster/init/?", ClusterInit),
+    (r"/v1/table/?", TableList),
+    (rf"/v1/table/{_TABLE}/?", TableResource),
+    (rf"/v1/insert/{_TABLE}/?", Insert),
+    (rf"/v1/query/{_TABLE}/events?/?", EventsQuery),
+    (rf"/v1/query/{_TABLE}/person/?", PersonQuery),
+]
+
+
+class NotFound(Resource):
+    """Every address without a resource, whatever the method."""
+
+    async def _nothing(self) -> None:
+        await self.respond(self._refuse())
+
+    async def _refuse(self) -> Answer:
+        raise RouteError(f"there is nothing at {self.request.path}")
+
+    get = post = put = delete = head = patch = options = _nothing
+
+
+def make_app(node: Node) -> Application:
+    """The application over a node."""
+    arguments: dict[str, Any] = {"node": node}
+    return Application(
+        [(pattern, handler, arguments) for pattern, handler in ROUTES],
+        default_handler_class=NotFound,
+        default_handler_args=arguments,
+        log_function=log_request,
+    )

@@ -1,0 +1,51 @@
+"""Structured log lines: one JSON object per line on standard error, for our loggers and for Tornado's."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from tornado.web import RequestHandler
+
+access = structlog.get_logger("openset.access")
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Sets up logging for the daemon process."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    renderer = structlog.processors.JSONRenderer(sort_keys=False)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def log_request(handler: RequestHandler) -> None:
+    """One line per request."""
+    request = handler.request
+    access.info(
+        "request",
+        method=request.method,
+        path=request.path,
+        status=handler.get_status(),
+        ms=round(1000 * request.request_time(), 3),
+        remote=request.remote_ip,
+    )

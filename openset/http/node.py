@@ -1,0 +1,79 @@
+"""The running node as the handlers see it: the store once recovery is done, the executor, limits, what is running."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from openset.errors import ConfigError, OpenSetError
+from openset.query.executor import Executor
+from openset.query.work import PlanCache
+from openset.store.store import Store
+
+if TYPE_CHECKING:
+    from openset.http.resource import Resource
+
+log = structlog.get_logger("openset.node")
+
+MAX_BODY_BYTES = 64 << 20
+MAX_INFLATED_BYTES = 256 << 20
+MAX_SCRIPT_BYTES = 1 << 20
+
+
+class Node:
+    """State shared by all requests. Requests that come before the store is open wait for it in `store`."""
+
+    def __init__(self, data_dir: Path, executor: Executor, *, max_body_bytes: int = MAX_BODY_BYTES):
+        self.data_dir = data_dir
+        self.executor = executor
+        self.plans = PlanCache()
+        self.max_body_bytes = max_body_bytes
+        self.max_inflated_bytes = max(MAX_INFLATED_BYTES, max_body_bytes)
+        self.max_script_bytes = min(MAX_SCRIPT_BYTES, max_body_bytes)
+        self.stopping = False
+        self.active: set[Resource] = set()
+        self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
+
+    async def open(self, init: int | None = None) -> None:
+        """Opens the store (recovery included) and, when it is fresh and `init` is given, makes its partitions.
+
+        Raises OpenSetError: the data directory is locked, damaged or cannot be used.
+        """
+        try:
+            store = await self._open_store(init)
+        except BaseException as error:
+            self._opened.set_exception(
+                error if isinstance(error, OpenSetError) else ConfigError("the store is not open")
+            )
+            self._opened.exception()  # requests may wait for it, or none may
+            raise
+        self._opened.set_result(store)
+
+    async def _open_store(self, init: int | None) -> Store:
+        store = await asyncio.to_thread(Store.open, self.data_dir)
+        if init is not None:
+            if store.partitions is None:
+                await asyncio.to_thread(store.initialise, init)
+            elif store.partitions != init:
+                log.warning("the data directory has its partitions already", partitions=store.partitions, asked=init)
+        return store
+
+    async def opened(self) -> Store:
+        """The store, when recovery is done."""
+        return await asyncio.shield(self._opened)
+
+    async def store(self) -> Store:
+        """The store for data requests. Raises ConfigError before the cluster is initialised."""
+        store = await self.opened()
+        if store.partitions is None:
+            raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
+        return store
+
+    async def close(self) -> None:
+        """Ends the workers, then flushes and closes the store."""
+        await self.executor.close()
+        if self._opened.done() and self._opened.exception() is None:
+            await asyncio.to_thread(self._opened.result().close)

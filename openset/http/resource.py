@@ -1,0 +1,215 @@
+"""What every resource of the REST interface shares: reading bodies, answering, the error envelope, cancelling.
+
+A resource parses the request, hands it to the query or store layer, and answers; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+import zlib
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import structlog
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+import openset
+from openset.errors import LimitError, OpenSetError, QueryError
+from openset.http.envelope import MethodError, UnavailableError, as_error, encode_error
+from openset.http.node import Node
+from openset.query.parameters import RequestParameters
+
+log = structlog.get_logger("openset.http")
+
+METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
+# A body that announces more than this many times the limit is not read to its end before the answer.
+_REFUSED_AT_ONCE = 8
+_INFLATE_WINDOW_BYTES = 1 << 12
+# Smaller bodies are inflated on the event loop, larger ones in a thread.
+_INFLATE_INLINE_BYTES = 1 << 15
+
+Answer = bytes | dict[str, Any]
+
+
+@stream_request_body
+class Resource(RequestHandler):
+    """Base of all handlers. `error_kind` is the error class of bad requests to this resource."""
+
+    error_kind: type[OpenSetError] = QueryError
+
+    def initialize(self, node: Node) -> None:
+        self.node = node
+        self._chunks: list[bytes] = []
+        self._received_bytes = 0
+        self._work: asyncio.Task[Answer] | None = None
+        self._cancellable = False
+        self._gone = False
+
+    # ------------------------------------------------------------ the request
+
+    def prepare(self) -> None:
+        self.node.active.add(self)
+        connection: Any = self.request.connection
+        connection.set_max_body_size(1 << 62)  # sizes are judged here, where the answer can be an envelope
+        if self.node.stopping:
+            self.set_header("Connection", "close")
+            raise UnavailableError("the daemon is shutting down")
+        announced = self.request.headers.get("Content-Length", "0")
+        size = int(announced) if announced.isascii() and announced.isdigit() else 0
+        limit = self.node.max_body_bytes
+        if size > limit and (size > _REFUSED_AT_ONCE * limit or "Expect" in self.request.headers):
+            raise self._too_large()
+
+    def data_received(self, chunk: bytes) -> None:
+        """Collects the body; what exceeds the limit is read and dropped, so that the client can read the answer."""
+        self._received_bytes += len(chunk)
+        if self._received_bytes <= self.node.max_body_bytes:
+            self._chunks.append(chunk)
+            return
+        self._chunks.clear()
+        if self._received_bytes > _REFUSED_AT_ONCE * self.node.max_body_bytes:
+            connection: Any = self.request.connection
+            connection.close()
+
+    def parameters(self) -> RequestParameters:
+        """The request's parameters, not yet checked for unknown ones."""
+        return RequestParameters.parse(self.request.query, self.error_kind)
+
+    async def body(self) -> bytes:
+        """The body, inflated where it is gzip. Raises LimitError when it is too large, `error_kind` when broken."""
+        if self._received_bytes > self.node.max_body_bytes:
+            raise self._too_large()
+        body = b"".join(self._chunks)
+        self._chunks.clear()
+        encoding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding in ("", "identity"):
+            return body
+        if encoding not in ("gzip", "x-gzip"):
+            raise self.error_kind(f"the content encoding {encoding!r} is not supported; gzip is")
+        limit = self.node.max_inflated_bytes
+        try:
+            if len(body) <= _INFLATE_INLINE_BYTES:
+                return inflate(body, limit)
+            return await asyncio.to_thread(inflate, body, limit)
+        except (zlib.error, EOFError) as error:
+            raise self.error_kind("the body is not valid gzip") from error
+
+    async def script(self) -> str:
+        """The body as the text of a script. Raises LimitError or `error_kind`."""
+        body = await self.body()
+        if len(body) > self.node.max_script_bytes:
+            raise LimitError(f"the script is larger than {self.node.max_script_bytes} bytes")
+        try:
+            return body.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise self.error_kind(f"the script is not UTF-8: byte {error.start} cannot be decoded") from error
+
+    def _too_large(self) -> LimitError:
+        return LimitError(f"the body is larger than {self.node.max_body_bytes} bytes")
+
+    # ------------------------------------------------------------ the answer
+
+    async def respond(self, work: Coroutine[Any, Any, Answer], *, cancellable: bool = False) -> None:
+        """Runs the work and sends what it returns. Work that is cancellable ends when the client goes away."""
+        self._cancellable = cancellable
+        self._work = asyncio.ensure_future(work)
+        try:
+            answer = await self._work
+        except asyncio.CancelledError:
+            if self._gone:
+                return
+            raise
+        if not self._gone:
+            self.set_header("Content-Type", "application/json; charset=utf-8")
+            self.finish(answer if isinstance(answer, bytes) else msgspec.json.encode(answer))
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._gone = True
+        if self._work is None:
+            self.node.active.discard(self)
+        elif self._cancellable:
+            self._work.cancel()
+
+    def on_finish(self) -> None:
+        self.node.active.discard(self)
+
+    # ------------------------------------------------------------ failures
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        raised = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(raised, HTTPError) and raised.status_code == 405:
+            raised = self._wrong_method()
+        error = as_error(raised, status_code)
+        self.set_status(error.status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        if self.node.stopping:
+            self.set_header("Connection", "close")
+        self.finish(encode_error(error))
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        if not self._gone:
+            super().send_error(status_code, **kwargs)
+        else:
+            self.node.active.discard(self)
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if isinstance(value, OpenSetError) and value.status < 500:
+            return
+        if isinstance(value, HTTPError):
+            return
+        text = "".join(traceback.format_exception(typ, value, tb))
+        log.error("request failed", method=self.request.method, path=self.request.path, traceback=text)
+
+    def _wrong_method(self) -> MethodError:
+        offered = [name for name in METHODS if getattr(type(self), name.lower()) is not _unsupported(name)]
+        self.set_header("Allow", ", ".join(offered))
+        return MethodError(f"{self.request.method} is not possible here; {' and '.join(offered) or 'nothing'} is")
+
+    # ------------------------------------------------------------ headers
+
+    def set_default_headers(self) -> None:
+        self.set_header("Server", f"OpenSet/{openset.__version__}")
+
+    def compute_etag(self) -> None:
+        """No entity tags: hashing every answer would cost more than it saves."""
+        return
+
+
+def _unsupported(method: str) -> Any:
+    return getattr(RequestHandler, method.lower())
+
+
+def inflate(body: bytes, limit: int) -> bytes:
+    """Gzip members one after the other. Raises zlib.error or EOFError for a broken body, LimitError beyond `limit`.
+
+    The body is fed in small windows, so that neither a bomb nor a flood of tiny members costs more than its size.
+    """
+    parts: list[bytes] = []
+    total = 0
+    member = zlib.decompressobj(wbits=31)
+    for start in range(0, len(body), _INFLATE_WINDOW_BYTES):
+        window = body[start : start + _INFLATE_WINDOW_BYTES]
+        while window:
+            if member.eof:
+                window = window.lstrip(b"\0")  # padding between and after members
+                if not window:
+                    break
+                member = zlib.decompressobj(wbits=31)
+            part = member.decompress(window)
+            window = member.unused_data
+            total += len(part)
+            if total > limit:
+                raise LimitError(f"the inflated body is larger than {limit} bytes")
+            parts.append(part)
+    if not member.eof:
+        raise EOFError
+    return b"".join(parts)

@@ -1,0 +1,99 @@
+"""The daemon: binds the socket, opens the store behind it, serves until it is told to stop, and leaves in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import structlog
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from openset.errors import ConfigError, OpenSetError
+from openset.http import logs
+from openset.http.app import make_app
+from openset.http.node import MAX_BODY_BYTES, Node
+from openset.query.process_executor import ProcessExecutor
+
+log = structlog.get_logger("openset.server")
+
+DRAIN_TIMEOUT_SECONDS = 60.0
+_DRAIN_STEP_SECONDS = 0.02
+_IDLE_CONNECTION_SECONDS = 3600
+
+
+def serve(
+    data: Path | str,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    init: int | None = None,
+    *,
+    workers: int | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> int:
+    """Runs the daemon until SIGTERM or SIGINT and returns the exit code of the process.
+
+    data: the data directory, made when it is missing.  port: 0 takes a free one (the log line `listening` says which).
+    init: makes this many partitions when the data directory is fresh.  workers: query processes, one per core
+    unless told.  Failures to start are logged and give exit code 1.
+    """
+    logs.configure()
+    try:
+        asyncio.run(_run(Path(data), host, port, init, workers or os.cpu_count() or 1, max_body_bytes))
+    except OpenSetError as error:
+        log.error("the daemon cannot run", reason=error.message, detail=error.detail)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+async def _run(data: Path, host: str, port: int, init: int | None, workers: int, max_body_bytes: int) -> None:
+    stop = asyncio.Event()
+    _on_signals(stop)
+    sockets = _bind(host, port)
+    node = Node(data.absolute(), ProcessExecutor(data.absolute(), workers), max_body_bytes=max_body_bytes)
+    server = HTTPServer(make_app(node), idle_connection_timeout=_IDLE_CONNECTION_SECONDS)
+    server.add_sockets(sockets)
+    log.info("listening", host=host, port=sockets[0].getsockname()[1], process=os.getpid())
+    try:
+        await node.open(init)
+        log.info("ready", data=str(data), partitions=(await node.opened()).partitions, workers=workers)
+        await stop.wait()
+        log.info("stopping", running=len(node.active))
+    finally:
+        node.stopping = True
+        server.stop()
+        await _drain(node)
+        await node.close()
+        await server.close_all_connections()
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT stops in order, a second one at once."""
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        if stop.is_set():
+            log.error("stopped at once, on the second signal")
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    try:
+        return bind_sockets(port, host)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+async def _drain(node: Node) -> None:
+    """Waits for the requests that run."""
+    deadline = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_SECONDS
+    while node.active and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(_DRAIN_STEP_SECONDS)

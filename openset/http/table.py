@@ -1,0 +1,94 @@
+"""/v1/table/{table}: create and describe tables."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from openset.errors import ConfigError
+from openset.http.resource import Answer, Resource
+from openset.pyql.names import RESERVED_COLUMN_NAMES
+from openset.query.parameters import suggestion
+from openset.store.schema import TableSchema
+
+Z_ORDER_NAMES = ("z-order", "z_order")
+_FIELDS = ("columns", *Z_ORDER_NAMES)
+
+
+class TableList(Resource):
+    error_kind = ConfigError
+
+    async def get(self) -> None:
+        await self.respond(self._list())
+
+    async def _list(self) -> Answer:
+        self.parameters().finish()
+        store = await self.node.store()
+        return {"tables": [schema.name for schema in store.tables()]}
+
+
+class TableResource(Resource):
+    error_kind = ConfigError
+
+    async def get(self, table: str) -> None:
+        await self.respond(self._describe(table))
+
+    async def post(self, table: str) -> None:
+        await self.respond(self._create(table))
+
+    async def _describe(self, table: str) -> Answer:
+        self.parameters().finish()
+        store = await self.node.store()
+        return description(store.table(table))
+
+    async def _create(self, table: str) -> Answer:
+        self.parameters().finish()
+        columns, z_order = table_definition(await self.body())
+        store = await self.node.store()
+        await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES)
+        return description(store.table(table))
+
+
+def description(schema: TableSchema) -> dict[str, Any]:
+    """A table as the interface shows it."""
+    columns = [{"name": column.name, "type": column.type} for column in schema.columns]
+    return {"table": schema.name, "columns": columns, "z-order": list(schema.z_order)}
+
+
+def table_definition(body: bytes) -> tuple[list[tuple[str, str]], list[str]]:
+    """Columns as (name, type) and the z-order, from the body of a create request. Raises ConfigError."""
+    try:
+        definition = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"the table definition is not valid JSON: {error}") from error
+    if not isinstance(definition, dict):
+        raise ConfigError('the table definition must be an object: {"columns": [...], "z-order": [...]}')
+    for field in definition:
+        if field not in _FIELDS:
+            raise ConfigError(f"unknown field {ascii(field)} in the table definition{suggestion(field, _FIELDS)}")
+    if "columns" not in definition:
+        raise ConfigError('the table definition has no "columns"')
+    if all(name in definition for name in Z_ORDER_NAMES):
+        raise ConfigError("the table definition has z-order and z_order: give one of them")
+    z_order = next((definition[name] for name in Z_ORDER_NAMES if name in definition), [])
+    if not isinstance(z_order, list) or not all(isinstance(action, str) for action in z_order):
+        raise ConfigError("the z-order must be a list of action names")
+    if not isinstance(definition["columns"], list):
+        raise ConfigError('"columns" must be a list of {"name": ..., "type": ...}')
+    return [_column(entry) for entry in definition["columns"]], z_order
+
+
+def _column(entry: Any) -> tuple[str, str]:
+    if not isinstance(entry, dict) or entry.keys() != {"name", "type"}:
+        raise ConfigError(f'a column must be {{"name": ..., "type": ...}}, not {_shown(entry)}')
+    name, column_type = entry["name"], entry["type"]
+    if not isinstance(name, str) or not isinstance(column_type, str):
+        raise ConfigError(f"name and type of a column must be text: {_shown(entry)}")
+    return name, column_type
+
+
+def _shown(entry: Any) -> str:
+    text = msgspec.json.encode(entry).decode()
+    return text if len(text) <= 100 else text[:100] + "..."
