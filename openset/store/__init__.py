@@ -1,0 +1,1 @@
+"""Tables on disk: catalog, ingest, journal, snapshots, views on partitions, compaction."""

@@ -1,0 +1,202 @@
+"""The catalog of a data directory: server name, number of partitions, tables and their columns.
+
+One small JSON file with a checksum, replaced as a whole (temporary name, fsync, rename, fsync of the directory) on
+every change. Ids of tables and columns only grow, so nothing on disk can ever be taken for something newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from openset.errors import ConfigError, InternalError, QueryError
+from openset.store.schema import (
+    COLUMN_LIMIT,
+    ColumnSchema,
+    TableSchema,
+    check_column,
+    check_table_name,
+    check_z_order,
+)
+from openset_format.block import ColumnType
+from openset_format.files import FILES, FileLayer, temporary_path
+from openset_format.hashing import checksum
+
+CATALOG_NAME = "catalog.json"
+FORMAT_VERSION = 1
+MOST_PARTITIONS = 1_000
+
+
+class _StoredColumn(msgspec.Struct):
+    id: int
+    name: str
+    type: ColumnType
+
+
+class _StoredTable(msgspec.Struct):
+    id: int
+    name: str
+    columns: list[_StoredColumn]
+    z_order: list[str]
+    version: int
+    next_column_id: int
+
+
+class _Contents(msgspec.Struct):
+    format_version: int = FORMAT_VERSION
+    server_name: str | None = None
+    partitions: int | None = None
+    next_table_id: int = 1
+    tables: list[_StoredTable] = []
+
+
+class _Envelope(msgspec.Struct):
+    checksum: str
+    catalog: msgspec.Raw
+
+
+class Catalog:
+    """The catalog in memory, kept in step with its file. Not thread-safe: one thread changes it."""
+
+    def __init__(self, directory: Path, files: FileLayer = FILES):
+        """Reads the file when there is one. Raises InternalError when it is damaged, ConfigError when it is newer."""
+        self._path = directory / CATALOG_NAME
+        self._files = files
+        self._contents = _read(self._path)
+        self._tables = {table.name: _schema(table) for table in self._contents.tables}
+
+    @property
+    def partitions(self) -> int | None:
+        """How many partitions every table has, or None before `initialise`."""
+        return self._contents.partitions
+
+    @property
+    def server_name(self) -> str | None:
+        return self._contents.server_name
+
+    def tables(self) -> list[TableSchema]:
+        """All tables, oldest first."""
+        return list(self._tables.values())
+
+    def table(self, name: str) -> TableSchema:
+        """The table of this name. Raises QueryError when there is none."""
+        try:
+            return self._tables[name]
+        except KeyError:
+            raise QueryError(f"there is no table {name!a}") from None
+
+    def initialise(self, partitions: int, server_name: str) -> None:
+        """Fixes the number of partitions for good. Raises ConfigError when that was done before."""
+        if self.partitions is not None:
+            raise ConfigError("the cluster is initialised already")
+        if not 1 <= partitions <= MOST_PARTITIONS:
+            raise ConfigError(f"partitions must be between 1 and {MOST_PARTITIONS}, not {partitions}")
+        changed = msgspec.structs.replace(self._contents, partitions=partitions, server_name=server_name)
+        self._store(changed)
+
+    def create_table(
+        self, name: str, columns: Iterable[tuple[str, str]], z_order: Sequence[str], reserved: Collection[str]
+    ) -> TableSchema:
+        """A new table with columns of (name, type). Raises ConfigError for names and types that cannot be."""
+        check_table_name(name)
+        if name in self._tables:
+            raise ConfigError(f"table {name!r} exists already")
+        check_z_order(z_order)
+        stored: list[_StoredColumn] = []
+        for column_name, column_type in columns:
+            if any(column.name == column_name for column in stored):
+                raise ConfigError(f"column {column_name!r} is named twice")
+            stored.append(_StoredColumn(len(stored) + 1, column_name, check_column(column_name, column_type, reserved)))
+        _check_column_count(len(stored))
+        table_id = self._contents.next_table_id
+        table = _StoredTable(table_id, name, stored, list(z_order), 1, len(stored) + 1)
+        tables = [*self._contents.tables, table]
+        self._store(msgspec.structs.replace(self._contents, tables=tables, next_table_id=table_id + 1))
+        return self._tables[name]
+
+    def add_column(self, table: str, name: str, column_type: str, reserved: Collection[str]) -> TableSchema:
+        """The table with one more column. Raises ConfigError when the column exists or cannot be."""
+        checked = check_column(name, column_type, reserved)
+        if self.table(table).column(name) is not None:
+            raise ConfigError(f"table {table!r} has a column {name!r} already")
+        stored = self._stored(table)
+        _check_column_count(len(stored.columns) + 1)
+        columns = [*stored.columns, _StoredColumn(stored.next_column_id, name, checked)]
+        return self._replace(stored, columns, stored.next_column_id + 1)
+
+    def drop_column(self, table: str, name: str) -> TableSchema:
+        """The table without a column. Raises ConfigError when it has none of this name."""
+        if self.table(table).column(name) is None:
+            raise ConfigError(f"table {table!r} has no column {name!a}")
+        stored = self._stored(table)
+        columns = [column for column in stored.columns if column.name != name]
+        return self._replace(stored, columns, stored.next_column_id)
+
+    def _stored(self, table: str) -> _StoredTable:
+        return next(entry for entry in self._contents.tables if entry.name == table)
+
+    def _replace(self, table: _StoredTable, columns: list[_StoredColumn], next_column_id: int) -> TableSchema:
+        changed = msgspec.structs.replace(
+            table, columns=columns, version=table.version + 1, next_column_id=next_column_id
+        )
+        tables = [changed if entry is table else entry for entry in self._contents.tables]
+        self._store(msgspec.structs.replace(self._contents, tables=tables))
+        return self._tables[table.name]
+
+    def _store(self, contents: _Contents) -> None:
+        """Durably, then in memory: what cannot be written does not happen."""
+        encoded = msgspec.json.encode(contents)
+        envelope = _Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))
+        try:
+            _replace_file(self._path, msgspec.json.encode(envelope) + b"\n", self._files)
+        except OSError as error:
+            raise InternalError(f"{self._path} could not be written: {error.strerror}") from error
+        self._contents = contents
+        self._tables = {table.name: _schema(table) for table in contents.tables}
+
+
+def _read(path: Path) -> _Contents:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return _Contents()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        envelope = msgspec.json.decode(raw, type=_Envelope)
+        if envelope.checksum != f"{checksum(bytes(envelope.catalog)):016x}":
+            raise InternalError(f"{path} is damaged: its checksum does not match")
+        contents = msgspec.json.decode(envelope.catalog, type=_Contents)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InternalError(f"{path} is damaged: {error}") from error
+    if contents.format_version > FORMAT_VERSION:
+        raise ConfigError(
+            f"{path} has format version {contents.format_version}; this program knows up to {FORMAT_VERSION}"
+        )
+    return contents
+
+
+def _replace_file(path: Path, data: bytes, files: FileLayer) -> None:
+    """A file that is there as a whole, old or new, whatever happens."""
+    temporary = temporary_path(path)
+    try:
+        with files.create(temporary) as file:
+            file.write_at([data], 0)
+            file.sync()
+        files.rename(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    files.sync_directory(path.parent)
+
+
+def _schema(table: _StoredTable) -> TableSchema:
+    columns = tuple(ColumnSchema(column.id, column.name, column.type) for column in table.columns)
+    return TableSchema(table.id, table.name, columns, tuple(table.z_order), table.version)
+
+
+def _check_column_count(count: int) -> None:
+    if count > COLUMN_LIMIT:
+        raise ConfigError(f"a table has at most {COLUMN_LIMIT} columns")

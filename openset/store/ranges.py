@@ -1,0 +1,34 @@
+"""Index arithmetic on runs of rows, without a loop over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def expand_ranges(starts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """int64[sum(lengths)]: starts[0], starts[0]+1, … for lengths[0] positions, then the same for the next range."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    shift = np.asarray(starts, np.int64) - ends + lengths
+    return np.repeat(shift, lengths) + np.arange(total, dtype=np.int64)
+
+
+def offsets_of(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """int64[n+1]: where each run starts when runs of these lengths follow each other; the last entry is the end."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def count_within(groups: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """int64[n]: how often the same group occurred before, for each position."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(groups) else order
+    lengths = np.diff(np.append(starts, len(groups)))
+    counts = np.empty(len(groups), np.int64)
+    counts[order] = np.arange(len(groups)) - np.repeat(starts, lengths)
+    return counts
