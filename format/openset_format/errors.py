@@ -59,3 +59,7 @@ class WriteError(FormatError):
 
 class JournalFailedError(WriteError):
     """The journal cannot promise durability any more; it stays unusable until it is opened again."""
+
+
+class MissingSegmentError(FormatError):
+    """A journal segment that was dropped because every partition has passed it: ask for a newer snapshot."""

@@ -1,0 +1,342 @@
+"""The journal of a node: records appended to segment files, made durable many at a time.
+
+`append` writes, `sync` makes everything appended before it durable; both may be called from different threads, and
+appends go on while a sync runs. The order of things on disk is such that only the end of the last segment can be torn:
+a segment is synced before the next one is created. Recovery rules: spec/journal.md.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DamageError, JournalFailedError, WriteError
+from .files import FILES, TEMPORARY_SUFFIX, FileLayer, WritableFile, temporary_path
+from .hashing import checksum
+from .segment import (
+    SEGMENT_HEADER_BYTES,
+    SEGMENT_SUFFIX,
+    Entry,
+    RecordHeader,
+    RecordRef,
+    SegmentHeader,
+    SegmentScan,
+    padding_after,
+    read_record,
+    scan_segment,
+    segment_name,
+)
+
+SEGMENT_BYTES = 64 * 1024 * 1024
+MARK_NAME = "synced"
+_MARK = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class TornTail:
+    """What recovery cut off. acknowledged: records that a sync had covered and that are lost, normally 0."""
+
+    segment: str
+    offset: int
+    size_bytes: int
+    reason: str
+    acknowledged: int
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A segment in use. end: where the next record goes."""
+
+    name: str
+    header: SegmentHeader
+    entries: list[Entry]
+    end: int
+
+
+class Journal:
+    """An append-only sequence of records, numbered from 1 without gaps. Open one Journal per directory."""
+
+    id: str
+    torn_tail: TornTail | None
+
+    def __init__(self, directory: Path, files: FileLayer, segment_bytes: int):
+        self.directory = directory
+        self.torn_tail = None
+        self._files = files
+        self._segment_bytes = segment_bytes
+        self._segments: list[_Segment] = []
+        self._retired: list[WritableFile] = []
+        self._synced = 0
+        self._failure: str | None = None
+        # _lock guards all fields and is held for single writes; _sync_lock is held during a sync, taken first.
+        self._lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        self._file: WritableFile
+        self._mark: WritableFile
+
+    @classmethod
+    def open(cls, directory: Path | str, files: FileLayer = FILES, segment_bytes: int = SEGMENT_BYTES) -> Journal:
+        """Open or create a journal, recovering it after a crash: a torn tail is cut (see `torn_tail`).
+
+        Raises DamageError when sound records follow a damaged one or records are missing, UnsupportedFormatError for
+        files of a newer version, WriteError when the directory cannot be written.
+        """
+        journal = cls(Path(directory), files, segment_bytes)
+        try:
+            journal._recover()
+        except OSError as error:
+            journal.close()
+            raise WriteError(f"{directory}: the journal cannot be opened: {error}") from error
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the last record appended; 0 in a new journal."""
+        segment = self._segments[-1]
+        return segment.header.first_sequence + len(segment.entries) - 1
+
+    @property
+    def first_sequence(self) -> int:
+        """The sequence of the oldest record still here (or, without records, of the next one)."""
+        return self._segments[0].header.first_sequence
+
+    @property
+    def synced_sequence(self) -> int:
+        """Everything up to this sequence is durable."""
+        return self._synced
+
+    @property
+    def size_bytes(self) -> int:
+        """What all segments take together."""
+        return sum(segment.end for segment in self._segments)
+
+    def append(self, kind: int, table_id: int, payload: bytes | memoryview, term: int = 0) -> RecordRef:
+        """Write a record behind the last one. It is durable after the next `sync`.
+
+        Raises WriteError when the record could not be written (the journal is as before), JournalFailedError when the
+        journal cannot be used any more.
+        """
+        with self._lock:
+            self._raise_failure()
+            padding = bytes(padding_after(len(payload)))
+            size_bytes = len(payload)
+            if self._needs_rotation(size_bytes):
+                self._rotate()
+            segment = self._segments[-1]
+            salt = segment.header.salt
+            padded_hash = checksum(payload, salt) if not padding else checksum(bytes(payload) + padding, salt)
+            header = RecordHeader(kind, self.last_sequence + 1, self._synced, term, table_id, size_bytes, padded_hash)
+            self._write(segment, [header.encode(salt), payload, padding])
+            ref = RecordRef(header.sequence, segment.name, segment.end, header.total_bytes)
+            segment.entries.append((ref, kind, table_id))
+            segment.end += header.total_bytes
+            return ref
+
+    def sync(self) -> None:
+        """Make every record appended so far durable. Raises JournalFailedError: now, and from then on always."""
+        with self._sync_lock:
+            with self._lock:
+                self._raise_failure()
+                target, file = self.last_sequence, self._file
+                retired, self._retired = self._retired, []
+            for old in retired:  # synced when it was retired, kept open for a sync that was under way
+                old.close()
+            if target == self._synced:
+                return
+            self._durably(file.sync_data)
+            with self._lock:
+                self._synced = max(self._synced, target)
+            self._write_mark(target)
+
+    def records(self, after: int = 0) -> Iterator[Entry]:
+        """Reference, kind and table id of the records behind sequence `after`, as they are now, in order."""
+        with self._lock:
+            found = []
+            for segment in self._segments:
+                skip = max(after + 1 - segment.header.first_sequence, 0)
+                found.append(segment.entries[skip:])
+        return (entry for entries in found for entry in entries)
+
+    def read(self, ref: RecordRef) -> memoryview:
+        """The payload of a record. Raises DamageError, MissingSegmentError."""
+        return read_record(self.directory, ref)[2]
+
+    def drop_segments(self, up_to_sequence: int) -> int:
+        """Remove the segments whose records all have a sequence up to this one, the one in use excepted.
+
+        Returns how many were removed. Raises WriteError.
+        """
+        with self._lock:
+            self._raise_failure()
+            removed = 0
+            try:
+                while len(self._segments) > 1 and self._segments[1].header.first_sequence <= up_to_sequence + 1:
+                    self._files.unlink(self.directory / self._segments[0].name)
+                    del self._segments[0]
+                    removed += 1
+                    # One by one: a crash must not bring an older segment back without the ones behind it.
+                    self._files.sync_directory(self.directory)
+            except OSError as error:
+                raise WriteError(f"{self.directory}: segments cannot be removed: {error}") from error
+            return removed
+
+    def rotate(self) -> None:
+        """Start a new segment, so that `drop_segments` can remove the one in use so far. Nothing when it is empty."""
+        with self._lock:
+            self._raise_failure()
+            if self._segments[-1].entries:
+                self._rotate()
+
+    def close(self) -> None:
+        """Release the files without syncing: what was not synced was not promised."""
+        with self._sync_lock, self._lock:
+            self._failure = self._failure or "it is closed"
+            for name in ("_file", "_mark"):
+                if hasattr(self, name):
+                    getattr(self, name).close()
+            for old in self._retired:
+                old.close()
+            self._retired = []
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise JournalFailedError(f"{self.directory}: the journal cannot be used any more: {self._failure}")
+
+    def _durably(self, step: Callable[[], None]) -> None:
+        """Run a sync. After a failed one nobody knows what is on disk, and trying again would hide the loss."""
+        try:
+            step()
+        except OSError as error:
+            self._failure = f"a sync failed: {error}"
+            raise JournalFailedError(f"{self.directory}: {self._failure}") from error
+
+    def _write(self, segment: _Segment, buffers: list[bytes | memoryview]) -> None:
+        try:
+            self._file.write_at(buffers, segment.end)
+        except OSError as error:
+            try:
+                self._file.truncate(segment.end)
+            except OSError as second:
+                self._failure = f"half a record could not be removed: {second}"
+            raise WriteError(f"{self.directory / segment.name}: a record cannot be written: {error}") from error
+
+    def _needs_rotation(self, payload_bytes: int) -> bool:
+        segment = self._segments[-1]
+        return bool(segment.entries) and segment.end + payload_bytes > self._segment_bytes
+
+    def _rotate(self) -> None:
+        """The old segment is durable before the new one exists, so only the last can be torn."""
+        self._durably(self._file.sync_data)
+        self._synced = self.last_sequence
+        header = SegmentHeader(self.id, int.from_bytes(os.urandom(8), "little"), self.last_sequence + 1)
+        self._retired.append(self._file)
+        try:
+            self._file = self._create_segment(header)
+        except OSError as error:
+            self._file = self._retired.pop()
+            raise WriteError(f"{self.directory}: a segment cannot be created: {error}") from error
+        self._durably(lambda: self._files.sync_directory(self.directory))
+
+    def _create_segment(self, header: SegmentHeader) -> WritableFile:
+        """A segment appears with its header complete. Its name is durable after the directory was synced."""
+        path = self.directory / segment_name(header.first_sequence)
+        temporary = temporary_path(path)
+        file = self._files.create(temporary)
+        try:
+            file.write_at([header.encode()], 0)
+            file.sync()
+            self._files.rename(temporary, path)
+        except OSError:
+            file.close()
+            with suppress(OSError):  # the first error is the one to report; open removes leftovers
+                self._files.unlink(temporary)
+            raise
+        self._segments.append(_Segment(path.name, header, [], SEGMENT_HEADER_BYTES))
+        return file
+
+    def _write_mark(self, sequence: int) -> None:
+        """Note what has been synced. It only sharpens recovery's judgement, so a failure to write it costs nothing."""
+        entry = struct.pack("<Q", sequence)
+        with suppress(OSError):
+            self._mark.write_at([entry, struct.pack("<Q", checksum(entry, int(self.id[:16], 16)))], 0)
+
+    def _read_mark(self) -> int:
+        """The sequence last noted as synced, 0 when there is no sound note."""
+        data = bytearray(_MARK.size)
+        if self._mark.read_into(memoryview(data), 0) < _MARK.size:
+            return 0
+        sequence, stored = _MARK.unpack(data)
+        return sequence if stored == checksum(bytes(data[:8]), int(self.id[:16], 16)) else 0
+
+    def _recover(self) -> None:
+        files = self._files
+        files.make_directory(self.directory)
+        for leftover in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
+            files.unlink(leftover)
+        paths = sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}"))
+        if not paths:
+            self.id = os.urandom(16).hex()
+            self._file = self._create_segment(SegmentHeader(self.id, int.from_bytes(os.urandom(8), "little"), 1))
+            self._open_mark()
+            self._write_mark(0)
+            self._durably(lambda: files.sync_directory(self.directory))
+            return
+        scans = [scan_segment(path) for path in paths]
+        self.id = scans[0].header.journal_id
+        self._check_chain(scans)
+        self._open_mark()
+        self._segments = [_Segment(scan.name, scan.header, scan.entries, scan.end) for scan in scans]
+        self._file = files.open(paths[-1])
+        self._cut(scans[-1])
+        # What was read back is promised from now on; after a crash it may have been in the page cache only.
+        self._durably(self._file.sync)
+        self._synced = self.last_sequence
+        self._write_mark(self._synced)
+
+    def _open_mark(self) -> None:
+        path = self.directory / MARK_NAME
+        self._mark = self._files.open(path) if path.exists() else self._files.create(path)
+
+    def _check_chain(self, scans: list[SegmentScan]) -> None:
+        """Segments follow each other without a gap, and only the last may have a torn tail."""
+        for position, scan in enumerate(scans):
+            path = self.directory / scan.name
+            if scan.header.journal_id != self.id:
+                raise DamageError("a segment of another journal", path)
+            if position and scan.header.first_sequence != scans[position - 1].next_sequence:
+                raise DamageError(
+                    f"records {scans[position - 1].next_sequence} to {scan.header.first_sequence - 1} before this "
+                    "segment are missing",
+                    path,
+                )
+            if scan.damage is not None and position < len(scans) - 1:
+                raise DamageError(f"{scan.damage}, in a segment that others follow", path, scan.end)
+
+    def _cut(self, scan: SegmentScan) -> None:
+        """Cut the torn tail of the last segment, or report damage.
+
+        Records of one group may reach the disk in any order, so after a power failure a sound record can stand behind
+        a torn one that nobody was promised. It is damage as soon as something proves that the torn one had been
+        synced: the note of the last sync, or a record written after it.
+        """
+        noted = self._read_mark()
+        lost = scan.next_sequence
+        path = self.directory / scan.name
+        if scan.behind is not None and (noted >= lost or scan.behind.synced_sequence >= lost):
+            raise DamageError(
+                f"{scan.damage}, with sound records behind it (from offset {scan.behind_offset})", path, scan.end
+            )
+        if scan.damage is not None:
+            self._file.truncate(scan.end)
+        acknowledged = max(noted - lost + 1, 0)
+        if scan.damage is not None or acknowledged:
+            reason = scan.damage or "records are missing at the end"
+            self.torn_tail = TornTail(scan.name, scan.end, scan.size_bytes - scan.end, reason, acknowledged)
