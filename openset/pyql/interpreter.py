@@ -1,0 +1,82 @@
+"""The scalar interpreter: a script for one person after another, on plain Python values.
+
+It runs the whole language and is what the vectorised engine is tested against, and what the engine uses for people
+whose part of a script cannot be vectorised. It is written to be obviously right, not to be fast: scripts become
+closures once, columns become lists per person.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+
+from openset.errors import RunTimeError
+from openset.pyql import tree
+from openset.pyql.cursor import LeaveMatch
+from openset.pyql.partial import Partial
+from openset.pyql.scalar_run import RETURN, ExitPerson, Outcome, Program, Run
+from openset.pyql.scalar_statements import compile_program
+from openset.pyql.settings import RunSettings
+from openset_format.block import Block
+
+# Closures nest as deep as the script does, times the calls that may be open. They use no C stack.
+_PYTHON_RECURSION_LIMIT = 50_000
+
+
+def interpret(
+    script: tree.Script, block: Block, settings: RunSettings, partial: Partial, people: Iterable[int] | None = None
+) -> None:
+    """Runs a script for people (0…people-1) of a block and adds what it tallies to the partial.
+
+    people: who to run for, each at most once; None: everyone the block answers for.  Counts people, rows and events of
+    the partial.  Raises RunTimeError for type errors and used-up budgets; the partial is then of no use.
+    """
+    run = _new_run(script, block, settings, partial)
+    for person in _chosen(block, people):
+        _run_person(run, person)
+        partial.people += 1
+        partial.rows += run.cursor.count
+        partial.events += len(run.cursor.event_rows)
+
+
+def evaluate_people(
+    script: tree.Script, block: Block, settings: RunSettings, people: Iterable[int] | None = None
+) -> Iterator[tuple[int, Outcome]]:
+    """Per person whether the script called tally, and what it returned: for segments and histograms."""
+    run = _new_run(script, block, settings, Partial(script.aggregators))
+    for person in _chosen(block, people):
+        yield person, _run_person(run, person)
+
+
+def evaluate_person(script: tree.Script, block: Block, settings: RunSettings, person: int) -> Outcome:
+    """What the script does for one person (0…people-1) of a block, who must have rows."""
+    return next(evaluate_people(script, block, settings, [person]))[1]
+
+
+def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:
+    chosen: Iterable[int] = block.runnable.tolist() if people is None else people
+    return chosen
+
+
+def _new_run(script: tree.Script, block: Block, settings: RunSettings, partial: Partial) -> Run:
+    if sys.getrecursionlimit() < _PYTHON_RECURSION_LIMIT:
+        sys.setrecursionlimit(_PYTHON_RECURSION_LIMIT)
+    return Run(_compiled(script), block, settings, partial)
+
+
+def _compiled(script: tree.Script) -> Program:
+    try:
+        return compile_program(script)
+    except RecursionError:
+        raise RunTimeError("an expression of the script is too long; use variables for parts of it") from None
+
+
+def _run_person(run: Run, person: int) -> Outcome:
+    run.start(int(person))
+    try:
+        signal = run.program.body(run)
+    except (LeaveMatch, ExitPerson):
+        return Outcome(run.tallied)
+    except RecursionError:
+        raise RunTimeError("an expression of the script is too long; use variables for parts of it") from None
+    return Outcome(run.tallied, run.returned if signal == RETURN else None)
