@@ -114,22 +114,27 @@ def load(
     """Load events: JSON arrays or newline-delimited JSON, gzipped or not; - is standard input."""
     from openset.client.load import Spool, load_files
     from openset.client.progress import shown_progress
+    from openset.client.query import stored_counts
 
     if z_order is not None and not create:
         raise click.UsageError("--z-order belongs to --create")
     with Connection(url) as connection, Spool(files if create else ()) as copies:
+        connection.get("/ping")
         sources = copies or files
         if create:
             _create(connection, table, sources, z_order)
+        stored_before, _ = stored_counts(connection, table)
         with shown_progress() as on_progress:
             report = load_files(
                 connection, table, sources, batch_events=batch, skip_bad_events=skip_bad_events, on_progress=on_progress
             )
-    replaced = "" if report.replaced is None else f", {report.replaced:,} of them replaced an event"
+        stored, people = stored_counts(connection, table)
+    replaced = report.accepted - (stored - stored_before)
     click.echo(
-        f"{report.accepted:,} events accepted{replaced}, {report.rejected:,} rejected, "
-        f"in {report.seconds:.1f} s ({report.events_per_second:,.0f} events/s)"
+        f"{report.accepted:,} events accepted in {report.seconds:.1f} s ({report.events_per_second:,.0f} events/s), "
+        f"{replaced:,} of them replaced an event, {report.rejected:,} rejected"
     )
+    click.echo(f"table {table} holds {stored:,} events of {people:,} people")
     for file, number, reason in report.reasons:
         click.echo(f"rejected: {file}, event {number}: {reason}", err=True)
 

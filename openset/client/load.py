@@ -30,14 +30,13 @@ _SHOWN_REASONS = 20
 
 @dataclass(slots=True)
 class LoadReport:
-    """What came of a load. `replaced` is None when the daemon does not count replaced events.
+    """What came of a load: events sent, accepted, rejected.
 
     `reasons` are (file, number of the event in it from 1, reason) of the first 20 rejected events.
     """
 
     sent: int = 0
     accepted: int = 0
-    replaced: int | None = None
     rejected: int = 0
     reasons: list[tuple[str, int, str]] = field(default_factory=list)
     seconds: float = 0.0
@@ -180,14 +179,8 @@ def _size(name: str) -> int | None:
 def _add_answer(report: LoadReport, batch: _Batch, answer: dict[str, Any]) -> None:
     report.sent += len(batch.events)
     report.accepted += int(answer.get("accepted", 0))
-    if "replaced" in answer:
-        report.replaced = (report.replaced or 0) + int(answer["replaced"])
-    rejected = answer.get("rejected", 0)
-    reasons = answer.get("errors", [])
-    if isinstance(rejected, list):
-        reasons, rejected = rejected, len(rejected)
-    report.rejected += int(rejected)
-    for reason in reasons[: _SHOWN_REASONS - len(report.reasons)]:
+    report.rejected += int(answer.get("rejected", 0))
+    for reason in answer.get("errors", [])[: _SHOWN_REASONS - len(report.reasons)]:
         report.reasons.append((batch.file, batch.first + int(reason["index"]) + 1, str(reason["reason"])))
 
 

@@ -13,7 +13,14 @@ from typing import Any
 
 from openset.client.connection import Connection, segment
 from openset.errors import ParseError
-from openset.pyql.parse import parse_script
+
+_COUNT_SCRIPT = """\
+agg:
+    count stamp as events
+    people
+match:
+    tally('all')
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +50,19 @@ def run_query(connection: Connection, table: str, script: str, parameters: Mappi
     return Answer(body, time.perf_counter() - started)
 
 
+def stored_counts(connection: Connection, table: str) -> tuple[int, int]:
+    """How many events, and of how many people, the table holds now."""
+    nodes = run_query(connection, table, _COUNT_SCRIPT).nodes
+    if not nodes:
+        return 0, 0
+    events, people = nodes[0]["c"]
+    return int(events), int(people)
+
+
 def aggregator_names(connection: Connection, table: str, script: str) -> list[str]:
     """The aliases of the script's aggregators; empty where a newer daemon understands more than this client."""
+    from openset.pyql.parse import parse_script  # here, because loading a grammar takes longer than the other commands
+
     description = connection.get(f"/v1/table/{segment(table)}")
     columns = {column["name"]: column["type"] for column in description["columns"]}
     try:

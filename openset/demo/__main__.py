@@ -17,13 +17,12 @@ from rich.text import Text
 from openset.client.connection import Connection
 from openset.client.daemon import TemporaryDaemon
 from openset.client.load import create_table, infer_columns, load_files
-from openset.client.query import aggregator_names, run_query
+from openset.client.query import aggregator_names, run_query, stored_counts
 from openset.client.tree_table import tree_table
 from openset.demo.questions import QUESTIONS, Question
 from openset.errors import OpenSetError
 
 _DATA = Path(__file__).parent / "data"
-_COUNT_SCRIPT = "agg:\n    count stamp as events\n    people\nmatch:\n    tally('all')\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def _load(console: Console, connection: Connection, data_set: DataSet) -> None:
     columns = infer_columns(files).columns()
     create_table(connection, data_set.table, columns, [])
     report = load_files(connection, data_set.table, files)
-    stored, people = run_query(connection, data_set.table, _COUNT_SCRIPT).nodes[0]["c"]
+    stored, people = stored_counts(connection, data_set.table)
     console.print(Text(f"Table {data_set.table}: {data_set.about}", style="bold"))
     console.print("  columns: " + ", ".join(f"{column['name']} {column['type']}" for column in columns))
     console.print(

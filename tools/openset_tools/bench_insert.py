@@ -19,7 +19,7 @@ import msgspec
 
 from openset.client.connection import Connection
 from openset.client.daemon import TemporaryDaemon
-from openset.client.query import run_query
+from openset.client.query import stored_counts
 from openset.errors import OpenSetError
 from openset_tools.sample_events import COLUMNS, Z_ORDER, event_batches
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
 TABLE = "bench"
-_COUNT_SCRIPT = "agg:\n    count stamp as events\nmatch:\n    tally('all')\n"
 
 
 @click.command()
@@ -68,7 +67,7 @@ def _measure(url: str, events: int, people: int, clients: int, batch: int) -> No
         + f", max {ordered[-1] * 1000:.1f}"
     )
     with Connection(url) as connection:
-        stored = run_query(connection, TABLE, _COUNT_SCRIPT).nodes[0]["c"][0]
+        stored, _ = stored_counts(connection, TABLE)
     click.echo(f"a query counts {stored:,} events")
     if stored != events:
         raise click.ClickException(f"{events - stored:,} events are missing")
