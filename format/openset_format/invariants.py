@@ -1,0 +1,140 @@
+"""What must be true of the arrays of a partition file whose checksums are right: a writer's mistakes, not the disk's.
+
+Each check yields (dataset, index of the first offending element, what is wrong).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .block import INTEGER_PERSON, Column, PersonIds
+from .dictionary import PackedTexts
+from .hashing import HashIndex, hashes_of
+from .persons import MappedPersonIds, person_hashes
+from .reader import PartitionFile
+
+Finding = tuple[str, int, str]
+
+
+def findings(file: PartitionFile) -> Iterator[Finding]:
+    """Everything that is wrong with a file's contents."""
+    row_start = file.row_start
+    broken = list(_row_start(row_start, file.rows))
+    yield from broken
+    yield from _persons(file)
+    yield from _column("/events/action", file.action)
+    if file.action.valid is not None:
+        yield "/events/action/valid", 0, "a row without an action"
+    if not broken:
+        yield from _events(file)
+    for column_id, column in file.columns.items():
+        yield from _column(f"/columns/{column_id}", column)
+
+
+def _first(dataset: str, wrong: NDArray[np.bool_], message: str) -> Iterator[Finding]:
+    if wrong.any():
+        yield dataset, int(np.argmax(wrong)), message
+
+
+def _row_start(row_start: NDArray[np.int64], rows: int) -> Iterator[Finding]:
+    name = "/persons/row_start"
+    if row_start[0] != 0 or row_start[-1] != rows:
+        yield name, 0, f"does not go from 0 to {rows}"
+    yield from _first(name, row_start[1:] < row_start[:-1], "descends")
+
+
+def _persons(file: PartitionFile) -> Iterator[Finding]:
+    persons = file.persons
+    assert isinstance(persons, MappedPersonIds) and isinstance(persons.texts, PackedTexts)
+    integer = persons.kinds == INTEGER_PERSON
+    yield from _first("/persons/kinds", persons.kinds > INTEGER_PERSON, "a person neither text nor integer")
+    yield from _first("/persons/integers", (persons.integers != 0) & ~integer, "an integer for a person with a text id")
+    broken = list(_texts("/persons/texts", persons.texts))
+    yield from broken
+    if broken:
+        return
+    lengths = np.diff(persons.texts.offsets)
+    yield from _first("/persons/texts/offsets", (lengths != 0) & integer, "a text for a person with an integer id")
+    yield from _first("/persons/texts/offsets", (lengths == 0) & ~integer, "an empty person id")
+    hashes = person_hashes(PersonIds(persons.kinds, persons.integers, persons.texts))
+    yield from _lookup("/persons", persons.lookup, hashes, list(persons))
+
+
+def _texts(group: str, texts: PackedTexts) -> Iterator[Finding]:
+    offsets = texts.offsets
+    if offsets[0] != 0 or offsets[-1] != len(texts.data):
+        yield f"{group}/offsets", 0, f"does not go from 0 to {len(texts.data)}"
+        return
+    if (offsets[1:] < offsets[:-1]).any():
+        yield from _first(f"{group}/offsets", offsets[1:] < offsets[:-1], "descends")
+        return
+    for code, entry in enumerate(texts.entries()):
+        try:
+            entry.decode()
+        except UnicodeDecodeError as error:
+            yield f"{group}/bytes", int(offsets[code]) + error.start, f"text {code} is not UTF-8"
+            return
+
+
+def _lookup(group: str, lookup: HashIndex, hashes: NDArray[np.uint64], entries: list[Any]) -> Iterator[Finding]:
+    """The look-up table leads to every entry, and no entry is there twice."""
+    order = lookup.order
+    if (order >= len(entries)).any() or len(np.unique(order)) != len(entries):
+        yield f"{group}/hash_order", 0, "is not a permutation"
+        return
+    yield from _first(f"{group}/hashes", lookup.hashes != hashes[order], "not the hash of its entry")
+    yield from _first(f"{group}/hashes", lookup.hashes[1:] < lookup.hashes[:-1], "descends")
+    same = np.flatnonzero(lookup.hashes[1:] == lookup.hashes[:-1])
+    for first in same.tolist():
+        one, other = (entries[int(order[place])] for place in (first, first + 1))
+        if type(one) is type(other) and one == other:
+            yield f"{group}/hash_order", first, f"{one!r} is there twice"
+
+
+def _column(group: str, column: Column) -> Iterator[Finding]:
+    values = f"{group}/values"
+    if column.valid is not None:
+        yield from _first(f"{group}/valid", column.valid.view(np.uint8) > 1, "neither 0 nor 1")
+        yield from _first(values, (column.values != 0) & ~column.valid, "a value where there should be none")
+    if column.type == "bool":
+        yield from _first(values, column.values > 1, "neither 0 nor 1")
+    if column.dictionary is not None:
+        assert isinstance(column.dictionary, PackedTexts)
+        yield from _dictionary(f"{group}/dictionary", column.dictionary)
+        # The code of a row without a value is 0, whether or not there is any text.
+        beyond = column.values >= max(len(column.dictionary), 1)
+        if column.valid is None and not len(column.dictionary):
+            beyond = np.ones(len(column.values), np.bool_)
+        yield from _first(values, beyond, "a code that is not in the dictionary")
+
+
+def _dictionary(group: str, texts: PackedTexts) -> Iterator[Finding]:
+    broken = list(_texts(group, texts))
+    yield from broken
+    if not broken and texts.lookup is not None:
+        entries = texts.entries()
+        yield from _lookup(group, texts.lookup, hashes_of(entries, len(entries)), entries)
+
+
+def _events(file: PartitionFile) -> Iterator[Finding]:
+    rows, stamp, action = file.rows, file.stamp, file.action.values
+    if not rows:
+        return
+    first_of_person = np.zeros(rows, np.bool_)
+    first_of_person[file.row_start[:-1][np.diff(file.row_start) > 0]] = True
+    later = ~first_of_person[1:]
+    yield from _first("/events/stamp", (stamp[1:] < stamp[:-1]) & later, "descends within a person")
+    same_event = (stamp[1:] == stamp[:-1]) & (action[1:] == action[:-1]) & later
+    if file.event_start is None:
+        yield from _first("/events/stamp", same_event, "two events of a person with the same stamp and action")
+        return
+    name = "/events/event_start"
+    starts = file.event_start
+    yield from _first(name, starts.view(np.uint8) > 1, "neither 0 nor 1")
+    yield from _first(name, first_of_person & ~starts, "a person's first row starts no event")
+    yield from _first(name, ~starts[1:] & ~same_event & later, "stamp or action changes inside an event")
+    yield from _first(name, starts[1:] & same_event, "two events of a person with the same stamp and action")

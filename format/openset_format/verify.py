@@ -1,0 +1,138 @@
+"""Checking one file thoroughly: every checksum, HDF5's view against the manifest, the contents against the rules.
+
+Nothing is modified. A file found sound here reads back, through the map or through HDF5, exactly what was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d
+from xxhash import xxh3_64
+
+from .errors import DamageError
+from .hashing import checksum
+from .invariants import findings
+from .reader import PartitionFile
+from .seal import CHECKSUM_BLOCK_BYTES, DatasetPlace
+from .segment import scan_segment
+from .writer import gaps_between
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a file. offset: bytes from its start; dataset and offset are None where none is meant."""
+
+    file: str
+    dataset: str | None
+    offset: int | None
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file
+        if self.dataset is not None:
+            place += f", dataset {self.dataset}"
+        if self.offset is not None:
+            place += f", offset {self.offset}"
+        return f"{place}: {self.message}"
+
+
+def verify_partition(path: Path | str) -> list[Problem]:
+    """Everything wrong with a partition file; empty when it is sound.
+
+    Raises UnsupportedFormatError for a file of a newer version and OSError when it cannot be read.
+    """
+    path = Path(path)
+    try:
+        file = PartitionFile.open(path)
+        return list(_damage(file)) or list(_mistakes(file))
+    except DamageError as error:
+        return [Problem(error.file, error.dataset, error.offset, error.reason)]
+
+
+def verify_segment(path: Path | str) -> list[Problem]:
+    """Everything wrong with a segment file of a journal. A torn tail is reported too: recovery would cut it."""
+    path = Path(path)
+    try:
+        scan = scan_segment(path)
+    except DamageError as error:
+        return [Problem(error.file, None, error.offset, error.reason)]
+    if scan.damage is None:
+        return []
+    behind = "" if scan.behind is None else f", with sound records from offset {scan.behind_offset}"
+    return [Problem(str(path), None, scan.end, scan.damage + behind)]
+
+
+def _damage(file: PartitionFile) -> Iterator[Problem]:
+    """Bytes that are not what was written: the disk's fault."""
+    name, manifest = str(file.path), file.manifest
+    size_bytes = 8 * manifest.checksums_count
+    with file.path.open("rb") as handle:
+        handle.seek(manifest.checksums_offset)
+        raw = handle.read(size_bytes)
+        if checksum(raw) != manifest.checksums_hash:
+            yield Problem(name, "/checksums", manifest.checksums_offset, "does not match its hash")
+            return
+        checksums = np.frombuffer(raw, "<u8").tolist()
+        for dataset, place in manifest.datasets.items():
+            for block in range(place.checksum_count):
+                start = block * CHECKSUM_BLOCK_BYTES
+                handle.seek(place.offset + start)
+                data = handle.read(min(CHECKSUM_BLOCK_BYTES, place.size_bytes - start))
+                if checksum(data) != checksums[place.first_checksum + block]:
+                    yield Problem(name, dataset, place.offset + start, f"{len(data)} bytes do not match their checksum")
+        extents = [(place.offset, place.size_bytes) for place in manifest.datasets.values()]
+        extents += [
+            (manifest.checksums_offset, size_bytes),
+            (file.seal.manifest_offset, file.seal.manifest_bytes),
+        ]
+        rest = xxh3_64()
+        for offset, size in gaps_between(extents, file.size_bytes):
+            handle.seek(offset)
+            rest.update(handle.read(size))
+        if rest.intdigest() != file.seal.rest_hash:
+            yield Problem(name, None, None, "bytes outside the datasets (HDF5's own) do not match their hash")
+
+
+def _mistakes(file: PartitionFile) -> Iterator[Problem]:
+    """What a writer got wrong."""
+    yield from _hdf5(file)
+    for dataset, index, message in findings(file):
+        place = file.manifest.datasets.get(dataset)
+        offset = None if place is None else place.offset + index * np.dtype(place.dtype).itemsize
+        yield Problem(str(file.path), dataset, offset, f"{message} (element {index})")
+
+
+def _hdf5(file: PartitionFile) -> Iterator[Problem]:
+    """What any HDF5 tool sees must be what the manifest says."""
+    expected = dict(file.manifest.datasets)
+    expected["/checksums"] = DatasetPlace(file.manifest.checksums_offset, "<u8", file.manifest.checksums_count, 0)
+    expected["/manifest"] = DatasetPlace(file.seal.manifest_offset, "|u1", file.seal.manifest_bytes, 0)
+    found: dict[str, tuple[int, str, int]] = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            allocated = item.id.get_space_status() == h5d.SPACE_STATUS_ALLOCATED
+            offset = int(item.id.get_offset()) if allocated and item.chunks is None else -1
+            found[f"/{name}"] = (offset, item.dtype.str, int(item.size))
+
+    try:
+        with h5py.File(file.path, "r", locking=False) as handle:
+            handle.visititems(visit)
+            attributes = {name: handle.attrs[name] for name in ("table_id", "partition", "generation", "journal_id")}
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        yield Problem(str(file.path), None, None, f"HDF5 cannot read it: {error}")
+        return
+    for name, value in attributes.items():
+        if value != getattr(file, name):
+            yield Problem(str(file.path), None, None, f"attribute {name} is {value}, sealed {getattr(file, name)}")
+    for name in sorted(expected.keys() | found.keys()):
+        place, seen = expected.get(name), found.get(name)
+        if place is None:
+            yield Problem(str(file.path), name, None, "not in the manifest")
+        elif seen != (place.offset, place.dtype, place.count):
+            yield Problem(str(file.path), name, place.offset, f"HDF5 says (offset, type, count) {seen}, not {place}")
