@@ -300,7 +300,10 @@ class Script(Node):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Section(Node):
-    """One @segment of a counts request. ttl_seconds None means forever (the default)."""
+    """One @segment of a counts request. ttl_seconds None means forever (the default).
+
+    text: the section's script as written, without its @segment line; positions refer to the whole request.
+    """
 
     name: str
     ttl_seconds: float | None
@@ -308,6 +311,7 @@ class Section(Node):
     use_cached: bool
     script: Script | None
     algebra: SetAlgebra | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
