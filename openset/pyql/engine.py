@@ -1,0 +1,75 @@
+"""The vectorised engine: a checked script over the Blocks of a partition.
+
+`compile_plan` looks at a script once; `run` executes it on every Block, hands the people that reached something
+without a vector form to the scalar interpreter, and returns one Partial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from openset.pyql import tree
+from openset.pyql.analysis import Analysis
+from openset.pyql.block_run import BlockRun
+from openset.pyql.execute import Executor
+from openset.pyql.explain import describe
+from openset.pyql.interpreter import interpret
+from openset.pyql.node_table import NodeTable
+from openset.pyql.partial import Partial
+from openset.pyql.settings import RunSettings
+from openset.pyql.tallies import TallyBook
+from openset.pyql.texts import TextTable
+from openset_format.block import Block
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A script and the facts about it that decide how it runs."""
+
+    script: tree.Script
+    analysis: Analysis
+
+    def describe(self) -> str:
+        """Readable text: what is evaluated once per Block, per lane, in lock-step, and what falls back."""
+        return describe(self.script, self.analysis)
+
+
+def compile_plan(script: tree.Script) -> Plan:
+    """The plan of a checked script."""
+    return Plan(script, Analysis(script))
+
+
+def run(plan: Plan, blocks: Iterable[Block], settings: RunSettings, *, want_log: bool = False) -> Partial:
+    """The result of a script over Blocks of disjoint people.
+
+    want_log: whether log() lines are collected.  Raises RunTimeError for type errors and used-up budgets.
+    """
+    partial = Partial(plan.script.aggregators)
+    table = TextTable(settings.max_memory_bytes)
+    nodes = NodeTable()
+    expanded_rows = 0
+    for block in blocks:
+        settings.check_deadline()
+        state = BlockRun(block, settings, table)
+        state.expanded_rows = expanded_rows
+        _run_block(plan, state, nodes, partial, want_log)
+        expanded_rows = state.expanded_rows
+    return partial
+
+
+def _run_block(plan: Plan, state: BlockRun, nodes: NodeTable, partial: Partial, want_log: bool) -> None:
+    block = state.block
+    executor = Executor(state, plan.script, plan.analysis, nodes, want_log)
+    frame = executor.top()
+    TallyBook(executor.evaluator, plan.script.aggregators, nodes, partial).add(frame.batches)
+    people = block.runnable
+    left = people[state.failed[people]]
+    if len(left):
+        interpret(plan.script, block, state.settings, partial, left.tolist())
+    answered = people[~state.failed[people]]
+    partial.people += len(answered)
+    partial.rows += int(np.diff(block.row_start)[answered].sum())
+    partial.events += int(state.event_counts[answered].sum())
