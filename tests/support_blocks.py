@@ -25,7 +25,7 @@ def block_of(events: Iterable[Event], columns: Mapping[str, ColumnType], z_order
     rows: list[tuple[int, str, bool, dict[str, Any]]] = []
     row_start = [0]
     for known in people.values():
-        for (stamp, action), event in sorted(known.items(), key=lambda entry: _place(*entry[0], z_order)):
+        for (stamp, action), event in sorted(known.items(), key=lambda entry: _place(entry[0], z_order)):
             for position, row in enumerate(expanded(event.get("attr") or {})):
                 rows.append((stamp, action, position == 0, row))
         row_start.append(len(rows))
@@ -50,7 +50,8 @@ def stamp_ms(stamp: int | str) -> int:
     return stamp * 1000 if stamp < 10**11 else stamp
 
 
-def _place(stamp: int, action: str, z_order: Sequence[str]) -> tuple[int, int]:
+def _place(identity: tuple[int, str], z_order: Sequence[str]) -> tuple[int, int]:
+    stamp, action = identity
     return (stamp, z_order.index(action) if action in z_order else len(z_order))
 
 

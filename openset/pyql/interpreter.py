@@ -10,17 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
-from openset.errors import RunTimeError
 from openset.pyql import tree
 from openset.pyql.cursor import LeaveMatch
 from openset.pyql.partial import Partial
-from openset.pyql.scalar_run import RETURN, ExitPerson, Outcome, Program, Run
+from openset.pyql.scalar_run import RETURN, ExitPerson, Outcome, Run
 from openset.pyql.scalar_statements import compile_program
 from openset.pyql.settings import RunSettings
 from openset_format.block import Block
 
-# Closures nest as deep as the script does, times the calls that may be open. They use no C stack.
-_PYTHON_RECURSION_LIMIT = 50_000
+# Closures nest as deep as the script does (blocks, and expressions of up to 200 steps), times the 64 calls that may be
+# open. Python functions that call Python functions use no C stack, so a high limit is safe.
+_PYTHON_RECURSION_LIMIT = 100_000
 
 
 def interpret(
@@ -61,14 +61,7 @@ def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:
 def _new_run(script: tree.Script, block: Block, settings: RunSettings, partial: Partial) -> Run:
     if sys.getrecursionlimit() < _PYTHON_RECURSION_LIMIT:
         sys.setrecursionlimit(_PYTHON_RECURSION_LIMIT)
-    return Run(_compiled(script), block, settings, partial)
-
-
-def _compiled(script: tree.Script) -> Program:
-    try:
-        return compile_program(script)
-    except RecursionError:
-        raise RunTimeError("an expression of the script is too long; use variables for parts of it") from None
+    return Run(compile_program(script), block, settings, partial)
 
 
 def _run_person(run: Run, person: int) -> Outcome:
@@ -77,6 +70,4 @@ def _run_person(run: Run, person: int) -> Outcome:
         signal = run.program.body(run)
     except (LeaveMatch, ExitPerson):
         return Outcome(run.tallied)
-    except RecursionError:
-        raise RunTimeError("an expression of the script is too long; use variables for parts of it") from None
     return Outcome(run.tallied, run.returned if signal == RETURN else None)

@@ -159,12 +159,14 @@ def _index(expression: tree.Index) -> Evaluator:
 
 def _slice(expression: tree.Slice) -> Evaluator:
     container = compile_expression(expression.container)
-    ends = [None if end is None else compile_expression(end) for end in (expression.start, expression.stop)]
+    first = None if expression.start is None else compile_expression(expression.start)
+    last = None if expression.stop is None else compile_expression(expression.stop)
     at = expression.at
 
     def evaluate(run: Run) -> Value:
         held = container(run)
-        start, stop = (None if end is None else end(run) for end in ends)
+        start = None if first is None else first(run)
+        stop = None if last is None else last(run)
         try:
             return containers.slice_of(held, start, stop)
         except RunTimeError as error:
