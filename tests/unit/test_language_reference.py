@@ -1,0 +1,55 @@
+"""Every example of the language reference gives the answer it shows, by the interpreter and by what queries run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.reference import COLUMNS, Z_ORDER, Example, reference_events, reference_examples
+from support.trees import parse_tree, rounded
+from support_blocks import block_of
+
+from openset.pyql.interpreter import interpret
+from openset.pyql.parse import parse_script
+from openset.pyql.partial import Partial
+from openset.pyql.settings import ParameterValue, RunSettings
+from openset.pyql.tree import Script
+from openset.query.result import Order, result_tree, sort_index
+from openset.query.run import compile_script, run_script
+
+EXAMPLES = reference_examples()
+NOW_MS = 1_720_000_000_000
+_KINDS: dict[str, Any] = {"str": str, "int": int, "dbl": float, "bool": bool}
+
+
+@pytest.mark.parametrize("runs", ["interpreter", "query"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"line {example.line}")
+def test_an_example_of_the_reference_gives_the_answer_it_shows(example: Example, runs: str) -> None:
+    script = parse_script(example.script, COLUMNS)
+    block = block_of(reference_events(), COLUMNS, Z_ORDER)
+    settings = RunSettings(now_ms=NOW_MS, parameters=script_values(example))
+    if runs == "interpreter":
+        partial = Partial(script.aggregators)
+        interpret(script, block, settings, partial)
+    else:
+        partial = run_script(compile_script(script), [block], settings)
+    answer = result_tree(partial, order_of(script, example))["_"]
+    assert answer, "an example of the reference shows an answer"
+    assert rounded(answer) == rounded(parse_tree(example.expected))
+
+
+def script_values(example: Example) -> dict[str, ParameterValue]:
+    """The values of an example's placeholders."""
+    values: dict[str, ParameterValue] = {}
+    for given, text in example.parameters.items():
+        kind, _, name = given.partition("_")
+        if kind in _KINDS:
+            values[name] = _KINDS[kind](text)
+    return values
+
+
+def order_of(script: Script, example: Example) -> Order:
+    """How an example asks for its answer to be ordered and cut."""
+    options = example.parameters
+    trim = int(options["trim"]) if "trim" in options else None
+    return Order(sort_index(script.aggregators, options.get("sort", script.sort)), options.get("order") == "asc", trim)
