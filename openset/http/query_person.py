@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from openset_format.block import PersonId
-
 from openset.errors import QueryError
 from openset.http.resource import Answer, Resource
 from openset.query.person import find_person
+from openset_format.block import PersonId
 
 
 class PersonQuery(Resource):

@@ -67,7 +67,7 @@ def table_definition(body: bytes) -> tuple[list[tuple[str, str]], list[str]]:
         raise ConfigError('the table definition must be an object: {"columns": [...], "z-order": [...]}')
     for field in definition:
         if field not in _FIELDS:
-            raise ConfigError(f"unknown field {ascii(field)} in the table definition{suggestion(field, _FIELDS)}")
+            raise ConfigError(f"unknown field {field!a} in the table definition{suggestion(field, _FIELDS)}")
     if "columns" not in definition:
         raise ConfigError('the table definition has no "columns"')
     if all(name in definition for name in Z_ORDER_NAMES):

@@ -1,8 +1,8 @@
 """The events query: compile, fan out to the workers, merge their partials, render.
 
 The event loop only looks up the compiled script and waits; parsing, merging and rendering run in threads, the script
-itself in the executor's workers. Each worker gets its partitions in portions, one after the other, so that queries
-take turns on a worker.
+itself in the executor's workers. A worker answers for its partitions in turns of limited time, so that a light query
+does not wait for the end of a heavy one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openset.errors import RunTimeError
@@ -21,8 +21,8 @@ from openset.query.parameters import RequestParameters
 from openset.query.result import Order, encode, result_tree, sort_index
 from openset.query.run import Plan, run_script
 from openset.query.work import PlanCache, WorkerState, plan_of
-from openset.store.snapshot import PartitionSnapshot
 from openset.store.schema import TableSchema
+from openset.store.snapshot import PartitionSnapshot, StaleSnapshotError
 from openset.store.store import Store
 
 DEFAULT_TIMEOUT_MS = 30_000
@@ -31,8 +31,8 @@ MAX_TIMEOUT_MS = 3_600_000
 KILL_GRACE_SECONDS = 0.5
 # After one worker's error the others may finish for this long before their processes are ended.
 ERROR_GRACE_SECONDS = 2.0
-ROWS_PER_PORTION = 4_000_000
-MAX_ROWS_PER_BLOCK = 1 << 18
+# After so long a query lets others have the worker before it goes on with its next partition.
+TURN_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,29 +52,41 @@ class EventsRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Portion:
+    """What a worker did in one turn: the merged Partial of the first `done` partitions it was given."""
+
+    partial: Partial
+    done: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class EventsWork:
-    """A portion of a query: the script over some partitions of one worker."""
+    """One turn of a query on a worker: the script over as many of these partitions as fit into the turn."""
 
     script: str
     schema: TableSchema
     snapshots: Sequence[PartitionSnapshot]
     settings: RunSettings
+    want_log: bool
 
-    def run(self, state: WorkerState) -> Partial:
+    def run(self, state: WorkerState) -> Portion:
+        """Raises StaleSnapshotError before anything is run, RunTimeError."""
+        started = time.monotonic()
         plan = state.plans.plan(self.script, self.schema)
         merged = Partial(plan.script.aggregators)
-        for snapshot in self.snapshots:
-            self.settings.check_deadline()
-            blocks = state.views.blocks(snapshot, MAX_ROWS_PER_BLOCK)
-            merged.merge(run_script(plan, blocks, self.settings))
-        return merged
+        views = [state.views.view(snapshot) for snapshot in self.snapshots]
+        for done, view in enumerate(views):
+            if done and time.monotonic() - started > TURN_SECONDS:
+                return Portion(merged, done)
+            merged.merge(run_script(plan, view.blocks(), self.settings, self.want_log))
+        return Portion(merged, len(views))
 
 
 async def run_events(store: Store, executor: Executor, plans: PlanCache, request: EventsRequest) -> bytes:
     """The answer as JSON. Raises ParseError, QueryError, RunTimeError."""
     started = time.monotonic()
     now_ms = time.time_ns() // 1_000_000
-    schema = store.table(request.table).schema
+    schema = store.table(request.table)
     plan = await _compiled(plans, request.script, schema)
     values = request.parameters.script_values(plan.script.parameters)
     request.parameters.finish()
@@ -90,7 +102,7 @@ async def run_events(store: Store, executor: Executor, plans: PlanCache, request
         timeout_ms=request.timeout_ms,
     )
     snapshots = store.snapshot(request.table)
-    partials = await _fan_out(executor, request.script, schema, snapshots, settings)
+    partials = await _fan_out(store, executor, EventsWork(request.script, schema, snapshots, settings, request.info))
     facts = {"partitions": len(snapshots), "snapshot_time": now_ms}
     return await asyncio.to_thread(_rendered, plan, partials, order, facts if request.info else None, started)
 
@@ -103,24 +115,17 @@ async def _compiled(plans: PlanCache, script: str, schema: TableSchema) -> Plan:
     return plan
 
 
-async def _fan_out(
-    executor: Executor,
-    script: str,
-    schema: TableSchema,
-    snapshots: Sequence[PartitionSnapshot],
-    settings: RunSettings,
-) -> list[Partial]:
-    """Runs the script on every worker that serves one of the partitions. Cancelling it ends what runs."""
+async def _fan_out(store: Store, executor: Executor, work: EventsWork) -> list[Partial]:
+    """Runs the work on every worker that serves one of its partitions. Cancelling it ends what runs."""
+    settings = work.settings
     assert settings.deadline is not None
     shares: dict[int, list[PartitionSnapshot]] = {}
-    for snapshot in snapshots:
+    for snapshot in work.snapshots:
         shares.setdefault(executor.worker_of(snapshot.partition), []).append(snapshot)
-
-    async def share(worker: int) -> list[Partial]:
-        portions = _portions(shares[worker])
-        return [await executor.run(worker, EventsWork(script, schema, part, settings)) for part in portions]
-
-    tasks = [asyncio.create_task(share(worker)) for worker in sorted(shares)]
+    tasks = [
+        asyncio.create_task(_share(store, executor, worker, replace(work, snapshots=shares[worker])))
+        for worker in sorted(shares)
+    ]
     try:
         wait_seconds = settings.deadline + KILL_GRACE_SECONDS - time.monotonic()
         finished, running = await asyncio.wait(tasks, timeout=wait_seconds, return_when=asyncio.FIRST_EXCEPTION)
@@ -132,6 +137,23 @@ async def _fan_out(
             task.cancel()
 
 
+async def _share(store: Store, executor: Executor, worker: int, work: EventsWork) -> list[Partial]:
+    """One worker's share, turn by turn. A partition that was compacted meanwhile is answered as it is now."""
+    partials: list[Partial] = []
+    while work.snapshots:
+        try:
+            portion: Portion = await executor.run(worker, work)
+        except StaleSnapshotError:
+            work.settings.check_deadline()
+            partitions = {snapshot.partition for snapshot in work.snapshots}
+            fresh = [snapshot for snapshot in store.snapshot(work.schema.name) if snapshot.partition in partitions]
+            work = replace(work, snapshots=fresh)
+            continue
+        partials.append(portion.partial)
+        work = replace(work, snapshots=work.snapshots[portion.done :])
+    return partials
+
+
 def _outcome(tasks: Sequence[asyncio.Task[list[Partial]]], settings: RunSettings) -> list[Partial]:
     """What the workers answered. Raises the first worker's error, or that time is up."""
     errors = [task.exception() for task in tasks if task.done()]
@@ -141,19 +163,6 @@ def _outcome(tasks: Sequence[asyncio.Task[list[Partial]]], settings: RunSettings
     if not all(task.done() for task in tasks):
         raise RunTimeError(f"the query ran longer than its time budget of {settings.timeout_ms} ms (timeout=)")
     return [partial for task in tasks for partial in task.result()]
-
-
-def _portions(snapshots: Sequence[PartitionSnapshot]) -> list[list[PartitionSnapshot]]:
-    """The partitions of a worker in portions of about ROWS_PER_PORTION rows, at least one partition each."""
-    portions: list[list[PartitionSnapshot]] = []
-    rows = 0
-    for snapshot in snapshots:
-        if not portions or rows + snapshot.rows > ROWS_PER_PORTION:
-            portions.append([])
-            rows = 0
-        portions[-1].append(snapshot)
-        rows += snapshot.rows
-    return portions
 
 
 def _rendered(

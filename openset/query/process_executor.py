@@ -28,6 +28,8 @@ from openset.query.worker import Reply
 log = structlog.get_logger("openset.query")
 
 CLOSE_TIMEOUT_SECONDS = 5.0
+# Not with -m: what the worker pickles must belong to the module, not to __main__.
+_WORKER = "from openset.query.worker import start; start()"
 
 
 class _Job:
@@ -153,7 +155,7 @@ class _Worker:
 
     def _start(self) -> None:
         ours, theirs = Pipe(duplex=True)
-        command = [sys.executable, "-P", "-m", "openset.query.worker", str(theirs.fileno()), str(self._data_dir)]
+        command = [sys.executable, "-P", "-c", _WORKER, str(theirs.fileno()), str(self._data_dir)]
         # A process group of its own keeps Ctrl-C in the daemon's terminal away from it.
         process = subprocess.Popen(
             command,

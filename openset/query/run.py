@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openset_format.block import Block
-
 from openset.pyql import tree
 from openset.pyql.interpreter import interpret
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
+from openset_format.block import Block
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ def compile_script(script: tree.Script) -> Plan:
     return Plan(script)
 
 
-def run_script(plan: Plan, blocks: Sequence[Block], settings: RunSettings) -> Partial:
-    """Runs the plan over the blocks of one partition."""
+def run_script(plan: Plan, blocks: Sequence[Block], settings: RunSettings, want_log: bool) -> Partial:
+    """Runs the plan over the blocks of one partition. want_log: whether lines of log() are collected."""
     partial = Partial(plan.script.aggregators)
     for block in blocks:
         settings.check_deadline()

@@ -84,5 +84,6 @@ def main(descriptor: int, data_dir: Path) -> None:
             os._exit(0)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """The entry point of the process: its arguments are the pipe's descriptor and the data directory."""
     main(int(sys.argv[1]), Path(sys.argv[2]))
