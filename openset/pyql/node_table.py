@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openset.pyql.partial import ROOT, Key, Partial
-from openset.pyql.texts import TextTable
+from openset.pyql.texts import TextSource, TextTable
 from openset.pyql.vectors import (
     TEXT,
     Const,
@@ -25,7 +25,45 @@ from openset.pyql.vectors import (
     unique_codes,
 )
 
+# A look-up table has at most so many entries (parents times texts).
 _LOOKUP_LIMIT = 1 << 22
+
+
+class _TextLookup:
+    """Nodes by (parent, code of one dictionary). Parents get slots when they are first seen with the dictionary.
+
+    nodes: int64[slots * size], -1 where not known.
+    """
+
+    def __init__(self, source: TextSource):
+        self.source = source
+        self.size = len(source)
+        self.nodes = np.zeros(0, np.int64)
+        self._slots = np.full(1, -1, np.int64)
+        self._parents: list[int] = []
+
+    def addresses(self, parents: Positions, codes: NDArray[Any], known_nodes: int) -> Positions | None:
+        """Where in `nodes` the child of each parent for each code stands; None where there are too many parents."""
+        if len(self._slots) < known_nodes:
+            self._slots = np.append(self._slots, np.full(2 * known_nodes - len(self._slots), -1, np.int64))
+        slots = self._slots[parents]
+        missing = slots < 0
+        if missing.any():
+            new = np.unique(parents[missing]).tolist()
+            if (len(self._parents) + len(new)) * self.size > _LOOKUP_LIMIT:
+                return None
+            for parent in new:
+                self._slots[parent] = len(self._parents)
+                self._parents.append(parent)
+            slots = self._slots[parents]
+            short = len(self._parents) * self.size - len(self.nodes)
+            if short > 0:
+                self.nodes = np.append(self.nodes, np.full(short + len(self.nodes), -1, np.int64))
+        return slots * self.size + codes
+
+    def parent_of(self, addresses: Positions) -> Positions:
+        """The parent whose slot an address is in."""
+        return np.asarray(self._parents, np.int64)[addresses // self.size]
 
 
 class NodeTable:
@@ -35,9 +73,8 @@ class NodeTable:
         self.parents: list[int] = [-1]
         self.keys: list[Key | None] = [None]
         self._children: dict[tuple[object, ...], int] = {}
-        # Per column dictionary (which does not grow): node by parent * size + code. The source is held so that its
-        # identity stays its own.
-        self._lookups: dict[int, tuple[Any, NDArray[np.int64]]] = {}
+        # By identity of the column dictionary, which the look-up holds so that the identity stays its own.
+        self._lookups: dict[int, _TextLookup] = {}
         self._partial_nodes = np.zeros(1, np.int64)
 
     def __len__(self) -> int:
@@ -88,8 +125,9 @@ class NodeTable:
         """Children where every path goes on."""
         if keys.kind == TEXT and not isinstance(keys.table, TextTable):
             assert keys.table is not None
-            if len(self) * len(keys.table) <= _LOOKUP_LIMIT:
-                return self._by_text(parents, keys)
+            nodes = self._by_text(parents, keys)
+            if nodes is not None:
+                return nodes
         codes, size = factorise(keys)
         distinct, inverse = unique_codes(parents * size + codes, size * len(self))
         examples = first_of(inverse, len(distinct))
@@ -102,38 +140,46 @@ class NodeTable:
         )
         return nodes[inverse]
 
-    def _by_text(self, parents: Positions, keys: Vec) -> Positions:
-        """Text keys through a table that is kept between calls: one look-up per row once it is filled."""
+    def _by_text(self, parents: Positions, keys: Vec) -> Positions | None:
+        """Text keys through a table that is kept between calls: two look-ups per row once it is filled.
+
+        None where the table would become too large.
+        """
         source = keys.table
         assert source is not None
-        size = len(source)
         held = self._lookups.get(id(source))
-        needed = len(self) * size
-        if held is None or len(held[1]) < needed:
-            lookup = np.full(min(2 * needed, _LOOKUP_LIMIT), -1, np.int64)
-            if held is not None:
-                lookup[: len(held[1])] = held[1]
-            held = (source, lookup)
-            self._lookups[id(source)] = held
-        lookup = held[1]
-        addresses = parents * size + keys.data
-        nodes = lookup[addresses]
+        if held is None:
+            held = self._lookups[id(source)] = _TextLookup(source)
+        addresses = held.addresses(parents, keys.data, len(self))
+        if addresses is None:
+            return None
+        nodes = held.nodes[addresses]
         missing = nodes < 0
         if missing.any():
-            for address in np.unique(addresses[missing]).tolist():
-                lookup[address] = self._child(address // size, source.text(address % size))
-            nodes = lookup[addresses]
+            new = np.unique(addresses[missing])
+            above = held.parent_of(new).tolist()
+            texts = [source.text(code) for code in (new % len(source)).tolist()]
+            held.nodes[new] = [self._child(parent, text) for parent, text in zip(above, texts, strict=True)]
+            nodes = held.nodes[addresses]
         return nodes
 
     def in_partial(self, nodes: Positions, partial: Partial) -> Positions:
-        """The nodes of a Partial for some nodes of this table (with all above them), made where missing."""
+        """The nodes of a Partial for some nodes of this table, ascending and with all above them; made where missing."""
         if len(self._partial_nodes) < len(self):
             grown = np.full(len(self), -1, np.int64)
             grown[: len(self._partial_nodes)] = self._partial_nodes
             self._partial_nodes = grown
-        result = self._partial_nodes[nodes]
-        for node in nodes[result < 0].tolist():
-            self._publish(node, partial)
+        new = nodes[self._partial_nodes[nodes] < 0]
+        if partial.indexed:  # the interpreter may have made some of them
+            for node in new.tolist():
+                self._publish(node, partial)
+        elif len(new):
+            first = partial.extend(len(new))
+            self._partial_nodes[new] = np.arange(first, first + len(new))
+            chosen = new.tolist()
+            above = np.fromiter((self.parents[node] for node in chosen), np.int64, len(chosen))
+            partial.parents[first:] = self._partial_nodes[above].tolist()
+            partial.keys[first:] = [self.keys[node] for node in chosen]
         return self._partial_nodes[nodes]
 
     def _publish(self, node: int, partial: Partial) -> int:

@@ -34,7 +34,7 @@ class Partial:
         self.rows = 0
         self.events = 0
         self._capacity = 1
-        self._children: dict[tuple[object, ...], int] = {}
+        self._children: dict[tuple[object, ...], int] | None = None
 
     def __len__(self) -> int:
         """How many nodes, the root counted."""
@@ -42,11 +42,12 @@ class Partial:
 
     def child(self, parent: int, key: Key) -> int:
         """The node under `parent` for a key, made when missing. 1 and 1.0 are one key (an int wins), True another."""
+        children = self._index() if self._children is None else self._children
         address: tuple[object, ...] = (parent, key, True) if isinstance(key, bool) else (parent, key)
-        node = self._children.get(address)
+        node = children.get(address)
         if node is None:
             node = len(self.parents)
-            self._children[address] = node
+            children[address] = node
             self.parents.append(parent)
             self.keys.append(key)
             if node >= self._capacity:
@@ -54,6 +55,30 @@ class Partial:
         elif isinstance(key, int) and isinstance(self.keys[node], float):
             self.keys[node] = key
         return node
+
+    @property
+    def indexed(self) -> bool:
+        """Whether nodes have been made one by one, by `child`."""
+        return self._children is not None
+
+    def _index(self) -> dict[tuple[object, ...], int]:
+        """Nodes by parent and key, made when first asked for."""
+        self._children = {
+            (parent, key, True) if isinstance(key, bool) else (parent, key): node
+            for node, (parent, key) in enumerate(zip(self.parents, self.keys, strict=True))
+            if node
+        }
+        return self._children
+
+    def extend(self, count: int) -> int:
+        """Makes room for new nodes whose parents and keys the caller sets; returns the first. Not once indexed."""
+        assert not self.indexed
+        first = len(self.parents)
+        self.parents.extend([ROOT] * count)
+        self.keys.extend([None] * count)
+        if len(self.parents) > self._capacity:
+            self.reserve(max(64, 2 * len(self.parents)))
+        return first
 
     def reserve(self, capacity: int) -> None:
         """Makes room in every state for nodes below `capacity`."""
