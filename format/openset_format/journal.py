@@ -34,7 +34,8 @@ from .segment import (
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 MARK_NAME = "synced"
-_MARK = struct.Struct("<QQ")
+_MARK = struct.Struct("<QQQ")
+_MARK_HASHED_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Journal:
         with self._sync_lock:
             with self._lock:
                 self._raise_failure()
-                target, file = self.last_sequence, self._file
+                target, end, file = self.last_sequence, self._segments[-1].end, self._file
                 retired, self._retired = self._retired, []
             for old in retired:  # synced when it was retired, kept open for a sync that was under way
                 old.close()
@@ -154,7 +155,7 @@ class Journal:
             self._durably(file.sync_data)
             with self._lock:
                 self._synced = max(self._synced, target)
-            self._write_mark(target)
+            self._write_mark(target, end)
 
     def records(self, after: int = 0) -> Iterator[Entry]:
         """Reference, kind and table id of the records behind sequence `after`, as they are now, in order."""
@@ -262,19 +263,26 @@ class Journal:
         self._segments.append(_Segment(path.name, header, [], SEGMENT_HEADER_BYTES))
         return file
 
-    def _write_mark(self, sequence: int) -> None:
-        """Note what has been synced. It only sharpens recovery's judgement, so a failure to write it costs nothing."""
-        entry = struct.pack("<Q", sequence)
-        with suppress(OSError):
-            self._mark.write_at([entry, struct.pack("<Q", checksum(entry, int(self.id[:16], 16)))], 0)
+    def _write_mark(self, sequence: int, end: int) -> None:
+        """Note what has been synced, and where it ends in its segment.
 
-    def _read_mark(self) -> int:
-        """The sequence last noted as synced, 0 when there is no sound note."""
+        The note only sharpens recovery's judgement, so a failure to write it costs nothing.
+        """
+        entry = struct.pack("<QQ", sequence, end)
+        with suppress(OSError):
+            self._mark.write_at([entry, struct.pack("<Q", checksum(entry, self._mark_seed()))], 0)
+
+    def _read_mark(self) -> tuple[int, int]:
+        """The sequence last noted as synced and where it ends; zeros when there is no sound note."""
         data = bytearray(_MARK.size)
         if self._mark.read_into(memoryview(data), 0) < _MARK.size:
-            return 0
-        sequence, stored = _MARK.unpack(data)
-        return sequence if stored == checksum(bytes(data[:8]), int(self.id[:16], 16)) else 0
+            return 0, 0
+        sequence, end, stored = _MARK.unpack(data)
+        sound = stored == checksum(bytes(data[:_MARK_HASHED_BYTES]), self._mark_seed())
+        return (sequence, end) if sound else (0, 0)
+
+    def _mark_seed(self) -> int:
+        return int(self.id[:16], 16)
 
     def _recover(self) -> None:
         files = self._files
@@ -286,7 +294,7 @@ class Journal:
             self.id = os.urandom(16).hex()
             self._file = self._create_segment(SegmentHeader(self.id, int.from_bytes(os.urandom(8), "little"), 1))
             self._open_mark()
-            self._write_mark(0)
+            self._write_mark(0, SEGMENT_HEADER_BYTES)
             self._durably(lambda: files.sync_directory(self.directory))
             return
         scans = [scan_segment(path) for path in paths]
@@ -299,7 +307,7 @@ class Journal:
         # What was read back is promised from now on; after a crash it may have been in the page cache only.
         self._durably(self._file.sync)
         self._synced = self.last_sequence
-        self._write_mark(self._synced)
+        self._write_mark(self._synced, self._segments[-1].end)
 
     def _open_mark(self) -> None:
         path = self.directory / MARK_NAME
@@ -325,15 +333,17 @@ class Journal:
 
         Records of one group may reach the disk in any order, so after a power failure a sound record can stand behind
         a torn one that nobody was promised. It is damage as soon as something proves that the torn one had been
-        synced: the note of the last sync, or a record written after it.
+        synced: a record written after that sync, or the note of it while the file is as long as it was then. A file
+        that ends too early is cut even so, and `torn_tail` tells how many promised records went with the end.
         """
-        noted = self._read_mark()
+        noted, noted_end = self._read_mark()
         lost = scan.next_sequence
         path = self.directory / scan.name
-        if scan.behind is not None and (noted >= lost or scan.behind.synced_sequence >= lost):
-            raise DamageError(
-                f"{scan.damage}, with sound records behind it (from offset {scan.behind_offset})", path, scan.end
-            )
+        behind = scan.behind
+        proven = behind is not None and (behind.synced_sequence >= lost or noted >= lost)
+        if proven or (scan.damage is not None and noted >= lost and scan.size_bytes >= noted_end):
+            where = "" if behind is None else f", with sound records behind it (from offset {scan.behind_offset})"
+            raise DamageError(f"{scan.damage} although it had been synced{where}", path, scan.end)
         if scan.damage is not None:
             self._file.truncate(scan.end)
         acknowledged = max(noted - lost + 1, 0)
