@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.batch import EventBatch
+from openset_format.batch import EventBatch, encode_batch
 from openset_format.block import Column, ColumnType
 from openset.errors import InsertError
 from openset.store.decode import Decoded, Event, Problem, check_event, decode_body
@@ -40,11 +40,12 @@ _FITTING: dict[ColumnType, frozenset[type]] = {
 class Insert:
     """A request ready to be committed.
 
-    batch: the good events, None when there are none. accepted, rejected: how many events of the request.
-    problems: the first bad events of the request.
+    batch: the good events, None when there are none. payload: the same as the journal takes it.
+    accepted, rejected: how many events of the request. problems: the first bad events of the request.
     """
 
     batch: EventBatch | None
+    payload: bytes
     accepted: int
     rejected: int
     problems: tuple[Problem, ...]
@@ -94,7 +95,8 @@ def prepare_insert(
             collector.columns(schema, starts),
             partitions,
         )
-    return Insert(batch, len(good), len(problems), tuple(problems[:PROBLEMS_SHOWN]))
+    payload = b"" if batch is None else encode_batch(batch)
+    return Insert(batch, payload, len(good), len(problems), tuple(problems[:PROBLEMS_SHOWN]))
 
 
 def _report(problems: Iterable[Problem]) -> list[dict[str, Any]]:

@@ -1,0 +1,99 @@
+"""Compaction: a partition's file and the journal records on top of it become the next generation of the file.
+
+`compact` runs anywhere, usually in a process of its own, and only writes a file under a staging name; the daemon
+publishes it by renaming. A compaction that dies leaves a temporary file, which the next start removes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openset_format.block import Column
+from openset_format.errors import FormatError
+from openset_format.writer import PartitionContent, write_partition
+from openset.errors import InternalError
+from openset.store.merge import Layer
+from openset.store.snapshot import PartitionSnapshot
+from openset.store.state import PartitionState, load_state
+
+STAGING_SUFFIX = ".next"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When a partition is compacted.
+
+    base_share, floor_events: when its delta has more events than this share of the rows of its file, and more than the
+    floor. age_s: when its oldest record has waited longer. journal_bytes: when the journal takes more than this, the
+    partitions that hold on to its oldest segment.
+    """
+
+    base_share: float = 0.25
+    floor_events: int = 20_000
+    age_s: float = 3_600.0
+    journal_bytes: int = 512 * 1024 * 1024
+
+    def is_due(self, base_rows: int, delta_events: int, waited_s: float) -> bool:
+        """Whether size or age of the delta call for a compaction."""
+        if not delta_events:
+            return False
+        return delta_events > max(self.floor_events, self.base_share * base_rows) or waited_s > self.age_s
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionTask:
+    """What to compact. staging: a name of its own, relative to the data directory, for the file to be written."""
+
+    data_dir: Path
+    snapshot: PartitionSnapshot
+    staging: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionResult:
+    """What was written to the staging file."""
+
+    generation: int
+    applied_sequence: int
+    rows: int
+
+
+def compact(task: CompactionTask) -> CompactionResult:
+    """Writes the next generation to the staging file. Raises InternalError, StaleSnapshotError."""
+    snapshot = task.snapshot
+    try:
+        state = load_state(task.data_dir, snapshot)
+        layer = state.whole()
+        content = _content(snapshot, state, layer)
+        write_partition(task.data_dir / task.staging, content)
+    except (FormatError, OSError) as error:
+        raise InternalError(f"table {snapshot.schema.name}, partition {snapshot.partition}: {error}") from error
+    return CompactionResult(content.generation, content.applied_sequence, layer.rows)
+
+
+def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -> PartitionContent:
+    schema, delta = snapshot.schema, state.delta
+    columns: dict[int, Column] = {
+        column.id: delta.gather(column.id, column.type, layer.source)
+        for column in schema.columns
+        if delta.has_column(column.id)
+    }
+    return PartitionContent(
+        table_id=schema.id,
+        partition=snapshot.partition,
+        generation=snapshot.generation + 1,
+        journal_id=snapshot.journal_id,
+        applied_sequence=max(snapshot.applied_sequence, snapshot.records.last_sequence),
+        schema={column.id: column.type for column in schema.columns},
+        z_order=list(schema.z_order),
+        persons=delta.persons.view(),
+        row_start=np.asarray(layer.row_start, np.int64),
+        stamp=layer.stamp,
+        event_start=None if layer.is_flat else layer.event_start,
+        action=delta.gather_action(layer.action),
+        columns=columns,
+        names={column.id: column.name for column in schema.columns},
+    )

@@ -1,0 +1,64 @@
+"""What the daemon knows of each partition: the generation of its file and the journal records that are newer.
+
+Only numbers and references: the daemon does not open the data to answer for it, workers do.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from openset_format.batch import PartitionSlice
+from openset_format.segment import RecordRef
+from openset.store.schema import TableSchema
+from openset.store.snapshot import PartitionSnapshot, RecordLog
+
+
+@dataclass(slots=True)
+class Partition:
+    """A partition of a table. Changed and read under the store's lock.
+
+    generation, applied_sequence, base_rows: of the file; 0 when there is none.
+    delta_events: how many events the records hold that are not in the file, replaced ones counted.
+    waiting_since: monotonic seconds, when the oldest of them arrived (or the store was opened).
+    """
+
+    table_id: int
+    partition: int
+    generation: int = 0
+    applied_sequence: int = 0
+    base_rows: int = 0
+    delta_events: int = 0
+    waiting_since: float = 0.0
+    records: RecordLog = field(default_factory=RecordLog)
+    # The event counts of the records, oldest first, so that a compaction can take its share away.
+    _counts: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def oldest_sequence(self) -> int:
+        """The oldest record that is not in the file; only asked when there is one."""
+        assert self._counts
+        return self._counts[0][0]
+
+    def add(self, ref: RecordRef, slice_: PartitionSlice) -> None:
+        """A durable record with events of this partition."""
+        if not self.delta_events:
+            self.waiting_since = time.monotonic()
+        self.records.append(ref)
+        self._counts.append((ref.sequence, slice_.event_count))
+        self.delta_events += slice_.event_count
+
+    def publish(self, generation: int, applied_sequence: int, rows: int) -> None:
+        """A new generation of the file is in place, with the records up to a sequence in it."""
+        assert generation > self.generation
+        self.generation, self.applied_sequence, self.base_rows = generation, applied_sequence, rows
+        self.records.drop(applied_sequence)
+        self._counts = [entry for entry in self._counts if entry[0] > applied_sequence]
+        self.delta_events = sum(count for _, count in self._counts)
+        self.waiting_since = time.monotonic()
+
+    def snapshot(self, schema: TableSchema, journal_id: str) -> PartitionSnapshot:
+        """This partition as it is now."""
+        return PartitionSnapshot(
+            schema, self.partition, self.generation, journal_id, self.applied_sequence, self.records.view()
+        )

@@ -1,0 +1,128 @@
+"""A partition put together from its file and the journal records on top: base, delta, and the overlay merged from both.
+
+The overlay holds every person the delta touches, complete. New records only re-merge the people they touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openset_format.batch import EventBatch, decode_batch
+from openset_format.errors import MissingSegmentError
+from openset_format.reader import PartitionFile
+from openset_format.segment import read_records
+from openset.errors import InternalError
+from openset.store.delta import Base, Delta, EmptyBase
+from openset.store.merge import Events, Layer, empty_layer, layer_of, merge, splice
+from openset.store.ranges import expand_ranges
+from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError
+
+
+class PartitionState:
+    """Everything known of one generation of a partition; `advance` takes further records in."""
+
+    def __init__(self, base: Base, z_order: tuple[str, ...]):
+        self.base = base
+        self.delta = Delta(base)
+        self.overlay = empty_layer()
+        self._z_order = z_order
+
+    def advance(self, batches: Iterable[EventBatch]) -> None:
+        """Takes the slices of further records, in journal order, each a batch of this partition alone."""
+        added = [self.delta.add(batch) for batch in batches if batch.events]
+        if not added:
+            return
+        new = Events.concatenate(added)
+        touched = np.unique(new.person)
+        in_overlay = self.overlay.events_of(touched)
+        elsewhere = np.setdiff1d(touched, self.overlay.people, assume_unique=True)
+        in_base = base_events(self.base, elsewhere[elsewhere < self.base.people])
+        merged = merge(Events.concatenate([in_base, in_overlay, new]), self._ranks())
+        self.overlay = splice(self.overlay, layer_of(merged))
+
+    @cached_property
+    def _whole_base(self) -> Layer:
+        base = self.base
+        flat = base.event_start is None
+        return Layer(
+            people=np.arange(base.people),
+            row_start=base.row_start,
+            source=np.arange(base.rows),
+            stamp=base.stamp,
+            action=base.action.values,
+            event_start=np.ones(base.rows, np.bool_) if flat or base.event_start is None else base.event_start,
+        )
+
+    def whole(self) -> Layer:
+        """All people, file and delta merged: ordinal p is person p of the layer."""
+        layer = splice(self._whole_base, self.overlay)
+        assert len(layer.people) == len(self.delta.persons)
+        return layer
+
+    def touched_in_base(self) -> NDArray[np.bool_]:
+        """bool[people of the file]: whom the overlay answers for."""
+        touched = np.zeros(self.base.people, np.bool_)
+        touched[self.overlay.people[self.overlay.people < self.base.people]] = True
+        return touched
+
+    def _ranks(self) -> NDArray[np.int64]:
+        """int64[actions]: the place of each action in the z-order; those that are not in it share the last."""
+        actions = self.delta.actions.view()
+        ranks = np.full(len(actions), len(self._z_order), np.int64)
+        for rank, action in enumerate(self._z_order):
+            code = actions.code(action)
+            if code is not None:
+                ranks[code] = rank
+        return ranks
+
+
+def base_events(base: Base, people: NDArray[np.int64]) -> Events:
+    """The events of these people (ascending ordinals) in the file, in order."""
+    starts = base.row_start[people]
+    lengths = base.row_start[people + 1] - starts
+    rows = expand_ranges(starts, lengths)
+    person = np.repeat(people, lengths)
+    if base.event_start is None:
+        first, counts = rows, np.ones(len(rows), np.int64)
+    else:
+        at = np.flatnonzero(base.event_start[rows])
+        first, person, counts = rows[at], person[at], np.diff(np.append(at, len(rows)))
+    action: NDArray[Any] = base.action.values[first]
+    return Events(person, base.stamp[first], action, first, counts)
+
+
+def open_base(data_dir: Path, snapshot: PartitionSnapshot) -> Base:
+    """The file a snapshot names, mapped. Raises StaleSnapshotError when it has been replaced, FormatError."""
+    if not snapshot.generation:
+        return EmptyBase()
+    path = data_dir / snapshot.file
+    try:
+        file = PartitionFile.open(path)
+    except FileNotFoundError as error:
+        raise InternalError(f"{path} is missing") from error
+    if file.generation != snapshot.generation:
+        raise StaleSnapshotError(f"{path} is generation {file.generation}, generation {snapshot.generation} is gone")
+    return file
+
+
+def read_batches(data_dir: Path, snapshot: PartitionSnapshot, first: int = 0) -> list[EventBatch]:
+    """The slices of the records from position `first` on. Raises StaleSnapshotError when segments are gone."""
+    directory = data_dir / JOURNAL_DIRECTORY
+    try:
+        records = read_records(directory, snapshot.records.since(first))
+        return [decode_batch(payload, snapshot.partition) for _, _, payload in records]
+    except MissingSegmentError as error:
+        raise StaleSnapshotError(str(error)) from error
+
+
+def load_state(data_dir: Path, snapshot: PartitionSnapshot) -> PartitionState:
+    """File and records of a snapshot, merged. Raises StaleSnapshotError, FormatError."""
+    state = PartitionState(open_base(data_dir, snapshot), snapshot.schema.z_order)
+    state.advance(read_batches(data_dir, snapshot))
+    return state

@@ -1,0 +1,312 @@
+"""The store of a node: catalog, journal and partitions of one data directory, on the side of the daemon.
+
+It knows where everything is and what is durable; reading the data is the workers' part (`views`), merging it that of
+compactions. All methods may be called from any thread; those that do more than look things up say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from openset_format.block import PersonId
+from openset_format.errors import FormatError
+from openset_format.files import FILES, FileLayer
+from openset_format.hashing import partition_of
+from openset_format.journal import Journal
+from openset_format.reader import PartitionFile
+from openset_format.segment import RecordRef
+from openset.errors import ConfigError, InternalError
+from openset.store.catalog import Catalog
+from openset.store.commit import Commit, Committer
+from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy
+from openset.store.expand import ROWS_PER_EVENT
+from openset.store.ingest import Insert, prepare_insert
+from openset.store.lock import DirectoryLock
+from openset.store.partition import Partition
+from openset.store.recovery import recover
+from openset.store.schema import TableSchema
+from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
+
+
+class Store:
+    """Open one per data directory; it holds the directory's lock until `close`."""
+
+    def __init__(self, data_dir: Path, lock: DirectoryLock, files: FileLayer, policy: Policy):
+        """Use `open`."""
+        self.data_dir = data_dir
+        self.policy = policy
+        # Set when a partition may be due for compaction.
+        self.compaction_wanted = threading.Event()
+        self._directory_lock = lock
+        self._files = files
+        self._catalog = Catalog(data_dir, files)
+        # Guards the catalog's changes. Taken before _lock.
+        self._catalog_lock = threading.Lock()
+        # Guards partitions and compacting; held for moments only.
+        self._lock = threading.Lock()
+        self._compacting: set[tuple[int, int]] = set()
+        try:
+            self._journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
+        except FormatError as error:
+            raise InternalError(str(error)) from error
+        try:
+            self._partitions = recover(data_dir, self._catalog, self._journal)
+        except BaseException:
+            self._journal.close()
+            raise
+        # Records above it may be in the journal already, on their way to the partitions.
+        self._visible_sequence = self._journal.last_sequence
+        self._committer = Committer(self._journal, self._make_visible)
+        self._closed = False
+        self.compaction_wanted.set()
+
+    @classmethod
+    def open(cls, data_dir: Path | str, *, files: FileLayer = FILES, policy: Policy | None = None) -> Store:
+        """Locks the directory (created when missing), reads the catalog and recovers what a crash left; may take long.
+
+        Raises ConfigError when the directory is in use or cannot be used, InternalError when something is damaged.
+        """
+        directory = Path(data_dir)
+        try:
+            files.make_directory(directory)
+        except OSError as error:
+            raise ConfigError(f"data directory {directory} cannot be made: {error.strerror}") from error
+        lock = DirectoryLock(directory)
+        try:
+            return cls(directory, lock, files, policy or Policy())
+        except OSError as error:
+            lock.release()
+            raise ConfigError(f"data directory {directory} cannot be used: {error}") from error
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Writes what waits to be committed and gives the directory up. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._committer.close()
+        self._journal.close()
+        self._directory_lock.release()
+
+    # --- catalog ---------------------------------------------------------------------------------------------------
+
+    @property
+    def partitions(self) -> int | None:
+        """How many partitions every table has; None before `initialise`."""
+        return self._catalog.partitions
+
+    @property
+    def server_name(self) -> str | None:
+        """The name the server was given by `initialise`."""
+        return self._catalog.server_name
+
+    def initialise(self, partitions: int) -> str:
+        """Fixes the number of partitions for good, durably, and returns the server's name. Raises ConfigError."""
+        with self._catalog_lock:
+            name = f"node-{secrets.token_hex(4)}"
+            self._catalog.initialise(partitions, name)
+            return name
+
+    def tables(self) -> list[TableSchema]:
+        """All tables, oldest first."""
+        return self._catalog.tables()
+
+    def table(self, name: str) -> TableSchema:
+        """The table as it is now. Raises ConfigError before `initialise`, QueryError when there is none."""
+        self._initialised()
+        return self._catalog.table(name)
+
+    def create_table(
+        self,
+        name: str,
+        columns: Iterable[tuple[str, str]],
+        z_order: Sequence[str] = (),
+        reserved_names: Collection[str] = (),
+    ) -> TableSchema:
+        """A new table with columns of (name, type), durably. Raises ConfigError for what cannot be."""
+        self._initialised()
+        with self._catalog_lock:
+            return self._catalog.create_table(name, columns, z_order, reserved_names)
+
+    def add_column(self, table: str, name: str, column_type: str, reserved_names: Collection[str] = ()) -> TableSchema:
+        """The table with one more column, durably. Raises ConfigError, QueryError."""
+        self._initialised()
+        with self._catalog_lock:
+            return self._catalog.add_column(table, name, column_type, reserved_names)
+
+    def drop_column(self, table: str, name: str) -> TableSchema:
+        """The table without a column, durably; compactions remove its values. Raises ConfigError, QueryError."""
+        self._initialised()
+        with self._catalog_lock:
+            return self._catalog.drop_column(table, name)
+
+    # --- insert ----------------------------------------------------------------------------------------------------
+
+    def prepare_insert(
+        self,
+        table: str,
+        body: bytes,
+        *,
+        newline_delimited: bool = False,
+        skip_bad: bool = False,
+        rows_per_event: int = ROWS_PER_EVENT,
+        now_ms: int | None = None,
+    ) -> Insert:
+        """Reads, checks and encodes a request body. Takes time in proportion to it: not for the event loop.
+
+        Raises InsertError for bad bodies and bad events, QueryError for an unknown table, ConfigError.
+        """
+        return prepare_insert(
+            body,
+            self.table(table),
+            self._initialised(),
+            int(time.time() * 1_000) if now_ms is None else now_ms,
+            newline_delimited=newline_delimited,
+            skip_bad=skip_bad,
+            rows_per_event=rows_per_event,
+        )
+
+    def submit(self, table: str, insert: Insert) -> Future[int]:
+        """Hands a prepared request to the writer. The future is done when the events are durable and visible.
+
+        It gives the sequence of the record (0 when there are no events), or InternalError.
+        """
+        if insert.batch is None:
+            nothing: Future[int] = Future()
+            nothing.set_result(0)
+            return nothing
+        commit = Commit(self.table(table).id, insert.payload, insert.batch.partitions)
+        return self._committer.submit(commit)
+
+    async def commit(self, table: str, insert: Insert) -> int:
+        """`submit`, for the event loop: returns when the events are durable and visible."""
+        return await asyncio.wrap_future(self.submit(table, insert))
+
+    def _make_visible(self, written: list[tuple[Commit, RecordRef]]) -> None:
+        """In the writer thread: whole records at once, so that no snapshot has half of one."""
+        due = False
+        with self._lock:
+            for commit, ref in written:
+                for slice_ in commit.slices:
+                    partition = self._partition(commit.table_id, slice_.partition)
+                    partition.add(ref, slice_)
+                    due = due or self.policy.is_due(partition.base_rows, partition.delta_events, 0.0)
+                self._visible_sequence = ref.sequence
+        if due:
+            self.compaction_wanted.set()
+
+    def _partition(self, table_id: int, partition: int) -> Partition:
+        key = (table_id, partition)
+        if key not in self._partitions:
+            self._partitions[key] = Partition(table_id, partition)
+        return self._partitions[key]
+
+    # --- snapshots -------------------------------------------------------------------------------------------------
+
+    def snapshot(self, table: str) -> list[PartitionSnapshot]:
+        """The partitions of a table that have any events, all at one moment, ascending. Cheap.
+
+        Everything acknowledged before is in it. Raises QueryError, ConfigError.
+        """
+        schema = self.table(table)
+        count = self._initialised()
+        with self._lock:
+            return [
+                self._partitions[schema.id, number].snapshot(schema, self._journal.id)
+                for number in range(count)
+                if (schema.id, number) in self._partitions
+            ]
+
+    def person_snapshot(self, table: str, person_id: PersonId) -> PartitionSnapshot:
+        """The partition a person belongs to. Raises QueryError, ConfigError."""
+        schema = self.table(table)
+        number = partition_of(person_id, self._initialised())
+        with self._lock:
+            found = self._partitions.get((schema.id, number), Partition(schema.id, number))
+            return found.snapshot(schema, self._journal.id)
+
+    def _initialised(self) -> int:
+        if self._catalog.partitions is None:
+            raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
+        return self._catalog.partitions
+
+    # --- compaction ------------------------------------------------------------------------------------------------
+
+    def next_compaction(self, forced: bool = False) -> CompactionTask | None:
+        """The partition that should be compacted now, or None. Give every task to `publish` or `give_up`.
+
+        forced: any partition with a record that is not in its file. The one that holds the oldest record comes first.
+        """
+        schemas = {schema.id: schema for schema in self._catalog.tables()}
+        now = time.monotonic()
+        with self._lock:
+            too_long = self._journal.size_bytes > self.policy.journal_bytes
+            chosen: Partition | None = None
+            for key, partition in self._partitions.items():
+                if not partition.delta_events or key in self._compacting or partition.table_id not in schemas:
+                    continue
+                waited_s = now - partition.waiting_since
+                if not (
+                    forced or too_long or self.policy.is_due(partition.base_rows, partition.delta_events, waited_s)
+                ):
+                    continue
+                if chosen is None or partition.oldest_sequence < chosen.oldest_sequence:
+                    chosen = partition
+            if chosen is None:
+                return None
+            self._compacting.add((chosen.table_id, chosen.partition))
+            snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id)
+        path = snapshot.file
+        self._files.make_directory(self.data_dir / path.parent)
+        self._files.sync_directory(self.data_dir / path.parent.parent)
+        self._files.sync_directory(self.data_dir)
+        staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
+        return CompactionTask(self.data_dir, snapshot, staging)
+
+    def give_up(self, task: CompactionTask) -> None:
+        """A compaction that failed: the partition may be tried again, what was written is removed."""
+        (self.data_dir / task.staging).unlink(missing_ok=True)
+        with self._lock:
+            self._compacting.discard((task.snapshot.schema.id, task.snapshot.partition))
+
+    def publish(self, task: CompactionTask, result: CompactionResult) -> None:
+        """Puts a written generation in place and removes journal segments that nobody needs any more. Syncs.
+
+        Raises InternalError; the partition is then as before, in memory and on disk.
+        """
+        snapshot = task.snapshot
+        key = (snapshot.schema.id, snapshot.partition)
+        try:
+            self._check_staged(task, result)
+            with self._lock:
+                self._files.rename(self.data_dir / task.staging, self.data_dir / snapshot.file)
+                self._partitions[key].publish(result.generation, result.applied_sequence, result.rows)
+                self._compacting.discard(key)
+            self._files.sync_directory((self.data_dir / snapshot.file).parent)
+            self._drop_segments()
+        except (OSError, FormatError) as error:
+            raise InternalError(f"{snapshot.file} cannot be published: {error}") from error
+        finally:
+            self.give_up(task)
+
+    def _check_staged(self, task: CompactionTask, result: CompactionResult) -> None:
+        """The file must be what the task asked for: afterwards the journal may forget what is in it."""
+        file = PartitionFile.open(self.data_dir / task.staging)
+        wanted = (task.snapshot.schema.id, task.snapshot.partition, task.snapshot.generation + 1, self._journal.id)
+        found = (file.table_id, file.partition, file.generation, file.journal_id)
+        if found != wanted or (file.generation, file.applied_sequence) != (result.generation, result.applied_sequence):
+            raise InternalError(f"{task.staging} is not the generation that was asked for")
+
+    def _drop_segments(self) -> None:
+        with self._lock:
+            needed = [partition.oldest_sequence for partition in self._partitions.values() if partition.delta_events]
+            needed_from = min(needed, default=self._visible_sequence + 1)
+        self._journal.drop_segments(needed_from - 1)

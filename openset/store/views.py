@@ -1,0 +1,290 @@
+"""Snapshots to Blocks, on the side of the workers: maps, decoded records and overlays are kept from query to query.
+
+A small delta is answered from an overlay: the people it touches are excluded from the Blocks of the file. When most
+rows are touched, everything is merged instead. Columns are merged when they are read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openset_format.block import Block, Column, PersonId, PersonIds
+from openset_format.errors import FormatError
+from openset.errors import InternalError
+from openset.store.identity import SelectedPersonIds
+from openset.store.merge import Layer
+from openset.store.schema import ColumnSchema, TableSchema
+from openset.store.snapshot import PartitionSnapshot
+from openset.store.state import PartitionState, load_state, read_batches
+
+BLOCK_ROWS = 65_536
+PARTITIONS_KEPT = 4_096
+# Above this share of the file's rows in the overlay, all people are merged into one layer.
+WHOLE_ABOVE = 0.5
+
+
+class ViewCache:
+    """The partitions a worker serves. Not thread-safe: each worker has its own."""
+
+    def __init__(self, data_dir: Path, partitions_kept: int = PARTITIONS_KEPT):
+        self._data_dir = Path(data_dir)
+        self._kept: OrderedDict[tuple[int, int], _Partition] = OrderedDict()
+        self._limit = partitions_kept
+
+    def view(self, snapshot: PartitionSnapshot) -> PartitionView:
+        """Everything a snapshot names, opened: afterwards neither the file nor the journal is needed by name.
+
+        Raises StaleSnapshotError when the snapshot was superseded before it was opened (take a new one and try
+        again), InternalError for damaged files.
+        """
+        try:
+            return self._view(snapshot)
+        except FormatError as error:
+            raise InternalError(str(error)) from error
+        except OSError as error:
+            raise InternalError(f"a partition cannot be read: {error}") from error
+
+    def blocks(self, snapshot: PartitionSnapshot, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
+        """The Blocks of a snapshot. Raises as `view` does."""
+        return self.view(snapshot).blocks(max_rows_per_block)
+
+    def person_rows(self, snapshot: PartitionSnapshot, person_id: PersonId) -> Block | None:
+        """One person's rows, None when there is no such person. Raises as `view` does."""
+        return self.view(snapshot).person_rows(person_id)
+
+    def _view(self, snapshot: PartitionSnapshot) -> PartitionView:
+        key = (snapshot.schema.id, snapshot.partition)
+        kept = self._kept.get(key)
+        if kept is None or kept.generation < snapshot.generation:
+            kept = self._kept[key] = _Partition(self._data_dir, snapshot)
+            if len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        if kept.generation > snapshot.generation or kept.records > len(snapshot.records):
+            # A snapshot older than one seen already: answered as asked, and not kept.
+            kept = _Partition(self._data_dir, snapshot)
+        return kept.view(snapshot)
+
+
+class _Partition:
+    """A partition at the newest snapshot seen, and its view."""
+
+    def __init__(self, data_dir: Path, snapshot: PartitionSnapshot):
+        self._data_dir = data_dir
+        self._state = load_state(data_dir, snapshot)
+        self._view: PartitionView | None = None
+        self.generation = snapshot.generation
+        self.records = len(snapshot.records)
+
+    def view(self, snapshot: PartitionSnapshot) -> PartitionView:
+        if self.records < len(snapshot.records):
+            self._state.advance(read_batches(self._data_dir, snapshot, self.records))
+            self.records = len(snapshot.records)
+            self._view = None
+        if self._view is None or self._view.schema != snapshot.schema:
+            self._view = PartitionView(self._state, snapshot.schema)
+        return self._view
+
+
+class PartitionView:
+    """A partition as it was at one snapshot. It stays valid and unchanged when the cache moves on."""
+
+    def __init__(self, state: PartitionState, schema: TableSchema):
+        self.schema = schema
+        self._persons = state.delta.persons.view()
+        self._state = state
+        self._base_columns: _Columns | None = None
+        self._include: NDArray[np.bool_] | None = None
+        base, overlay = state.base, state.overlay
+        layer: Layer | None = None
+        if len(overlay.people) and overlay.rows >= WHOLE_ABOVE * base.rows:
+            layer = state.whole()
+        else:
+            self._base_columns = _BaseColumns(state, schema)
+            if len(overlay.people):
+                self._include = ~state.touched_in_base()
+                layer = overlay
+        self._layer = layer
+        self._layer_columns = None if layer is None else _LayerColumns(state, schema, layer)
+        self._blocks: dict[int, list[Block]] = {}
+
+    @property
+    def people(self) -> int:
+        """How many people there are, by ordinal 0 … people-1."""
+        return len(self._persons)
+
+    def blocks(self, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
+        """Blocks that together answer for every person once. A person is never split over Blocks.
+
+        The Blocks are the same objects when asked again, so what they cache is kept from query to query.
+        """
+        if max_rows_per_block not in self._blocks:
+            self._blocks[max_rows_per_block] = [
+                *self._base_blocks(max_rows_per_block),
+                *self._layer_blocks(max_rows_per_block),
+            ]
+        return self._blocks[max_rows_per_block]
+
+    def person_rows(self, person_id: PersonId) -> Block | None:
+        """A Block of one person, None when there is no such person or no event of theirs."""
+        ordinal = self._persons.index(person_id)
+        if ordinal is None:
+            return None
+        layer, columns = self._layer, self._layer_columns
+        if layer is not None and columns is not None:
+            place = int(np.searchsorted(layer.people, ordinal))
+            if place < len(layer.people) and layer.people[place] == ordinal:
+                ids = SelectedPersonIds(self._persons, [ordinal])
+                block = self._layer_block(layer, columns, ids, place, place + 1)
+                block.first_person = 0
+                return block if block.rows else None
+        if self._base_columns is None or ordinal >= self._state.base.people:
+            return None
+        block = self._base_block(self._base_columns, ordinal, ordinal + 1)
+        block.include = None
+        return block if block.rows else None
+
+    def _base_blocks(self, max_rows: int) -> Iterator[Block]:
+        columns, include = self._base_columns, self._include
+        if columns is None:
+            return
+        for first, last in people_ranges(self._state.base.row_start, max_rows):
+            if include is None or include[first:last].any():
+                yield self._base_block(columns, first, last)
+
+    def _base_block(self, columns: _Columns, first: int, last: int) -> Block:
+        base, include = self._state.base, self._include
+        rows = slice(int(base.row_start[first]), int(base.row_start[last]))
+        included = None if include is None or include[first:last].all() else include[first:last]
+        return Block(
+            ids=self._persons,
+            row_start=base.row_start[first : last + 1] - rows.start,
+            stamp=base.stamp[rows],
+            event_start=None if base.event_start is None else base.event_start[rows],
+            columns=_BlockColumns(columns, rows),
+            include=included,
+            first_person=first,
+        )
+
+    def _layer_blocks(self, max_rows: int) -> Iterator[Block]:
+        layer, columns = self._layer, self._layer_columns
+        if layer is None or columns is None:
+            return
+        everyone = len(layer.people) == self.people
+        ids = self._persons if everyone else SelectedPersonIds(self._persons, layer.people)
+        for first, last in people_ranges(layer.row_start, max_rows):
+            yield self._layer_block(layer, columns, ids, first, last)
+
+    def _layer_block(self, layer: Layer, columns: _Columns, ids: PersonIds, first: int, last: int) -> Block:
+        rows = slice(int(layer.row_start[first]), int(layer.row_start[last]))
+        return Block(
+            ids=ids,
+            row_start=layer.row_start[first : last + 1] - rows.start,
+            stamp=layer.stamp[rows],
+            event_start=None if layer.is_flat else layer.event_start[rows],
+            columns=_BlockColumns(columns, rows),
+            first_person=first,
+        )
+
+
+def people_ranges(row_start: NDArray[np.int64], max_rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of people with at most `max_rows` rows each, or one person; ranges without a row are left out."""
+    first, people = 0, len(row_start) - 1
+    while first < people:
+        last = int(np.searchsorted(row_start, row_start[first] + max_rows, side="right")) - 1
+        last = min(max(last, first + 1), people)
+        if row_start[last] > row_start[first]:
+            yield first, last
+        first = last
+
+
+class _Columns:
+    """The columns of a layer over all its rows, made when first read. Subclasses say how."""
+
+    def __init__(self, state: PartitionState, schema: TableSchema):
+        self._state = state
+        self._by_name: dict[str, ColumnSchema] = {
+            column.name: column for column in schema.columns if self._present(column)
+        }
+        self._made: dict[str, Column] = {}
+
+    def names(self) -> list[str]:
+        """All columns that have a value anywhere in the partition, and "action"."""
+        return ["action", *self._by_name]
+
+    def has(self, name: str) -> bool:
+        return name == "action" or name in self._by_name
+
+    def column(self, name: str) -> Column:
+        """The column of this name. Raises KeyError."""
+        if name not in self._made:
+            self._made[name] = self._action() if name == "action" else self._make(self._by_name[name])
+        return self._made[name]
+
+    def _present(self, column: ColumnSchema) -> bool:
+        raise NotImplementedError
+
+    def _action(self) -> Column:
+        raise NotImplementedError
+
+    def _make(self, column: ColumnSchema) -> Column:
+        raise NotImplementedError
+
+
+class _BaseColumns(_Columns):
+    """Straight from the file."""
+
+    def _present(self, column: ColumnSchema) -> bool:
+        return column.id in self._state.base.columns
+
+    def _action(self) -> Column:
+        return self._state.base.action
+
+    def _make(self, column: ColumnSchema) -> Column:
+        return self._state.base.columns[column.id]
+
+
+class _LayerColumns(_Columns):
+    """Gathered from file and delta."""
+
+    def __init__(self, state: PartitionState, schema: TableSchema, layer: Layer):
+        self._layer = layer
+        super().__init__(state, schema)
+
+    def _present(self, column: ColumnSchema) -> bool:
+        return self._state.delta.has_column(column.id)
+
+    def _action(self) -> Column:
+        return self._state.delta.gather_action(self._layer.action)
+
+    def _make(self, column: ColumnSchema) -> Column:
+        return self._state.delta.gather(column.id, column.type, self._layer.source)
+
+
+class _BlockColumns(Mapping[str, Column]):
+    """The columns of a Block: a range of rows of those of its layer."""
+
+    def __init__(self, columns: _Columns, rows: slice):
+        self._columns = columns
+        self._rows = rows
+        self._made: dict[str, Column] = {}
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self._made:
+            self._made[name] = self._columns.column(name)[self._rows]
+        return self._made[name]
+
+    def __contains__(self, name: Any) -> bool:
+        return self._columns.has(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns.names())
+
+    def __len__(self) -> int:
+        return len(self._columns.names())
