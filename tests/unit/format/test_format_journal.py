@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -300,3 +301,23 @@ def test_a_closed_journal_refuses(tmp_path: Path) -> None:
     journal.close()
     with pytest.raises(JournalFailedError, match="closed"):
         journal.append(1, 1, b"")
+
+
+def test_appends_and_syncs_from_many_threads(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, segment_bytes=5_000)
+
+    def insert(thread: int) -> None:
+        for number in range(60):
+            ref = journal.append(thread, number, bytes([thread, number]) * 20)
+            journal.sync()
+            assert journal.synced_sequence >= ref.sequence
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(insert, range(4)))
+    journal.close()
+    journal = Journal.open(tmp_path)
+    entries = list(journal.records())
+    assert [entry[0].sequence for entry in entries] == list(range(1, 241))
+    for thread in range(4):
+        assert [table_id for _, kind, table_id in entries if kind == thread] == list(range(60))
+    assert all(bytes(journal.read(ref)) == bytes([kind, table_id]) * 20 for ref, kind, table_id in entries)
