@@ -24,7 +24,7 @@ from openset_format.segment import RecordRef
 from openset.errors import ConfigError, InternalError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
-from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy
+from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.lock import DirectoryLock
@@ -270,6 +270,22 @@ class Store:
         self._files.sync_directory(self.data_dir)
         staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
         return CompactionTask(self.data_dir, snapshot, staging)
+
+    def compact_all(self) -> int:
+        """Brings all records into the files, in the calling thread; returns how many partitions that took.
+
+        For tools and tests; a daemon takes one partition at a time from `next_compaction`. Raises InternalError.
+        """
+        count = 0
+        while (task := self.next_compaction(forced=True)) is not None:
+            try:
+                result = compact(task)
+            except BaseException:
+                self.give_up(task)
+                raise
+            self.publish(task, result)
+            count += 1
+        return count
 
     def give_up(self, task: CompactionTask) -> None:
         """A compaction that failed: the partition may be tried again, what was written is removed."""
