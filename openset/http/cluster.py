@@ -24,8 +24,8 @@ class ClusterInit(Resource):
         if partitions is None:
             raise ConfigError(f"partitions= is missing: a number from 1 to {MAX_PARTITIONS}")
         store = await self.node.opened()
-        await asyncio.to_thread(store.initialise, partitions)
-        answer: dict[str, object] = {"server_name": store.server_name}
+        server_name = await asyncio.to_thread(store.initialise, partitions)
+        answer: dict[str, object] = {"server_name": server_name}
         cores = os.cpu_count() or 1
         if partitions < cores:
             answer["warning"] = (

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from openset.errors import ConfigError, OpenSetError
+from openset.query.compactor import Compactor
 from openset.query.executor import Executor
 from openset.query.work import PlanCache
+from openset.store.compaction import Policy
 from openset.store.store import Store
 
 if TYPE_CHECKING:
@@ -26,7 +28,14 @@ MAX_SCRIPT_BYTES = 1 << 20
 class Node:
     """State shared by all requests. Requests that come before the store is open wait for it in `store`."""
 
-    def __init__(self, data_dir: Path, executor: Executor, *, max_body_bytes: int = MAX_BODY_BYTES):
+    def __init__(
+        self,
+        data_dir: Path,
+        executor: Executor,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        policy: Policy | None = None,
+    ):
         self.data_dir = data_dir
         self.executor = executor
         self.plans = PlanCache()
@@ -35,6 +44,8 @@ class Node:
         self.max_script_bytes = min(MAX_SCRIPT_BYTES, max_body_bytes)
         self.stopping = False
         self.active: set[Resource] = set()
+        self._policy = policy
+        self._compactor: Compactor | None = None
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
     async def open(self, init: int | None = None) -> None:
@@ -50,10 +61,11 @@ class Node:
             )
             self._opened.exception()  # requests may wait for it, or none may
             raise
+        self._compactor = Compactor(store)
         self._opened.set_result(store)
 
     async def _open_store(self, init: int | None) -> Store:
-        store = await asyncio.to_thread(Store.open, self.data_dir)
+        store = await asyncio.to_thread(Store.open, self.data_dir, policy=self._policy)
         if init is not None:
             if store.partitions is None:
                 await asyncio.to_thread(store.initialise, init)
@@ -74,6 +86,8 @@ class Node:
 
     async def close(self) -> None:
         """Ends the workers, then flushes and closes the store."""
+        if self._compactor is not None:
+            await self._compactor.close()
         await self.executor.close()
         if self._opened.done() and self._opened.exception() is None:
             await asyncio.to_thread(self._opened.result().close)

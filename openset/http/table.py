@@ -47,8 +47,7 @@ class TableResource(Resource):
         self.parameters().finish()
         columns, z_order = table_definition(await self.body())
         store = await self.node.store()
-        await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES)
-        return description(store.table(table))
+        return description(await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES))
 
 
 def description(schema: TableSchema) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def table_definition(body: bytes) -> tuple[list[tuple[str, str]], list[str]]:
         raise ConfigError('the table definition has no "columns"')
     if all(name in definition for name in Z_ORDER_NAMES):
         raise ConfigError("the table definition has z-order and z_order: give one of them")
-    z_order = next((definition[name] for name in Z_ORDER_NAMES if name in definition), [])
+    z_order: Any = next((definition[name] for name in Z_ORDER_NAMES if name in definition), [])
     if not isinstance(z_order, list) or not all(isinstance(action, str) for action in z_order):
         raise ConfigError("the z-order must be a list of action names")
     if not isinstance(definition["columns"], list):

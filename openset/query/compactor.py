@@ -1,0 +1,105 @@
+"""Background compaction: takes due partitions from the store one after the other and merges them in another process.
+
+The process is started when something is due and ended when nothing is; it runs at low priority, so that queries and
+inserts go first. A compaction that fails is logged and tried again after a pause; nothing is lost by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from openset.errors import OpenSetError
+from openset.query.executor import Executor
+from openset.query.process_executor import ProcessExecutor
+from openset.query.work import WorkerState
+from openset.store.compaction import CompactionResult, CompactionTask, compact
+from openset.store.store import Store
+
+log = structlog.get_logger("openset.compaction")
+
+NICENESS = 10
+# How often the store is asked whether it wants one, how often for partitions that are due by age.
+WAKE_SECONDS = 0.25
+AGE_CHECK_SECONDS = 30.0
+PAUSE_AFTER_FAILURE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionWork:
+    """One compaction, in the process made for it."""
+
+    task: CompactionTask
+
+    def run(self, state: WorkerState) -> CompactionResult:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        return compact(self.task)
+
+
+class Compactor:
+    """The daemon's background task. Made on the event loop, runs until `close`."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Ends the task; a compaction that runs is given up."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            checked = time.monotonic()
+            while not self._store.compaction_wanted.is_set() and time.monotonic() < checked + AGE_CHECK_SECONDS:
+                await asyncio.sleep(WAKE_SECONDS)
+            self._store.compaction_wanted.clear()
+            try:
+                await self._compact_all()
+            except Exception as error:
+                log.error("compaction failed", reason=str(error), exc_info=not isinstance(error, OpenSetError))
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
+                self._store.compaction_wanted.set()
+
+    async def _compact_all(self) -> None:
+        """Compacts until nothing is due."""
+        executor: Executor | None = None
+        try:
+            while (task := await asyncio.to_thread(self._store.next_compaction)) is not None:
+                executor = executor or ProcessExecutor(self._store.data_dir, 1)
+                await self._compact(executor, task)
+        finally:
+            if executor is not None:
+                await asyncio.shield(executor.close())
+
+    async def _compact(self, executor: Executor, task: CompactionTask) -> None:
+        started = time.monotonic()
+        try:
+            result: Any = await executor.run(0, CompactionWork(task))
+        except BaseException:
+            self._store.give_up(task)
+            raise
+        await _to_its_end(asyncio.create_task(asyncio.to_thread(self._store.publish, task, result)))
+        snapshot = task.snapshot
+        log.info(
+            "compacted",
+            table=snapshot.schema.name,
+            partition=snapshot.partition,
+            generation=result.generation,
+            rows=result.rows,
+            ms=round(1000 * (time.monotonic() - started), 1),
+        )
+
+
+async def _to_its_end(step: asyncio.Task[None]) -> None:
+    """Waits for a step that must not be left half done, also when the waiting is cancelled."""
+    try:
+        await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await step
+        raise
