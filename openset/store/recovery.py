@@ -17,7 +17,7 @@ from openset.store.catalog import Catalog
 from openset.store.commit import INSERT_RECORD
 from openset.store.compaction import STAGING_SUFFIX
 from openset.store.partition import Partition
-from openset.store.snapshot import TABLES_DIRECTORY, partition_path
+from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
 
 Partitions = dict[tuple[int, int], Partition]
 
@@ -40,7 +40,7 @@ def recover(data_dir: Path, catalog: Catalog, journal: Journal) -> Partitions:
 
 def _remove_leftovers(data_dir: Path) -> None:
     for directory in (data_dir, *(data_dir / TABLES_DIRECTORY).glob("*")):
-        for suffix in (TEMPORARY_SUFFIX, STAGING_SUFFIX):
+        for suffix in (TEMPORARY_SUFFIX, STAGING_SUFFIX, SUPERSEDED_SUFFIX):
             for leftover in directory.glob(f"*{suffix}"):
                 leftover.unlink()
 

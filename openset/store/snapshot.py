@@ -19,6 +19,7 @@ from openset.store.schema import TableSchema
 
 JOURNAL_DIRECTORY = "journal"
 TABLES_DIRECTORY = "tables"
+SUPERSEDED_SUFFIX = ".old"
 # Sequence, number of the segment in a list of names, offset, size.
 _FIELDS = 4
 
@@ -121,3 +122,9 @@ class PartitionSnapshot:
 def partition_path(table_id: int, partition: int) -> Path:
     """Where the file of a partition is, relative to the data directory."""
     return Path(TABLES_DIRECTORY) / str(table_id) / f"p{partition:04d}.h5"
+
+
+def superseded_path(table_id: int, partition: int, generation: int) -> Path:
+    """Where a generation that was replaced stays while pinned snapshots need it, relative to the data directory."""
+    path = partition_path(table_id, partition)
+    return path.with_name(f"{path.name}.{generation}{SUPERSEDED_SUFFIX}")

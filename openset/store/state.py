@@ -21,7 +21,7 @@ from openset.errors import InternalError
 from openset.store.delta import Base, Delta, EmptyBase
 from openset.store.merge import Events, Layer, empty_layer, layer_of, merge, splice
 from openset.store.ranges import expand_ranges
-from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError
+from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
 
 
 class PartitionState:
@@ -106,9 +106,15 @@ def open_base(data_dir: Path, snapshot: PartitionSnapshot) -> Base:
         file = PartitionFile.open(path)
     except FileNotFoundError as error:
         raise InternalError(f"{path} is missing") from error
-    if file.generation != snapshot.generation:
-        raise StaleSnapshotError(f"{path} is generation {file.generation}, generation {snapshot.generation} is gone")
-    return file
+    if file.generation == snapshot.generation:
+        return file
+    # Replaced; a pinned snapshot finds the old file under its second name.
+    try:
+        return PartitionFile.open(
+            data_dir / superseded_path(snapshot.schema.id, snapshot.partition, snapshot.generation)
+        )
+    except FileNotFoundError as error:
+        raise StaleSnapshotError(f"{path} is generation {file.generation}, not {snapshot.generation}") from error
 
 
 def read_batches(data_dir: Path, snapshot: PartitionSnapshot, first: int = 0) -> list[EventBatch]:

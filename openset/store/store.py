@@ -10,8 +10,9 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 from openset_format.block import PersonId
@@ -29,6 +30,7 @@ from openset.store.expand import ROWS_PER_EVENT
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.lock import DirectoryLock
 from openset.store.partition import Partition
+from openset.store.pins import Pins
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
@@ -48,9 +50,10 @@ class Store:
         self._catalog = Catalog(data_dir, files)
         # Guards the catalog's changes. Taken before _lock.
         self._catalog_lock = threading.Lock()
-        # Guards partitions and compacting; held for moments only.
+        # Guards partitions, compacting and pins; held for moments only.
         self._lock = threading.Lock()
         self._compacting: set[tuple[int, int]] = set()
+        self._pins = Pins(data_dir)
         try:
             self._journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
         except FormatError as error:
@@ -214,16 +217,37 @@ class Store:
     def snapshot(self, table: str) -> list[PartitionSnapshot]:
         """The partitions of a table that have any events, all at one moment, ascending. Cheap.
 
-        Everything acknowledged before is in it. Raises QueryError, ConfigError.
+        Everything acknowledged before is in it. A compaction may supersede it (StaleSnapshotError when it is opened).
+        Raises QueryError, ConfigError.
         """
         schema = self.table(table)
-        count = self._initialised()
         with self._lock:
-            return [
-                self._partitions[schema.id, number].snapshot(schema, self._journal.id)
-                for number in range(count)
-                if (schema.id, number) in self._partitions
-            ]
+            return self._snapshots(schema)
+
+    def _snapshots(self, schema: TableSchema) -> list[PartitionSnapshot]:
+        return [
+            self._partitions[schema.id, number].snapshot(schema, self._journal.id)
+            for number in range(self._initialised())
+            if (schema.id, number) in self._partitions
+        ]
+
+    @contextmanager
+    def pinned_snapshot(self, table: str) -> Iterator[list[PartitionSnapshot]]:
+        """`snapshot`, all of which can be opened until the context is left, whatever is compacted meanwhile.
+
+        It is one moment over all partitions, so no request is seen by half. Raises QueryError, ConfigError.
+        """
+        schema = self.table(table)
+        with self._lock:
+            snapshots = self._snapshots(schema)
+            self._pins.add(snapshots)
+        try:
+            yield snapshots
+        finally:
+            with self._lock:
+                idle = self._pins.remove(snapshots)
+            for link in idle:
+                link.unlink(missing_ok=True)
 
     def person_snapshot(self, table: str, person_id: PersonId) -> PartitionSnapshot:
         """The partition a person belongs to. Raises QueryError, ConfigError."""
@@ -303,10 +327,12 @@ class Store:
         try:
             self._check_staged(task, result)
             with self._lock:
-                self._files.rename(self.data_dir / task.staging, self.data_dir / snapshot.file)
+                path = self.data_dir / snapshot.file
+                self._pins.keep_file(key, snapshot.generation, path)
+                self._files.rename(self.data_dir / task.staging, path)
                 self._partitions[key].publish(result.generation, result.applied_sequence, result.rows)
                 self._compacting.discard(key)
-            self._files.sync_directory((self.data_dir / snapshot.file).parent)
+            self._files.sync_directory(path.parent)
             self._drop_segments()
         except (OSError, FormatError) as error:
             raise InternalError(f"{snapshot.file} cannot be published: {error}") from error
@@ -324,5 +350,6 @@ class Store:
     def _drop_segments(self) -> None:
         with self._lock:
             needed = [partition.oldest_sequence for partition in self._partitions.values() if partition.delta_events]
-            needed_from = min(needed, default=self._visible_sequence + 1)
+            pinned = self._pins.oldest_sequence()
+            needed_from = min(needed if pinned is None else [*needed, pinned], default=self._visible_sequence + 1)
         self._journal.drop_segments(needed_from - 1)

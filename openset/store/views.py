@@ -25,6 +25,7 @@ from openset.store.state import PartitionState, load_state, read_batches
 
 BLOCK_ROWS = 65_536
 PARTITIONS_KEPT = 4_096
+VIEWS_KEPT = 3
 # Above this share of the file's rows in the overlay, all people are merged into one layer.
 WHOLE_ABOVE = 0.5
 
@@ -60,36 +61,45 @@ class ViewCache:
 
     def _view(self, snapshot: PartitionSnapshot) -> PartitionView:
         key = (snapshot.schema.id, snapshot.partition)
-        kept = self._kept.get(key)
-        if kept is None or kept.generation < snapshot.generation:
-            kept = self._kept[key] = _Partition(self._data_dir, snapshot)
+        if key not in self._kept:
+            self._kept[key] = _Partition(self._data_dir, snapshot)
             if len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
-        if kept.generation > snapshot.generation or kept.records > len(snapshot.records):
-            # A snapshot older than one seen already: answered as asked, and not kept.
-            kept = _Partition(self._data_dir, snapshot)
-        return kept.view(snapshot)
+        return self._kept[key].view(snapshot)
 
 
 class _Partition:
-    """A partition at the newest snapshot seen, and its view."""
+    """A partition at the newest snapshot seen, and the last views, for queries that run side by side."""
 
     def __init__(self, data_dir: Path, snapshot: PartitionSnapshot):
         self._data_dir = data_dir
-        self._state = load_state(data_dir, snapshot)
-        self._view: PartitionView | None = None
-        self.generation = snapshot.generation
-        self.records = len(snapshot.records)
+        self._views: OrderedDict[tuple[int, int, int], PartitionView] = OrderedDict()
+        self._load(snapshot)
 
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
-        if self.records < len(snapshot.records):
-            self._state.advance(read_batches(self._data_dir, snapshot, self.records))
-            self.records = len(snapshot.records)
-            self._view = None
-        if self._view is None or self._view.schema != snapshot.schema:
-            self._view = PartitionView(self._state, snapshot.schema)
-        return self._view
+        key = (snapshot.generation, len(snapshot.records), snapshot.schema.version)
+        if key not in self._views:
+            self._views[key] = PartitionView(self._state_at(snapshot), snapshot.schema)
+            if len(self._views) > VIEWS_KEPT:
+                self._views.popitem(last=False)
+        self._views.move_to_end(key)
+        return self._views[key]
+
+    def _state_at(self, snapshot: PartitionSnapshot) -> PartitionState:
+        if snapshot.generation > self._generation:
+            self._load(snapshot)
+        elif snapshot.generation < self._generation or len(snapshot.records) < self._records:
+            # Older than what is here: put together anew, the newest stays.
+            return load_state(self._data_dir, snapshot)
+        elif len(snapshot.records) > self._records:
+            self._state.advance(read_batches(self._data_dir, snapshot, self._records))
+            self._records = len(snapshot.records)
+        return self._state
+
+    def _load(self, snapshot: PartitionSnapshot) -> None:
+        self._state = load_state(self._data_dir, snapshot)
+        self._generation, self._records = snapshot.generation, len(snapshot.records)
 
 
 class PartitionView:

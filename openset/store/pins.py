@@ -1,0 +1,58 @@
+"""Pins: a query that runs over many partitions keeps the files and journal records its snapshots name.
+
+While a snapshot is pinned, a replaced file stays reachable under a second name, a hard link beside the new one. Links
+mean nothing to the next start, which removes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from openset.store.snapshot import PartitionSnapshot, superseded_path
+
+Key = tuple[int, int]
+
+
+class Pins:
+    """Which generations of files and which records are in use. The caller holds the store's lock for every call."""
+
+    def __init__(self, data_dir: Path):
+        self._data_dir = data_dir
+        self._pinned: list[Sequence[PartitionSnapshot]] = []
+        # Replaced files that have a link, as (key, generation).
+        self._linked: set[tuple[Key, int]] = set()
+
+    def add(self, snapshots: Sequence[PartitionSnapshot]) -> None:
+        """Pins what these snapshots name."""
+        self._pinned.append(snapshots)
+
+    def remove(self, snapshots: Sequence[PartitionSnapshot]) -> list[Path]:
+        """Gives the same object up; returns the links that nobody needs any more, for the caller to remove."""
+        self._pinned = [pinned for pinned in self._pinned if pinned is not snapshots]
+        idle = {linked for linked in self._linked if not self._in_use(*linked)}
+        self._linked -= idle
+        return [self._data_dir / superseded_path(*key, generation) for key, generation in idle]
+
+    def keep_file(self, key: Key, generation: int, path: Path) -> None:
+        """Before a file is replaced: gives it a second name if a snapshot needs it. Raises OSError."""
+        if generation and self._in_use(key, generation):
+            (self._data_dir / superseded_path(*key, generation)).hardlink_to(path)
+            self._linked.add((key, generation))
+
+    def oldest_sequence(self) -> int | None:
+        """The oldest record that a pinned snapshot names."""
+        firsts = (
+            int(snapshot.records.fields[0, 0])
+            for snapshots in self._pinned
+            for snapshot in snapshots
+            if len(snapshot.records)
+        )
+        return min(firsts, default=None)
+
+    def _in_use(self, key: Key, generation: int) -> bool:
+        return any(
+            (snapshot.schema.id, snapshot.partition) == key and snapshot.generation == generation
+            for snapshots in self._pinned
+            for snapshot in snapshots
+        )
