@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
-from openset_format.block import ColumnType
-
 from openset.pyql import names, syntax, tree
 from openset.pyql.messages import did_you_mean, quoted
 from openset.pyql.resolve import Scope
 from openset.pyql.source import Source
+from openset_format.block import ColumnType
 
 _KEY_SORTS = ("g", "key")
 
@@ -135,6 +134,8 @@ class Statements:
             checked = self._element(target, "assigned")
         else:
             hint = "write == to compare." if node.operator is None else "write a variable before it."
+            if isinstance(target, syntax.Cut):
+                hint = "build the list anew: x = x[:1] + other."
             raise self._scope.error(node.operator_at, f"Only a variable or an element x[k] can be assigned; {hint}")
         return tree.Assign(checked, self._scope.expression(node.value), node.operator, at=self._position(node))
 
@@ -229,13 +230,14 @@ class Statements:
             return tree.Break("top", at=at)
         if node.levels == "all":
             return tree.Break("all", at=at)
-        levels = int(node.levels[:6] or 1)
+        levels = int(node.levels or 1) if len(node.levels) < 6 else loops + 1
         if levels < 1:
             raise self._scope.error(node.levels_at, "`break` leaves at least one loop; write break, or break 2.")
         if levels > loops:
             there, instead = ("there is 1 loop", "break") if loops == 1 else (f"there are {loops} loops", "break all")
             raise self._scope.error(
-                node.levels_at, f"`break {node.levels}` leaves {levels} loops, but here {there}; write {instead}."
+                node.levels_at,
+                f"{quoted('break ' + node.levels)} leaves more loops than there are: here {there}; write {instead}.",
             )
         return tree.Break(levels, at=at)
 

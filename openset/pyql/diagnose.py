@@ -18,7 +18,7 @@ from openset.pyql.source import Source
 # Whole pieces as the user wrote them: runs of signs stay together, so that `&&` is one.
 _PIECE = re.compile(
     r"'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"|\{\{[ \t]*\w+[ \t]*\}\}"
-    r"|[0-9][\w.]*|\w+|[-+*/%=<>!&|^~?$@]+|\.|\S"
+    r"|[0-9][\w.]*|\w+|:=|[-+*/%=<>!&|^~?$@]+|\.|\S"
 )
 _VALUE_WORDS = frozenset({"True", "False", "None", "true", "false", "none"})
 
@@ -111,7 +111,8 @@ _AUGMENTED = ("+=", "-=", "*=", "/=", "//=", "%=")
 @dataclass(frozen=True, slots=True)
 class _Spot:
     """Where the grammar gave up. here: the piece there (empty at the end); before, earlier: the two pieces before it;
-    after: the piece behind it. value_missing: a value was due here, rather than an operator or the end."""
+    after: the piece behind it. value_missing: a value was due here, rather than an operator or the end.
+    glued: nothing stands between before and here. assigned, inline: an = or an inline aggregation stands before."""
 
     at: int
     here: str
@@ -123,6 +124,7 @@ class _Spot:
     value_missing: bool
     glued: bool
     assigned: bool
+    inline: bool
 
 
 def explain(source: Source, text: str, base: int, loc: int, place: str) -> ParseError:
@@ -134,7 +136,7 @@ def explain(source: Source, text: str, base: int, loc: int, place: str) -> Parse
     for question in _QUESTIONS:
         message = question(spot)
         if message is not None:
-            at = base if question is _foreign_statement else spot.at
+            at = base if question in _ABOUT_THE_FIRST_WORD else spot.at
             return source.error(at, message)
     raise AssertionError("the last question always has an answer")
 
@@ -154,9 +156,10 @@ def _spot(text: str, base: int, loc: int, place: str) -> _Spot:
     before = piece(index - 1)
     glued = index > 0 and index < len(pieces) and pieces[index - 1][0] + len(before) == pieces[index][0]
     assigned = any(word in ("=", *_AUGMENTED) for _, word in pieces[:index])
+    inline = any(word in INLINE_AGGREGATIONS for _, word in pieces[:index])
     return _Spot(
         base + at, piece(index), before, piece(index - 2), piece(index + 1), first_word(text), place,
-        not _ends_value(before), glued, assigned,
+        not _ends_value(before), glued, assigned, inline,
     )  # fmt: skip
 
 
@@ -215,7 +218,7 @@ def _number(spot: _Spot) -> str | None:
 def _unit(spot: _Spot) -> str | None:
     if not spot.before[:1].isdigit() or not _is_word(spot.here):
         return None
-    unit = nearest(spot.here, DURATION_UNITS_MS)
+    unit = nearest(spot.here, (unit for unit in DURATION_UNITS_MS if unit.endswith("s")))
     if unit is not None and spot.here not in KEYWORDS:
         return f"{quoted(spot.here)} is no unit of time; did you mean {quoted(unit)}?"
     if spot.here.lower() in ("ms", "millisecond", "milliseconds"):
@@ -299,11 +302,23 @@ def _aggregator_line(spot: _Spot) -> str | None:
     return f"I do not understand {quoted(spot.here)} here; an aggregator is: sum column as name with column all."
 
 
+def _misspelt_statement(spot: _Spot) -> str | None:
+    if spot.place != "statement" or spot.assigned or spot.value_missing or spot.before != spot.first:
+        return None
+    if spot.first in KEYWORDS or not (_is_word(spot.here) or spot.here == ":"):
+        return None
+    close = nearest(spot.first, BLOCK_WORDS | {"return", "break", "del", "continue"})
+    return f"{quoted(spot.first)} is unknown; did you mean {quoted(close)}?" if close else None
+
+
+def _lambda(spot: _Spot) -> str | None:
+    return _FOREIGN_STATEMENTS["lambda"] if "lambda" in (spot.here, spot.before) else None
+
+
 def _keyword(spot: _Spot) -> str | None:
-    if spot.here == "where" and spot.first not in ("match", *INLINE_AGGREGATIONS):
-        close = nearest(spot.first, ("match", "SUM", "COUNT"))
-        if spot.place == "statement" and close == "match":
-            return f"{quoted(spot.first)} is unknown; did you mean `match`?"
+    if spot.here == "where" and spot.inline:
+        return "A condition must follow `where`, as in: SUM price where units > 1."
+    if spot.here == "where" and spot.first != "match":
         return "`where` follows match or an inline aggregation, as in: match where …: or SUM price where …"
     if spot.value_missing and spot.before in INLINE_AGGREGATIONS:
         return f"A column must follow {quoted(spot.before)}, as in: {spot.before} price where …"
@@ -377,10 +392,6 @@ def _between(spot: _Spot) -> str | None:
         return "A comma cannot stand here; put several values into a list [a, b]."
     if here[:1] in "{}":
         return "Blocks are made by a colon and indentation, not by braces."
-    if _is_word(here) and spot.place == "statement" and spot.before == spot.first and not spot.assigned:
-        close = nearest(spot.first, BLOCK_WORDS | {"return", "break", "del"})
-        if close:
-            return f"{quoted(spot.first)} is unknown; did you mean {quoted(close)}?"
     if here[:1] == "." or spot.before[-1:] == ".":
         return "I do not understand this dot; methods are called as x.name(…)."
     return None
@@ -398,6 +409,10 @@ def _sign(spot: _Spot) -> str | None:
 def _otherwise(spot: _Spot) -> str | None:
     if not spot.here:
         return "This line is not complete; write what is missing at its end."
+    if spot.place in BLOCK_WORDS and _is_word(spot.here):
+        return (
+            f"Before {quoted(spot.here)} an operator is missing, or the colon that ends the {quoted(spot.place)} line."
+        )
     return f"An operator is missing before {quoted(spot.here)}; write one, such as and, == or a comma between values."
 
 
@@ -408,15 +423,19 @@ _QUESTIONS: tuple[Callable[[_Spot], str | None], ...] = (
     _triple_quotes,
     _equals,
     _foreign_sign,
+    _header,
     _number,
     _unit,
     _ternary,
+    _lambda,
     _single_words,
-    _header,
     _aggregator_line,
+    _misspelt_statement,
     _keyword,
     _value,
     _between,
     _sign,
     _otherwise,
 )
+
+_ABOUT_THE_FIRST_WORD = (_foreign_statement, _misspelt_statement)

@@ -8,7 +8,9 @@ generated conditions have hundreds of parts; other chains stay left-deep and are
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from openset.pyql import syntax
 from openset.pyql.grammar import Tokens
@@ -16,6 +18,8 @@ from openset.pyql.limits import MAX_EXPRESSION_DEPTH, MAX_NESTED_WHERE
 from openset.pyql.messages import quoted
 from openset.pyql.names import DURATION_UNITS_MS
 from openset.pyql.source import Source
+
+Groups: TypeAlias = "Mapping[int, Entries]"
 
 _OR, _AND, _NOT, _COMPARISON, _SUM, _PRODUCT = range(1, 7)
 _POWER = {
@@ -53,7 +57,7 @@ class Fold:
 
     __slots__ = ("_base", "_groups", "_index", "_source", "_tokens", "_wheres")
 
-    def __init__(self, source: Source, tokens: Tokens, base: int, groups: dict[int, Entries]):
+    def __init__(self, source: Source, tokens: Tokens, base: int, groups: Groups):
         self._source = source
         self._tokens = tokens
         self._base = base
@@ -202,7 +206,7 @@ class Fold:
         operand = self._atom()
         while True:
             kind = self.kind()
-            if kind in ("call", "subscript", "braces"):
+            if kind in ("call", "subscript"):
                 operand = self._trailer(operand, self.take())
             elif kind == "method":
                 operand = self._method(operand, self.take())
@@ -327,10 +331,6 @@ class Fold:
         group = self.group(token)
         if token.lastgroup == "subscript":
             return self._subscript(operand, self.at(token), group)
-        if token.lastgroup == "braces":
-            raise self._source.error(
-                self.at(token), "A { cannot stand here; blocks are made by a colon and indentation."
-            )
         if not isinstance(operand, syntax.Name):
             raise self._source.error(
                 self.at(token), "Only functions and methods can be called; write an operator before this bracket."

@@ -43,12 +43,12 @@ _ATOM = (
 )
 _atom = _token(_ATOM)
 # Most operands have no trailer: one expression that sees so saves pyparsing three elements per operand.
-_plain = _token(rf"(?>{_ATOM})(?![ \t]*[(\[{{.])")
-_trailer = _token(r"(?P<call>\( *\))|(?P<subscript>\[ *\])|(?P<method>\.[ \t]*[^\W\d]\w*)|(?P<braces>\{ *\})")
+_plain = _token(rf"(?>{_ATOM})(?![ \t]*[(\[.])")
+_trailer = _token(r"(?P<call>\( *\))|(?P<subscript>\[ *\])|(?P<method>\.[ \t]*[^\W\d]\w*)")
 _prefix = _token(r"(?P<prefix>not\b|[-+](?![-+=]))")
 _operator = _token(
     r"(?P<operator>(?:and|or|in|is(?:[ \t]+not)?|not[ \t]+in)\b"
-    r"|==(?!=)|!=(?!=)|<>|<=|>=|<(?![<])|>(?!>)|//(?!=)|/(?!=)|\*(?![*=])|%(?!=)|\+(?![+=])|-(?![-=>]))"
+    r"|==(?!=)|!=(?!=)|<>|<=|>=|<(?![<])|>(?!>)|//(?!=)|/(?![/=])|\*(?![*=])|%(?!=)|\+(?![+=])|-(?![-=>]))"
 )
 _column = _token(rf"(?P<column>{NAME})")
 _kind = _token(r"(?P<inline>(?:SUM|COUNT|MIN|MAX|AVG|DISTINCT)\b)")

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from openset.errors import ParseError
 from openset.pyql.limits import MAX_BLOCK_DEPTH, MAX_BRACKET_DEPTH, MAX_SCRIPT_CHARACTERS, MAX_TOKENS
 from openset.pyql.messages import quoted
 from openset.pyql.source import Source
@@ -157,6 +158,10 @@ class _Scanner:
             self._levels[-1].append(" " * len(text))
 
     def _open(self, at: int, opener: str) -> None:
+        if self._source.text.startswith("{{", at):
+            raise self._source.error(
+                at, "A parameter of the request is written {{name}}; write its name in the braces."
+            )
         if len(self._openings) == MAX_BRACKET_DEPTH:
             raise self._source.error(
                 at, f"Brackets may be nested {MAX_BRACKET_DEPTH} deep; put inner parts into variables."
@@ -240,10 +245,7 @@ def nest(source: Source, lines: list[Line]) -> list[Block]:
                     )
                 levels.append((line.indent, previous.body))
             elif not _may_be_empty(previous.line):
-                word = quoted(first_word(previous.line.text))
-                raise source.error(
-                    line.start, f"An indented block is missing after the {word} line; indent what belongs to it."
-                )
+                raise _missing_block(source, previous.line, line.start)
         elif line.indent > indent:
             raise _unexpected_indent(source, previous, line)
         while line.indent < levels[-1][0]:
@@ -255,10 +257,7 @@ def nest(source: Source, lines: list[Line]) -> list[Block]:
         previous = Block(line)
         levels[-1][1].append(previous)
     if previous is not None and previous.line.opens_block() and not _may_be_empty(previous.line):
-        word = quoted(first_word(previous.line.text))
-        raise source.error(
-            previous.line.end, f"An indented block is missing after the {word} line; indent what belongs to it."
-        )
+        raise _missing_block(source, previous.line, previous.line.end)
     return outermost
 
 
@@ -276,7 +275,15 @@ def _may_be_empty(line: Line) -> bool:
     return first_word(line.text) in ("agg", "aggregate", "@segment")
 
 
-def _unexpected_indent(source: Source, previous: Block | None, line: Line) -> Exception:
+def _missing_block(source: Source, header: Line, at: int) -> ParseError:
+    word = first_word(header.text)
+    if word not in BLOCK_WORDS:
+        assert header.colon is not None
+        return source.error(header.colon, "A colon ends only if, elif, else, match, for and def lines; remove it.")
+    return source.error(at, f"An indented block is missing after the {quoted(word)} line; indent what belongs to it.")
+
+
+def _unexpected_indent(source: Source, previous: Block | None, line: Line) -> ParseError:
     if previous is not None and previous.line.colon is None:
         word = first_word(previous.line.text)
         if word in BLOCK_WORDS:

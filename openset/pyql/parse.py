@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from openset_format.block import ColumnType
-
 from openset.pyql import tree
 from openset.pyql.checks import check_script
 from openset.pyql.layout import logical_lines, nest
 from openset.pyql.reader import Reader
 from openset.pyql.sections import is_header, read_sections
 from openset.pyql.source import Source
+from openset_format.block import ColumnType
 
 
 def parse_script(text: str, columns: Mapping[str, ColumnType], *, segment: bool = False) -> tree.Script:

@@ -8,8 +8,8 @@ import pyparsing as pp
 
 from openset.pyql import grammar, syntax
 from openset.pyql.diagnose import explain
-from openset.pyql.fold import Entries, Fold
-from openset.pyql.layout import Block, Line, first_word
+from openset.pyql.fold import Entries, Fold, Groups
+from openset.pyql.layout import Block, Group, Line, first_word
 from openset.pyql.messages import quoted
 from openset.pyql.names import AGGREGATORS
 from openset.pyql.source import Source
@@ -31,6 +31,26 @@ _STATEMENTS = {
     "exit": grammar.BARE_WORD,
     "pass": grammar.BARE_WORD,
 }
+
+
+class _LineGroups(dict[int, Entries]):
+    """The contents of the brackets of one line, by the offset of the opening bracket.
+
+    They are parsed when the first of them is asked for, all of them, inner ones first: what stands around brackets is
+    parsed before what stands in them, so that a line that is wrong as a whole is reported as such.
+    """
+
+    def __init__(self, reader: Reader, line: Line):
+        super().__init__()
+        self._reader = reader
+        self._line: Line | None = line
+
+    def __missing__(self, at: int) -> Entries:
+        assert self._line is not None, "brackets that the layout did not see"
+        line, self._line = self._line, None
+        for group in line.groups:
+            self[group.start - 1] = self._reader.contents(group, self)
+        return self[at]
 
 
 class Reader:
@@ -60,7 +80,7 @@ class Reader:
 
     def _section(self, script: syntax.Script, word: str, block: Block, following: Block | None) -> None:
         line = block.line
-        groups = self._groups(line)
+        groups = _LineGroups(self, line)
         assert line.colon is not None
         pieces = [(line, groups, *piece) for piece in self._pieces(line, line.colon + 1)]
         for child in block.body:
@@ -68,7 +88,7 @@ class Reader:
                 raise self._source.error(
                     child.body[0].line.start, f"Lines below {word}: may not be indented further; align them."
                 )
-            child_groups = self._groups(child.line)
+            child_groups = _LineGroups(self, child.line)
             pieces += [(child.line, child_groups, *piece) for piece in self._pieces(child.line, child.line.start)]
         if word == "sort":
             if script.sort is not None:
@@ -196,7 +216,7 @@ class Reader:
             parameters.append(item)
         return syntax.Def(block.line.start, name, parameters, self._body(block, groups))
 
-    def _body(self, block: Block, groups: dict[int, Entries]) -> list[syntax.Statement]:
+    def _body(self, block: Block, groups: Groups) -> list[syntax.Statement]:
         line = block.line
         assert line.colon is not None
         found: list[syntax.Statement] = []
@@ -208,7 +228,10 @@ class Reader:
                     f"Only simple statements may follow a colon; put this `{word}` on a line of its own, indented.",
                 )
             found.append(self._simple(line, groups, start, stop))
-        return found + self.statements(block.body)
+        found += self.statements(block.body)
+        if not found:
+            raise self._source.error(line.end, "This block has no statement; write pass in it.")
+        return found
 
     def _simple_line(self, block: Block) -> list[syntax.Statement]:
         line = block.line
@@ -217,7 +240,7 @@ class Reader:
             raise self._source.error(
                 line.start, f"{section.group(1)}: belongs at the top level; move it out of the block."
             )
-        groups = self._groups(line)
+        groups = _LineGroups(self, line)
         found = []
         for start, stop in self._pieces(line, line.start):
             word = first_word(line.text[start - line.start :])
@@ -226,7 +249,7 @@ class Reader:
             found.append(self._simple(line, groups, start, stop))
         return found
 
-    def _simple(self, line: Line, groups: dict[int, Entries], start: int, stop: int) -> syntax.Statement:
+    def _simple(self, line: Line, groups: Groups, start: int, stop: int) -> syntax.Statement:
         word = first_word(line.text[start - line.start :])
         fold = self._fold(_STATEMENTS.get(word, grammar.SIMPLE), line, groups, start, stop, "statement")
         if word not in _STATEMENTS:
@@ -248,9 +271,9 @@ class Reader:
 
     # -------------------------------------------------- text → tokens
 
-    def _header(self, line: Line, word: str) -> tuple[dict[int, Entries], Fold]:
+    def _header(self, line: Line, word: str) -> tuple[Groups, Fold]:
         """The part of a line before its colon, which there must be."""
-        groups = self._groups(line)
+        groups = _LineGroups(self, line)
         for at in line.breaks:
             if line.colon is None or at < line.colon:
                 raise self._source.error(at, f"A ; cannot stand here; end the {quoted(word)} line with a colon.")
@@ -273,27 +296,20 @@ class Reader:
             start = stop + 1
         return pieces
 
-    def _groups(self, line: Line) -> dict[int, Entries]:
-        """The contents of all brackets of a line, by the offset of the opening bracket."""
-        groups: dict[int, Entries] = {}
-        for group in line.groups:
-            text = group.text.rstrip(" ")
-            if not text:
-                groups[group.start - 1] = Entries(group.opener, [])
-                continue
-            if text.endswith(","):
-                text = text[:-1]
-            rules = grammar.ENTRIES if ":" in text else grammar.ITEMS
-            fold = self._tokens(rules, text, group.start, groups, "brackets")
-            groups[group.start - 1] = fold.entries(group.opener)
-        return groups
+    def contents(self, group: Group, groups: Groups) -> Entries:
+        """The folded contents of a pair of brackets; those of the brackets inside it are in `groups`."""
+        text = group.text.rstrip(" ")
+        if not text:
+            return Entries(group.opener, [])
+        if text.endswith(","):
+            text = text[:-1]
+        rules = grammar.ENTRIES if ":" in text else grammar.ITEMS
+        return self._tokens(rules, text, group.start, groups, "brackets").entries(group.opener)
 
-    def _fold(
-        self, rules: pp.ParserElement, line: Line, groups: dict[int, Entries], start: int, stop: int, place: str
-    ) -> Fold:
+    def _fold(self, rules: pp.ParserElement, line: Line, groups: Groups, start: int, stop: int, place: str) -> Fold:
         return self._tokens(rules, line.text[start - line.start : stop - line.start], start, groups, place)
 
-    def _tokens(self, rules: pp.ParserElement, text: str, start: int, groups: dict[int, Entries], place: str) -> Fold:
+    def _tokens(self, rules: pp.ParserElement, text: str, start: int, groups: Groups, place: str) -> Fold:
         try:
             tokens = grammar.tokens(rules, text)
         except pp.ParseBaseException as error:

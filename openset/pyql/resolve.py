@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from openset_format.block import ColumnType
-
 from openset.errors import ParseError
 from openset.pyql import names, syntax, tree
 from openset.pyql.messages import counted, did_you_mean, quoted
 from openset.pyql.source import Source
+from openset_format.block import ColumnType
 
 # Functions of Python and other languages, by name: what to write here.
 _FOREIGN_FUNCTIONS = {
@@ -68,7 +67,9 @@ def arity(minimum: int, maximum: int) -> str:
     """How many arguments, in words: `2 arguments`, `1 to 3 arguments`, `at least 1 argument`."""
     if maximum == names.MANY:
         return f"at least {counted(minimum, 'argument')}"
-    return counted(maximum, "argument") if minimum == maximum else f"{minimum} to {counted(maximum, 'argument')}"
+    if minimum == maximum:
+        return counted(maximum, "argument")
+    return f"{minimum} {'or' if maximum == minimum + 1 else 'to'} {maximum} arguments"
 
 
 class Scope:
@@ -300,10 +301,18 @@ class Scope:
         if not minimum <= found <= maximum:
             takes = arity(minimum, maximum)
             raise self.error(node.name.at, f"{quoted('.' + name)} takes {takes}, but here it gets {found or 'none'}.")
+        if name in names.CHANGING_METHODS and isinstance(node.target, syntax.Name):
+            self._require_assigned(node.target)
         target = self.expression(node.target)
         if name in names.CHANGING_METHODS:
             self._require_changeable(node, target)
         return tree.MethodCall(target, name, self._all(node.arguments), at=self.source.position(node.at))
+
+    def _require_assigned(self, name: syntax.Name) -> None:
+        known = self._known()
+        if name.name not in known and name.name not in names.TRIGGER_NAMES | names.SEGMENT_NAMES:
+            hint = did_you_mean(name.name, known, f"write {name.name} = set(), [] or {{}} before it.")
+            raise self.error(name.at, f"Nothing assigns {quoted(name.name)}; {hint}")
 
     def _require_changeable(self, node: syntax.Method, target: tree.Expression) -> None:
         root = target

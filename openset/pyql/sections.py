@@ -9,14 +9,13 @@ import re
 from collections.abc import Mapping
 from typing import Literal, cast
 
-from openset_format.block import ColumnType
-
 from openset.pyql import names, syntax, tree
 from openset.pyql.checks import check_script
 from openset.pyql.layout import Line, nest
 from openset.pyql.messages import did_you_mean, listed, quoted
 from openset.pyql.reader import Reader
 from openset.pyql.source import Source
+from openset_format.block import ColumnType
 
 _HEADER = re.compile(r"@segment\b[ \t]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?![\w-])")
