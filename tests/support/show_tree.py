@@ -45,7 +45,13 @@ def _lines(label: str, value: Any, depth: int) -> Iterator[str]:
     elif isinstance(value, tuple):
         yield f"{margin}{label}:"
         for content in value:
-            yield from _lines("", content, depth + 1)
+            if isinstance(content, tuple):
+                condition, body = content
+                yield f"{margin}  when {expression(condition)}"
+                for statement in body:
+                    yield from _lines("", statement, depth + 2)
+            else:
+                yield from _lines("", content, depth + 1)
     else:
         yield f"{margin}{prefix}{_plain(value)}"
 
