@@ -9,7 +9,7 @@ import msgspec
 from openset.errors import QueryError
 from openset.query.executor import Executor
 from openset.query.work import WorkerState
-from openset.store.fold import fold_person
+from openset.store.fold import fold_events
 from openset.store.snapshot import PartitionSnapshot, StaleSnapshotError
 from openset.store.store import Store
 from openset_format.block import PersonId
@@ -27,7 +27,7 @@ class PersonWork:
         block = state.views.person_rows(self.snapshot, self.person)
         if block is None:
             return None
-        return msgspec.json.encode({"person": self.person, "events": fold_person(block)})
+        return msgspec.json.encode({"person": self.person, "events": fold_events(block)})
 
 
 async def find_person(store: Store, executor: Executor, table: str, person: PersonId) -> bytes:
