@@ -22,7 +22,7 @@ from openset.query.result import Order, encode, result_tree, sort_index
 from openset.query.run import Plan, run_script
 from openset.query.work import PlanCache, WorkerState, plan_of
 from openset.store.schema import TableSchema
-from openset.store.snapshot import PartitionSnapshot, StaleSnapshotError
+from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 
 DEFAULT_TIMEOUT_MS = 30_000
@@ -70,7 +70,7 @@ class EventsWork:
     want_log: bool
 
     def run(self, state: WorkerState) -> Portion:
-        """Raises StaleSnapshotError before anything is run, RunTimeError."""
+        """Raises RunTimeError."""
         started = time.monotonic()
         plan = state.plans.plan(self.script, self.schema)
         merged = Partial(plan.script.aggregators)
@@ -101,8 +101,9 @@ async def run_events(store: Store, executor: Executor, plans: PlanCache, request
         deadline=started + request.timeout_ms / 1000,
         timeout_ms=request.timeout_ms,
     )
-    snapshots = store.snapshot(request.table)
-    partials = await _fan_out(store, executor, EventsWork(request.script, schema, snapshots, settings, request.info))
+    with store.pinned_snapshot(request.table) as snapshots:
+        work = EventsWork(request.script, schema, snapshots, settings, request.info)
+        partials = await _fan_out(executor, work)
     facts = {"partitions": len(snapshots), "snapshot_time": now_ms}
     return await asyncio.to_thread(_rendered, plan, partials, order, facts if request.info else None, started)
 
@@ -115,15 +116,17 @@ async def _compiled(plans: PlanCache, script: str, schema: TableSchema) -> Plan:
     return plan
 
 
-async def _fan_out(store: Store, executor: Executor, work: EventsWork) -> list[Partial]:
+async def _fan_out(executor: Executor, work: EventsWork) -> list[Partial]:
     """Runs the work on every worker that serves one of its partitions. Cancelling it ends what runs."""
     settings = work.settings
     assert settings.deadline is not None
     shares: dict[int, list[PartitionSnapshot]] = {}
     for snapshot in work.snapshots:
         shares.setdefault(executor.worker_of(snapshot.partition), []).append(snapshot)
+    if not shares:
+        return []
     tasks = [
-        asyncio.create_task(_share(store, executor, worker, replace(work, snapshots=shares[worker])))
+        asyncio.create_task(_share(executor, worker, replace(work, snapshots=shares[worker])))
         for worker in sorted(shares)
     ]
     try:
@@ -137,18 +140,11 @@ async def _fan_out(store: Store, executor: Executor, work: EventsWork) -> list[P
             task.cancel()
 
 
-async def _share(store: Store, executor: Executor, worker: int, work: EventsWork) -> list[Partial]:
-    """One worker's share, turn by turn. A partition that was compacted meanwhile is answered as it is now."""
+async def _share(executor: Executor, worker: int, work: EventsWork) -> list[Partial]:
+    """One worker's share, turn by turn."""
     partials: list[Partial] = []
     while work.snapshots:
-        try:
-            portion: Portion = await executor.run(worker, work)
-        except StaleSnapshotError:
-            work.settings.check_deadline()
-            partitions = {snapshot.partition for snapshot in work.snapshots}
-            fresh = [snapshot for snapshot in store.snapshot(work.schema.name) if snapshot.partition in partitions]
-            work = replace(work, snapshots=fresh)
-            continue
+        portion: Portion = await executor.run(worker, work)
         partials.append(portion.partial)
         work = replace(work, snapshots=work.snapshots[portion.done :])
     return partials

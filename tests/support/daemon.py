@@ -82,14 +82,14 @@ class Daemon:
         raise AssertionError(f"the daemon did not say {event!r}:\n{self._log.read_text(errors='replace')}")
 
     def request(
-        self, method: str, path: str, body: bytes | str | None = None, timeout: float = 60, **options: Any
+        self, method: str, path: str, body: bytes | str | None = None, patience: float = 60, **options: Any
     ) -> Response:
         """One request on a connection of its own. `headers=` are headers, all else are request parameters."""
         headers = options.pop("headers", {})
         address = quote(path, safe="/%")
         if options:
             address += "?" + urlencode(options)
-        return self.raw(method, address, body, headers, timeout)
+        return self.raw(method, address, body, headers, patience)
 
     def raw(
         self,
