@@ -75,7 +75,8 @@ class _Partition:
     def __init__(self, data_dir: Path, snapshot: PartitionSnapshot):
         self._data_dir = data_dir
         self._views: OrderedDict[tuple[int, int, int], PartitionView] = OrderedDict()
-        self._load(snapshot)
+        self._state = load_state(data_dir, snapshot)
+        self._generation, self._records = snapshot.generation, len(snapshot.records)
 
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
         key = (snapshot.generation, len(snapshot.records), snapshot.schema.version)
@@ -88,7 +89,8 @@ class _Partition:
 
     def _state_at(self, snapshot: PartitionSnapshot) -> PartitionState:
         if snapshot.generation > self._generation:
-            self._load(snapshot)
+            self._state = load_state(self._data_dir, snapshot)
+            self._generation, self._records = snapshot.generation, len(snapshot.records)
         elif snapshot.generation < self._generation or len(snapshot.records) < self._records:
             # Older than what is here: put together anew, the newest stays.
             return load_state(self._data_dir, snapshot)
@@ -96,10 +98,6 @@ class _Partition:
             self._state.advance(read_batches(self._data_dir, snapshot, self._records))
             self._records = len(snapshot.records)
         return self._state
-
-    def _load(self, snapshot: PartitionSnapshot) -> None:
-        self._state = load_state(self._data_dir, snapshot)
-        self._generation, self._records = snapshot.generation, len(snapshot.records)
 
 
 class PartitionView:
