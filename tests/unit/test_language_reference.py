@@ -1,4 +1,4 @@
-"""Every example of the language reference gives the answer it shows, by the interpreter and by what queries run."""
+"""Every example of the language reference gives the answer it shows, by the interpreter and by the engine."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from support.reference import COLUMNS, Z_ORDER, Example, reference_events, refer
 from support.trees import parse_tree, rounded
 from support_blocks import block_of
 
+from openset.pyql import engine
 from openset.pyql.interpreter import interpret
 from openset.pyql.parse import parse_script
 from openset.pyql.partial import Partial
 from openset.pyql.settings import ParameterValue, RunSettings
 from openset.pyql.tree import Script
 from openset.query.result import Order, result_tree, sort_index
-from openset.query.run import compile_script, run_script
 
 EXAMPLES = reference_examples()
 NOW_MS = 1_720_000_000_000
 _KINDS: dict[str, Any] = {"str": str, "int": int, "dbl": float, "bool": bool}
 
 
-@pytest.mark.parametrize("runs", ["interpreter", "query"])
+@pytest.mark.parametrize("runs", ["interpreter", "engine"])
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"line {example.line}")
 def test_an_example_of_the_reference_gives_the_answer_it_shows(example: Example, runs: str) -> None:
     script = parse_script(example.script, COLUMNS)
@@ -32,7 +32,7 @@ def test_an_example_of_the_reference_gives_the_answer_it_shows(example: Example,
         partial = Partial(script.aggregators)
         interpret(script, block, settings, partial)
     else:
-        partial = run_script(compile_script(script), [block], settings)
+        partial = engine.run(engine.compile_plan(script), [block], settings)
     answer = result_tree(partial, order_of(script, example))["_"]
     assert answer, "an example of the reference shows an answer"
     assert rounded(answer) == rounded(parse_tree(example.expected))
