@@ -26,7 +26,7 @@ _STATIC_OPERATORS = frozenset(
     {"==", "!=", "<", "<=", ">", ">=", "and", "or", "in", "not in", "+", "-", "*", "/", "//", "%"}
 )
 _SAFE_OPERATORS = frozenset({"==", "!=", "<", "<=", ">", ">=", "and", "or"})
-CONTAINER_FUNCTIONS = frozenset({"list", "set", "dict", "url_decode", "len"})
+CONTAINER_FUNCTIONS = frozenset({"list", "set", "dict", "url_decode"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +75,7 @@ class Analysis:
     def __init__(self, script: tree.Script):
         self.script = script
         self.matches: dict[tree.Match, MatchFacts] = {}
+        self.fors: dict[tree.For, Mode] = {}
         self._flows: dict[str, Flow] = {}
         self._open_functions: set[str] = set()
         self._leaving: dict[str, bool] = {}
@@ -82,6 +83,8 @@ class Analysis:
             for statement in statements_of(body):
                 if isinstance(statement, tree.Match):
                     self.matches[statement] = self._match_facts(statement)
+                elif isinstance(statement, tree.For):
+                    self.fors[statement] = self._for_mode(statement)
 
     def _bodies(self) -> Iterator[tree.Body]:
         yield self.script.body
@@ -99,6 +102,21 @@ class Analysis:
         mode: Mode = "step" if carried else "rounds" if may_leave or (match.limit and dynamic) else "all"
         where_calls = match.where is not None and any(isinstance(e, tree.UserCall) for e in expressions_in(match.where))
         return MatchFacts(mode, static, dynamic, carried, may_leave, where_calls)
+
+    def _for_mode(self, loop: tree.For) -> Mode:
+        """The cursor is shared with the block around a for: a body that moves it carries it on."""
+        flow = Flow(sure=frozenset(loop.names)).then(self.body_flow(loop.body))
+        if flow.written & flow.exposed or self._may_move(loop.body):
+            return "step"
+        return "rounds" if self.may_leave(loop.body, 0) else "all"
+
+    def _may_move(self, body: tree.Body) -> bool:
+        """Whether a body, or a function it calls, moves a cursor."""
+        return any(
+            isinstance(statement, tree.Move)
+            or any(self._function_may_leave(name, 0) for name in _direct_calls(statement))
+            for statement in statements_of(body)
+        )
 
     def _split(self, where: tree.Expression | None) -> tuple[tuple[tree.Expression, ...], tuple[tree.Expression, ...]]:
         static: list[tree.Expression] = []
@@ -264,7 +282,7 @@ def is_static(expression: tree.Expression) -> bool:
                 expression.operator in _STATIC_OPERATORS and is_static(expression.left) and is_static(expression.right)
             )
         case tree.Call():
-            if expression.function in CONTAINER_FUNCTIONS - {"len"}:
+            if expression.function in CONTAINER_FUNCTIONS:
                 return False
             if not _is_pure(expression.function) and expression.function not in ROW_FUNCTIONS:
                 return False

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openset.pyql import tree
+from openset.pyql.container_store import ContainerStore
 from openset.pyql.frames import Frame
 from openset.pyql.settings import RunSettings
 from openset.pyql.texts import TextTable
@@ -86,6 +87,7 @@ class BlockRun:
         self.block = block
         self.settings = settings
         self.table = table
+        self.store = ContainerStore(settings.max_memory_bytes)
         self.failed = np.zeros(block.people, np.bool_)
         self.expanded_rows = 0
         self.masks: dict[tree.Expression, Mask | None] = {}

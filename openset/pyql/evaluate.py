@@ -1,7 +1,6 @@
 """Expressions on lanes. Every result is a vector over the lanes asked for, or a constant.
 
-A type error stops the lanes it happens on and marks their people: the interpreter answers for those. So does what has
-no vector form (containers).
+A type error stops the lanes it happens on and marks their people: the interpreter answers for those.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from openset.pyql import containers, dates, functions, tree, vector_functions, v
 from openset.pyql.block_run import BlockRun
 from openset.pyql.frames import FAILED_LANE, Frame
 from openset.pyql.inline import inline_values
-from openset.pyql.names import FUNCTIONS
+from openset.pyql.names import CHANGING_METHODS, FUNCTIONS
+from openset.pyql.vector_containers import ContainerOps, may_hold
 from openset.pyql.vector_ops import binary, map_distinct, negate, truth
 from openset.pyql.vectors import (
     BOOL,
@@ -39,14 +39,19 @@ CallUser = Callable[[Frame, tree.UserCall, Positions | None], Value]
 
 
 class Evaluator:
-    """Evaluates expressions over one Block. `call_user` runs a function of the script; the executor sets it."""
+    """Evaluates expressions over one Block.
+
+    call_user runs a function of the script, call_changing a method that changes a container; the executor sets both.
+    """
 
     call_user: CallUser
+    call_changing: Callable[[Frame, tree.MethodCall, Positions | None], Value]
 
     def __init__(self, run: BlockRun):
         self.run = run
         self.table = run.table
         self._pure = functions.pure_functions()
+        self.containers = ContainerOps(self, run.store)
 
     # ------------------------------------------------------------ entry points
 
@@ -74,7 +79,11 @@ class Evaluator:
             return self._short_circuit(expression, frame, lanes)
         if isinstance(expression, tree.Unary) and expression.operator == "not":
             return ~self.condition(expression.operand, frame, lanes)
-        return truth(self.value(expression, frame, lanes), self.count(frame, lanes), self.table)
+        return self.truth(self.value(expression, frame, lanes), self.count(frame, lanes))
+
+    def truth(self, value: Value, count: int) -> Mask:
+        """bool per lane: Python's truth, containers by their size."""
+        return truth(self.containers.as_sizes(value), count, self.table)
 
     def fail(self, frame: Frame, lanes: Positions | None) -> None:
         """Stops lanes and leaves their people to the interpreter."""
@@ -112,38 +121,53 @@ class Evaluator:
             case tree.Inline():
                 return inline_values(self, expression, frame, lanes)
             case tree.Index():
-                return self._mapped(containers.element, (expression.container, expression.index), frame, lanes)
+                return self._element(expression, frame, lanes)
             case tree.Slice():
                 return self._slice(expression, frame, lanes)
-            case tree.MethodCall(target=target, method=method, arguments=arguments):
-                return self._method(target, method, arguments, frame, lanes)
-        self.fail(frame, lanes)
-        return NULL
+            case tree.MethodCall():
+                return self._method(expression, frame, lanes)
+            case tree.ListDisplay():
+                items = [self.value(item, frame, lanes) for item in expression.items]
+                return self.containers.make_list(items, self.count(frame, lanes))
+            case tree.DictDisplay():
+                pairs = [(self.value(k, frame, lanes), self.value(v, frame, lanes)) for k, v in expression.pairs]
+                return self.containers.make_dict(pairs, self.count(frame, lanes))
+        raise AssertionError(f"no rule for {type(expression).__name__}")
 
-    def _mapped(
-        self, function: Callable[..., Any], parts: tuple[tree.Expression, ...], frame: Frame, lanes: Positions | None
-    ) -> Value:
-        """A scalar function of some expressions, once per distinct combination of their values."""
-        arguments = [self.value(part, frame, lanes) for part in parts]
-        return map_distinct(function, arguments, self.count(frame, lanes), self.table)
+    def _element(self, expression: tree.Index, frame: Frame, lanes: Positions | None) -> Value:
+        count = self.count(frame, lanes)
+        container = self.value(expression.container, frame, lanes)
+        index = self.value(expression.index, frame, lanes)
+        if may_hold(container):
+            return self.containers.element(container, index, count)
+        return map_distinct(containers.element, [container, index], count, self.table)
 
     def _slice(self, expression: tree.Slice, frame: Frame, lanes: Positions | None) -> Value:
-        nothing = tree.Literal_(at=expression.at, value=None)
-        parts = (expression.container, expression.start or nothing, expression.stop or nothing)
-        return self._mapped(containers.slice_of, parts, frame, lanes)
-
-    def _method(
-        self,
-        target: tree.Expression,
-        method: str,
-        arguments: tuple[tree.Expression, ...],
-        frame: Frame,
-        lanes: Positions | None,
-    ) -> Value:
-        """Methods of text; those of containers fail in the scalar function."""
-        return self._mapped(
-            lambda text, *rest: functions.call_method(text, method, list(rest)), (target, *arguments), frame, lanes
+        count = self.count(frame, lanes)
+        container, start, stop = (
+            NULL if part is None else self.value(part, frame, lanes)
+            for part in (expression.container, expression.start, expression.stop)
         )
+        if may_hold(container):
+            return self.containers.slice_of(container, start, stop, count)
+        return map_distinct(containers.slice_of, [container, start, stop], count, self.table)
+
+    def _method(self, expression: tree.MethodCall, frame: Frame, lanes: Positions | None) -> Value:
+        """Methods of text and `keys`; those that change a container are statements with a value."""
+        if expression.method in CHANGING_METHODS:
+            return self.call_changing(frame, expression, lanes)
+        count = self.count(frame, lanes)
+        target = self.value(expression.target, frame, lanes)
+        if expression.method == "keys" and may_hold(target):
+            return self.containers.keys(target, count)
+        arguments = [target, *(self.value(argument, frame, lanes) for argument in expression.arguments)]
+
+        def call(text: Any, *rest: Any) -> Any:
+            return functions.call_method(text, expression.method, list(rest))
+
+        if expression.method == "split":
+            return self.containers.mapped(call, arguments, count)
+        return map_distinct(call, arguments, count, self.table)
 
     def _unary(self, expression: tree.Unary, frame: Frame, lanes: Positions | None) -> Value:
         count = self.count(frame, lanes)
@@ -162,7 +186,13 @@ class Evaluator:
             return self._membership(expression, frame, lanes)
         left = self.value(expression.left, frame, lanes)
         right = self.value(expression.right, frame, lanes)
-        return binary(operator, left, right, self.count(frame, lanes), self.table)
+        return self.operate(operator, left, right, self.count(frame, lanes))
+
+    def operate(self, operator: str, left: Value, right: Value, count: int) -> Value:
+        """left operator right, containers on the left of + and - included."""
+        if operator in ("+", "-") and may_hold(left):
+            return self.containers.arithmetic(operator, left, right, count)
+        return binary(operator, left, right, count, self.table)
 
     def _short_circuit(self, expression: tree.Binary, frame: Frame, lanes: Positions | None) -> Mask:
         left = self.condition(expression.left, frame, lanes)
@@ -179,7 +209,7 @@ class Evaluator:
         """`and` and `or` as values: one of the operands."""
         count = self.count(frame, lanes)
         left = self.value(expression.left, frame, lanes)
-        asked = truth(left, count, self.table)
+        asked = self.truth(left, count)
         if expression.operator == "or":
             asked = ~asked
         at, rest = np.flatnonzero(asked), np.flatnonzero(~asked)
@@ -197,10 +227,9 @@ class Evaluator:
         count = self.count(frame, lanes)
         negative = expression.operator == "not in"
         if not isinstance(expression.right, tree.ListDisplay):
-            function = containers.contains
-            found = self._mapped(
-                lambda item, text: function(text, item), (expression.left, expression.right), frame, lanes
-            )
+            item = self.value(expression.left, frame, lanes)
+            container = self.value(expression.right, frame, lanes)
+            found = self._contained(item, container, count)
         else:
             item = self.value(expression.left, frame, lanes)
             found = Const(False)
@@ -209,12 +238,18 @@ class Evaluator:
                 found = same if isinstance(found, Const) and not found.value else self._or(found, same, count)
         if negative and isinstance(found, Const) and isinstance(found.value, bool):
             return Const(not found.value)
-        if negative and isinstance(found, Vec) and found.kind == BOOL:
-            return Vec(BOOL, ~found.data)
+        if negative and isinstance(found, Vec):
+            found = self.settled(found, frame, lanes)
+            return Vec(BOOL, ~self.truth(found, count))
         return found
 
+    def _contained(self, item: Value, container: Value, count: int) -> Value:
+        if may_hold(container):
+            return self.containers.contains(item, container, count)
+        return map_distinct(lambda one, many: containers.contains(many, one), [item, container], count, self.table)
+
     def _or(self, left: Value, right: Value, count: int) -> Value:
-        return Vec(BOOL, truth(left, count, self.table) | truth(right, count, self.table))
+        return Vec(BOOL, self.truth(left, count) | self.truth(right, count))
 
     def _strictly_equal(self, left: Value, right: Value, count: int) -> Value:
         """Equality without the loose rule between text and numbers, and with bools apart."""
@@ -239,6 +274,13 @@ class Evaluator:
             return self.run.time_value(name, frame, lanes)
         arguments = [self.value(argument, frame, lanes) for argument in expression.arguments]
         count = self.count(frame, lanes)
+        if name in ("list", "set", "dict"):
+            make = self.containers.make_set if name == "set" else self.containers.make_list
+            return self.containers.make_dict([], count) if name == "dict" else make(arguments, count)
+        if name == "len" and may_hold(arguments[0]):
+            return self.containers.length(arguments[0], count)
+        if name == "url_decode":
+            return self.containers.mapped(self._pure[name], arguments, count)
         return vector_functions.call(name, self._pure[name], arguments, count, self.table)
 
     def _window(self, name: str, arguments: list[Value], frame: Frame, lanes: Positions | None) -> Value:
@@ -257,7 +299,7 @@ class Evaluator:
         high = binary("<", Vec(INT, stamps), bounds[1], count, self.table)
         if any(isinstance(bound, Vec) and bound.kinds is not None and (bound.kinds == ERROR).any() for bound in bounds):
             return map_distinct(_between, [Vec(INT, stamps), *arguments], count, self.table)
-        return Vec(BOOL, truth(low, count, self.table) & truth(high, count, self.table))
+        return Vec(BOOL, self.truth(low, count) & self.truth(high, count))
 
 
 def _within(stamp: int, span: Any, moment: Any) -> bool:

@@ -1,6 +1,6 @@
 """Statements on lanes: each takes the lanes that run it and returns those that go on.
 
-What has no vector form (containers, log lines that somebody wants to read, conditions that call functions) hands the
+What has no vector form (log lines that somebody wants to read, conditions that call functions, type errors) hands the
 people that reach it to the interpreter, which runs the script for them from the start.
 """
 
@@ -13,7 +13,9 @@ from openset.errors import RunTimeError
 from openset.pyql import tree
 from openset.pyql.analysis import Analysis
 from openset.pyql.block_run import BlockRun, Candidates
+from openset.pyql.container_statements import ContainerStatements
 from openset.pyql.evaluate import Evaluator
+from openset.pyql.for_loop import ForLoop
 from openset.pyql.frames import (
     BREAK,
     CONTINUE,
@@ -29,8 +31,9 @@ from openset.pyql.matching import MatchLoop
 from openset.pyql.node_table import NodeTable
 from openset.pyql.settings import RECURSION_LIMIT
 from openset.pyql.tallies import order_matters
-from openset.pyql.vector_ops import binary, map_distinct
-from openset.pyql.vectors import INT, NULL, Mask, Positions, Value, Vec, spread, take
+from openset.pyql.vector_containers import may_hold
+from openset.pyql.vector_ops import map_distinct
+from openset.pyql.vectors import CONTAINER, INT, NULL, Mask, Positions, Value, Vec, payloads, spread, take
 
 Lanes = Positions | None
 
@@ -46,6 +49,8 @@ class Executor:
         self.want_log = want_log
         self.evaluator = Evaluator(run)
         self.evaluator.call_user = self.call
+        self.containers = ContainerStatements(self.evaluator)
+        self.evaluator.call_changing = self.containers.call
         self.keep_order = order_matters(script.aggregators)
         self._candidates: dict[tree.Match, Candidates] = {}
         self._depth = 0
@@ -85,6 +90,11 @@ class Executor:
                 return self._if(frame, statement, lanes)
             case tree.Match():
                 return self._match(frame, statement, lanes)
+            case tree.For():
+                return self._for(frame, statement, lanes)
+            case tree.Delete():
+                self.containers.delete(frame, statement, _as_array(frame, lanes))
+                return frame.running(lanes)
             case tree.Evaluate():
                 self.evaluator.value(statement.expression, frame, lanes)
                 return frame.running(lanes)
@@ -103,7 +113,7 @@ class Executor:
             case tree.Pass():
                 return lanes
             case _:
-                self.evaluator.fail(frame, lanes)
+                raise AssertionError(f"no rule for {type(statement).__name__}")
         return np.zeros(0, np.int64)
 
     def _levels(self, statement: tree.Break) -> int:
@@ -116,20 +126,52 @@ class Executor:
     def _assign(self, frame: Frame, statement: tree.Assign, lanes: Lanes) -> Lanes:
         target = statement.target
         if not isinstance(target, tree.Variable):
-            self.evaluator.fail(frame, lanes)
-            return np.zeros(0, np.int64)
-        before = frame.read(target.name, lanes) if statement.operator else NULL
-        value = self.evaluator.value(statement.value, frame, lanes)
+            self.containers.set_element(frame, statement, _as_array(frame, lanes))
+            return frame.running(lanes)
         if statement.operator:
-            count = self.evaluator.count(frame, lanes)
-            value = self.evaluator.settled(
-                binary(statement.operator, before, value, count, self.run.table), frame, lanes
-            )
+            return self._operate(frame, target.name, statement, lanes)
+        value = self.evaluator.value(statement.value, frame, lanes)
         going_on = frame.running(lanes)
         if going_on is not lanes:
             value = self._only(value, lanes, going_on)
-        frame.assign(target.name, going_on, value, self.run.table)
+        frame.assign(target.name, going_on, self.shared(value, statement.value), self.run.table)
         return going_on
+
+    def _operate(self, frame: Frame, name: str, statement: tree.Assign, lanes: Lanes) -> Lanes:
+        """name operator= value"""
+        operator = statement.operator
+        assert operator is not None
+        before = frame.read(name, lanes)
+        value = self.evaluator.value(statement.value, frame, lanes)
+        if may_hold(before) and operator in ("+", "-"):
+            return self._operate_on_containers(frame, name, statement, lanes, before, value)
+        count = self.evaluator.count(frame, lanes)
+        after = self.evaluator.settled(self.evaluator.operate(operator, before, value, count), frame, lanes)
+        going_on = frame.running(lanes)
+        if going_on is not lanes:
+            after = self._only(after, lanes, going_on)
+        frame.assign(name, going_on, after, self.run.table)
+        return going_on
+
+    def _operate_on_containers(
+        self, frame: Frame, name: str, statement: tree.Assign, lanes: Lanes, before: Value, value: Value
+    ) -> Lanes:
+        """Containers change in place; lanes on which the variable holds something else are left to the interpreter."""
+        assert isinstance(before, Vec) and statement.operator is not None
+        asked = _as_array(frame, lanes)
+        kinds, _ = payloads(before, self.run.table)
+        other = kinds != CONTAINER
+        if other.any():
+            self.evaluator.fail(frame, asked[other])
+        going_on = frame.running(asked)
+        assert going_on is not None
+        chosen = np.searchsorted(asked, going_on)
+        self.containers.operate_in_place(frame, name, statement.operator, take(value, chosen), going_on)
+        return frame.running(lanes)
+
+    def shared(self, value: Value, expression: tree.Expression) -> Value:
+        """A value that a name is about to hold."""
+        return self.evaluator.containers.shared(value, expression)
 
     def _only(self, value: Value, lanes: Lanes, going_on: Lanes) -> Value:
         """The values of the lanes that go on, of those that were asked for."""
@@ -150,6 +192,8 @@ class Executor:
         going_on = frame.running(lanes)
         if going_on is not lanes:
             value = self._only(value, lanes, going_on)
+        if statement.value is not None:
+            value = self.shared(value, statement.value)
         frame.assign(RETURN_VALUE, going_on, value, self.run.table)
         frame.stop(going_on, RETURN if self._depth else EXIT)
 
@@ -202,6 +246,11 @@ class Executor:
         loop.visit(frame, lanes)
         return frame.running(lanes)
 
+    def _for(self, frame: Frame, statement: tree.For, lanes: Lanes) -> Lanes:
+        mode = self.analysis.fors[statement]
+        ForLoop(self.evaluator, self._loop_body, statement, mode, self.keep_order).visit(frame, _as_array(frame, lanes))
+        return frame.running(lanes)
+
     def _candidates_of(self, statement: tree.Match) -> Candidates:
         held = self._candidates.get(statement)
         if held is None:
@@ -216,7 +265,7 @@ class Executor:
     def call(self, frame: Frame, call: tree.UserCall, lanes: Lanes) -> Value:
         """A function of the script on some lanes: its value per lane (None where it has none)."""
         lanes_asked = lanes
-        arguments = [self.evaluator.value(argument, frame, lanes) for argument in call.arguments]
+        arguments = [self.shared(self.evaluator.value(argument, frame, lanes), argument) for argument in call.arguments]
         lanes = frame.running(lanes)
         count = self.evaluator.count(frame, lanes)
         if not count:
@@ -321,6 +370,10 @@ class Executor:
         chosen = np.arange(len(frame), dtype=np.int64) if lanes is None else lanes
         frame.batches.append(Batch(chosen, self.run.rows(frame, lanes), nodes, values, frame.unique_rows))
         return frame.running(lanes)
+
+
+def _as_array(frame: Frame, lanes: Lanes) -> Positions:
+    return np.arange(len(frame), dtype=np.int64) if lanes is None else lanes
 
 
 def position_of_move(value: object) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from openset.pyql import tree
-from openset.pyql.analysis import Analysis, expressions_in, expressions_of
-from openset.pyql.names import FUNCTIONS
+from openset.pyql.analysis import Analysis, Mode
 
 
 def describe(script: tree.Script, analysis: Analysis) -> str:
@@ -20,14 +19,19 @@ def describe(script: tree.Script, analysis: Analysis) -> str:
         lines.extend(_body(function.body, analysis, 1))
     fallback = sum(line.endswith(_FALLBACK) for line in lines)
     lines.append(
-        "fallback: none, everything is vectorised"
-        if not fallback
-        else f"fallback: {fallback} statements; the people that reach one are answered by the interpreter"
+        f"fallback: {fallback} statements; the people that reach one are answered by the interpreter"
+        if fallback
+        else "fallback: none, everything is vectorised"
     )
     return "\n".join(lines)
 
 
 _FALLBACK = "falls back to the interpreter"
+_HOW: dict[Mode, str] = {
+    "all": "body once for all iterations",
+    "rounds": "body in rounds of 1, 2, 4, … iterations per lane, since one may leave the loop",
+    "step": "body in lock-step over the k-th {} of every lane",
+}
 
 
 def _aggregator(aggregator: tree.Aggregator) -> str:
@@ -52,26 +56,28 @@ def _statement(statement: tree.Statement, analysis: Analysis, depth: int) -> Ite
         case tree.If():
             for index, (condition, inner) in enumerate(statement.branches):
                 word = "if" if index == 0 else "elif"
-                yield f"{indent}line {condition.at.line}: {word}, splits the lanes{_note([condition])}"
+                yield f"{indent}line {condition.at.line}: {word}, splits the lanes"
                 yield from _body(inner, analysis, depth + 1)
             if statement.orelse:
                 yield f"{indent}else"
                 yield from _body(statement.orelse, analysis, depth + 1)
         case tree.For():
-            yield f"{head}for, {_FALLBACK}"
+            how = _HOW[analysis.fors[statement]].format("element")
+            yield f"{head}for, {how}"
+            yield from _body(statement.body, analysis, depth + 1)
+        case tree.Log():
+            yield f"{head}log, nothing to do, with info=true {_FALLBACK}"
         case _:
             name = type(statement).__name__.lower()
-            yield f"{head}{name}, per lane{_note(list(expressions_of(statement)), statement)}"
+            yield f"{head}{name}, per lane"
 
 
 def _match(statement: tree.Match, analysis: Analysis, depth: int) -> Iterator[str]:
     facts = analysis.matches[statement]
     indent = "  " * depth
-    how = {
-        "all": "body once for all matches",
-        "rounds": "body in rounds of 1, 2, 4, … matches per lane, since an iteration may leave the loop",
-        "step": f"body in lock-step over the k-th match of every lane (carried: {', '.join(sorted(facts.carried))})",
-    }[facts.mode]
+    how = _HOW[facts.mode].format("match")
+    if facts.carried:
+        how += f" (carried: {', '.join(sorted(facts.carried))})"
     if facts.where_calls:
         how = _FALLBACK
     limit = "" if statement.limit is None else " N"
@@ -85,29 +91,3 @@ def _match(statement: tree.Match, analysis: Analysis, depth: int) -> Iterator[st
 
 def _conditions(count: int) -> str:
     return "1 part" if count == 1 else f"{count} parts"
-
-
-def _note(expressions: list[tree.Expression], statement: tree.Statement | None = None) -> str:
-    indexed = isinstance(statement, tree.Assign) and isinstance(statement.target, tree.Index)
-    if indexed or isinstance(statement, tree.Delete) or any(has_container(e) for e in expressions):
-        return f", {_FALLBACK}"
-    return ""
-
-
-def has_container(expression: tree.Expression) -> bool:
-    """Whether an expression makes a container."""
-    if isinstance(expression, tree.Binary) and expression.operator in ("in", "not in"):
-        if isinstance(expression.right, tree.ListDisplay):
-            return any(has_container(item) for item in (expression.left, *expression.right.items))
-        return has_container(expression.left) or has_container(expression.right)
-    for part in expressions_in(expression):
-        if part is expression:
-            continue
-        if has_container(part):
-            return True
-    if isinstance(expression, tree.ListDisplay | tree.DictDisplay):
-        return True
-    return isinstance(expression, tree.Call) and expression.function in CONTAINER_MAKERS
-
-
-CONTAINER_MAKERS = frozenset({"list", "set", "dict", "url_decode"}) & frozenset(FUNCTIONS)

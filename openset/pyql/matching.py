@@ -1,12 +1,10 @@
 """Running `match` on lanes: which rows come next for which lane, how many matches are run at once, who leaves.
 
 One loop serves all modes of analysis.Mode; they differ in how many matches a round takes. A round's matches become a
-child Frame. Iterations that come after one that left the loop never happened: their tallies and writes are dropped.
+child Frame.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +14,12 @@ from openset.pyql import tree
 from openset.pyql.analysis import MatchFacts
 from openset.pyql.block_run import Candidates
 from openset.pyql.evaluate import Evaluator
-from openset.pyql.frames import BREAK, CONTINUE, FAILED_LANE, LEAVE_MATCH, RUNNING, Frame
-from openset.pyql.tallies import merged
+from openset.pyql.frames import FAILED_LANE, Frame
+from openset.pyql.loops import PIECE_LANES, Loop, RunBody, expand
 from openset.pyql.vectors import Mask, Positions
 
-RunBody = Callable[[Frame, tree.Body], None]
 
-# At most so many matches run at once; more are run in pieces.
-PIECE_LANES = 1 << 18
-_UNBOUNDED = 1 << 62
-
-
-class MatchLoop:
+class MatchLoop(Loop):
     """One execution of a match statement for some lanes of a frame.
 
     Per active lane: lane, low and high (candidates still to visit), seen (events matched), last_event.
@@ -42,13 +34,10 @@ class MatchLoop:
         candidates: Candidates,
         keep_order: bool,
     ):
-        self.evaluator = evaluator
-        self.run = evaluator.run
-        self.run_body = run_body
+        super().__init__(evaluator, run_body, keep_order)
         self.match = match
         self.facts = facts
         self.candidates = candidates
-        self.keep_order = keep_order
         self.limit = self._limit()
 
     def _limit(self) -> int | None:
@@ -93,7 +82,7 @@ class MatchLoop:
             self.run.settings.check_deadline()
             width = min(size, max(1, PIECE_LANES // len(lane)))
             take = np.minimum(high - low, width)
-            slot, index = _expand(low, take)
+            slot, index = expand(low, take)
             self._count_rows(len(index))
             row = self.candidates.row(index)
             ended = np.zeros(len(lane), np.bool_)
@@ -115,11 +104,6 @@ class MatchLoop:
             elif self.facts.mode == "step" and self.facts.dynamic:
                 size = size * 2 if 2 * len(row) < len(lane) else max(1, size // 2)
             lane, low, high, seen, last_event = (a[alive] for a in (lane, next_low, high, seen, last_event))
-
-    def _still_running(self, frame: Frame, lane: Positions) -> Mask:
-        if frame.signal is None:
-            return np.ones(len(lane), np.bool_)
-        return frame.signal[lane] == RUNNING
 
     def _count_rows(self, rows: int) -> None:
         self.run.expanded_rows += rows
@@ -189,47 +173,6 @@ class MatchLoop:
         happened = self._left(frame, lane, slot, child, ended)
         child.hand_up(happened, self.run.table)
         self._hand_up_tallies(frame, child, happened)
-
-    def _left(self, frame: Frame, lane: Positions, slot: Positions, child: Frame, ended: Mask) -> Mask | None:
-        """Passes on who left the loop and how; returns which iterations happened (None: all)."""
-        signal = child.signal
-        if signal is None:
-            return None
-        leaving = np.flatnonzero(signal > CONTINUE)
-        if not len(leaving):
-            return None
-        slots = slot[leaving]
-        first = np.append(True, slots[1:] != slots[:-1])
-        leaving, slots = leaving[first], slots[first]
-        ended[slots] = True
-        how = signal[leaving]
-        outer = np.where(how > BREAK + 1, how - 1, how)
-        passed = np.flatnonzero((how != LEAVE_MATCH) & (how != BREAK + 1))
-        for code in np.unique(outer[passed]).tolist():
-            frame.stop(lane[slots[passed[outer[passed] == code]]], code)
-        last = np.full(len(lane), _UNBOUNDED, np.int64)
-        last[slots] = leaving
-        return np.arange(len(child)) <= last[slot]
-
-    def _hand_up_tallies(self, frame: Frame, child: Frame, happened: Mask | None) -> None:
-        batches = child.batches
-        if happened is not None:
-            batches = [batch.keep(happened[batch.lane]) for batch in batches]
-        batches = [batch for batch in batches if len(batch.row)]
-        if len(batches) > 1 and self.keep_order:
-            batches = [merged(batches, self.evaluator)]
-        assert child.parent_lane is not None
-        for batch in batches:
-            batch.lane = child.parent_lane[batch.lane]
-            frame.batches.append(batch)
-
-
-def _expand(low: Positions, take: Positions) -> tuple[Positions, Positions]:
-    """low[i] … low[i]+take[i]-1 for every i, one after the other: (i, index)."""
-    total = int(take.sum())
-    slot = np.repeat(np.arange(len(take), dtype=np.int64), take)
-    index = np.arange(total, dtype=np.int64) + np.repeat(low - (np.cumsum(take) - take), take)
-    return slot, index
 
 
 def _first_per_slot(slot: Positions, index: Positions, row: Positions) -> tuple[Positions, Positions, Positions]:

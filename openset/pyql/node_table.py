@@ -164,7 +164,7 @@ class NodeTable:
         return nodes
 
     def in_partial(self, nodes: Positions, partial: Partial) -> Positions:
-        """The nodes of a Partial for some nodes of this table, ascending and with all above them; made where missing."""
+        """The nodes of a Partial for nodes of this table, ascending, with all above them; made where missing."""
         if len(self._partial_nodes) < len(self):
             grown = np.full(len(self), -1, np.int64)
             grown[: len(self._partial_nodes)] = self._partial_nodes

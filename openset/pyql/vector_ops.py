@@ -15,7 +15,9 @@ from openset.pyql import values
 from openset.pyql.texts import TextTable
 from openset.pyql.vectors import (
     BOOL,
+    CONTAINER,
     DOUBLE,
+    ERROR,
     FAILED,
     INT,
     MIXED,
@@ -26,6 +28,7 @@ from openset.pyql.vectors import (
     Failure,
     Mask,
     Positions,
+    Scalar,
     Value,
     Vec,
     assemble,
@@ -35,6 +38,7 @@ from openset.pyql.vectors import (
     groups,
     kind_of,
     localised,
+    payloads,
     scalars,
     spread,
     take,
@@ -85,13 +89,20 @@ def _mixed_truth(value: Vec, table: TextTable) -> Mask:
 def map_distinct(function: Callable[..., Any], arguments: list[Value], count: int, table: TextTable) -> Value:
     """A scalar function on every lane, called once per distinct combination of arguments.
 
-    A RunTimeError or a result that is a container makes the lanes of that combination fail.
+    A RunTimeError, a container among the arguments or as the result make the lanes of that combination fail.
     """
-    if any(isinstance(argument, Const) and isinstance(argument.value, Failure) for argument in arguments):
-        return FAILED
+    if all(isinstance(argument, Const) for argument in arguments):
+        return Const(_plain(_called(function, [cast(Const, argument).value for argument in arguments])))
+    results, inverse = distinct_results(function, arguments, count, table)
+    return from_scalars([_plain(result) for result in results], table).take(inverse)
+
+
+def distinct_results(
+    function: Callable[..., Any], arguments: list[Value], count: int, table: TextTable
+) -> tuple[list[Any], Positions]:
+    """Results of a scalar function per distinct combination of arguments (Failure for errors), and which is whose."""
+    arguments = [_without_containers(argument, table) for argument in arguments]
     vectors = [argument for argument in arguments if isinstance(argument, Vec)]
-    if not vectors:
-        return _call(function, [cast(Const, argument).value for argument in arguments])
     codes = np.zeros(count, np.int64)
     size = 1
     for vector in vectors:
@@ -104,18 +115,33 @@ def map_distinct(function: Callable[..., Any], arguments: list[Value], count: in
     distinct, inverse = unique_codes(codes, size)
     examples = first_of(inverse, len(distinct))
     columns = [scalars(take(argument, examples), len(examples), table) for argument in arguments]
-    results = [_call(function, list(row)).value for row in zip(*columns, strict=True)]
-    return from_scalars(results, table).take(inverse)
+    return [_called(function, list(row)) for row in zip(*columns, strict=True)], inverse
 
 
-def _call(function: Callable[..., Any], arguments: list[Any]) -> Const:
+def _called(function: Callable[..., Any], arguments: list[Any]) -> Any:
     if any(isinstance(argument, Failure) for argument in arguments):
-        return FAILED
+        return FAILED.value
     try:
-        result = function(*arguments)
+        return function(*arguments)
     except RunTimeError:
-        return FAILED
-    return Const(result) if result is None or isinstance(result, bool | int | float | str) else FAILED
+        return FAILED.value
+
+
+def _plain(result: Any) -> Scalar | Failure:
+    """A result that has a place in a vector; containers have none here."""
+    if result is None or isinstance(result, bool | int | float | str | Failure):
+        return result
+    return FAILED.value
+
+
+def _without_containers(value: Value, table: TextTable) -> Value:
+    """A vector with errors in place of containers."""
+    if isinstance(value, Const) or (value.kind != CONTAINER and value.kinds is None):
+        return value
+    kinds, data = payloads(value, table)
+    if not (kinds == CONTAINER).any():
+        return value
+    return Vec(MIXED, data, None, np.where(kinds == CONTAINER, ERROR, kinds).astype(np.uint8))
 
 
 def negate(value: Value, count: int, table: TextTable) -> Value:
@@ -130,7 +156,7 @@ def negate(value: Value, count: int, table: TextTable) -> Value:
 def binary(operator: str, left: Value, right: Value, count: int, table: TextTable) -> Value:
     """left operator right, for arithmetic and comparison (not `and`, `or`, `in`)."""
     if isinstance(left, Const) and isinstance(right, Const):
-        return _call(values.BINARY_OPERATIONS[operator], [left.value, right.value])
+        return map_distinct(values.BINARY_OPERATIONS[operator], [left, right], count, table)
     for side in (left, right):
         if isinstance(side, Vec) and side.kinds is not None:
             return _by_kind(operator, left, right, count, table, side)

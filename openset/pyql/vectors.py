@@ -4,8 +4,9 @@ Most vectors are uniform: one kind for all values that are not None, with a vali
 (an int counter that some lanes turned into a double, ids of people) hold a kind per lane and a 64-bit payload. A
 constant is kept as the Python value (`Const`) so that numpy compares narrow columns with plain scalars.
 
-An operation that is a type error on some lanes gives those lanes the kind ERROR; the evaluator hands their people to
-the interpreter, which raises the error with its place or finds that the person never gets there.
+Lists, dicts and sets are handles of a ContainerStore. An operation that is a type error on some lanes gives those
+lanes the kind ERROR; the evaluator hands their people to the interpreter, which raises the error with its place or
+finds that the person never gets there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Scalar = int | float | str | bool | None
 Positions = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-NONE, BOOL, INT, DOUBLE, TEXT, ERROR, MIXED = 0, 1, 2, 3, 4, 5, 6
+NONE, BOOL, INT, DOUBLE, TEXT, CONTAINER, ERROR, MIXED = 0, 1, 2, 3, 4, 5, 6, 7
 
 
 class Failure:
@@ -42,9 +43,9 @@ class Const:
 class Vec:
     """One value per lane.
 
-    kind:  BOOL, INT, DOUBLE, TEXT, or MIXED.
-    data:  bool, int64, float64, text codes (any integer type) or, for MIXED, int64 payloads: ints, 0/1 for bools, the
-           bits of doubles, codes of the run's own TextTable.
+    kind:  BOOL, INT, DOUBLE, TEXT, CONTAINER, or MIXED.
+    data:  bool, int64, float64, text codes (any integer type), container handles or, for MIXED, int64 payloads: ints,
+           0/1 for bools, the bits of doubles, codes of the run's own TextTable, handles.
     valid: False where the value is None; None when no value is None. Never used with MIXED.
     kinds: uint8 per lane, for MIXED only (NONE among them).
     table: what text codes refer to, for TEXT only.
@@ -256,17 +257,16 @@ def from_scalars(values: Sequence[Scalar | Failure], table: TextTable) -> Vec:
     return from_payloads(kinds, data, table)
 
 
-def to_scalars(value: Value, count: int) -> list[Scalar]:
+def to_scalars(value: Value, count: int) -> list[Scalar | Failure]:
     """The Python values of a vector (a loop: for distinct values, results and the log)."""
     if isinstance(value, Const):
-        assert not isinstance(value.value, Failure)
         return [value.value] * count
     if value.kinds is not None:
         raise AssertionError("mixed vectors are read with mixed_scalars")
     if value.kind == TEXT:
         assert value.table is not None
         text = value.table.text
-        plain: list[Scalar] = (
+        plain: list[Scalar | Failure] = (
             [text(code) for code in value.data.tolist()]
             if value.valid is None
             else [
@@ -281,10 +281,10 @@ def to_scalars(value: Value, count: int) -> list[Scalar]:
     return plain
 
 
-def scalars(value: Value, count: int, table: TextTable) -> list[Scalar]:
-    """The Python values of any vector."""
+def scalars(value: Value, count: int, table: TextTable) -> list[Scalar | Failure]:
+    """The Python values of any vector (Failure for errors)."""
     if isinstance(value, Vec) and value.kinds is not None:
-        result: list[Scalar] = [None] * count
+        result: list[Scalar | Failure] = [None] * count
         for _, positions, part in groups(value, table):
             for position, scalar in zip(positions.tolist(), to_scalars(part, len(positions)), strict=True):
                 result[position] = scalar
