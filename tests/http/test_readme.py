@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from support.reference import PROJECT, fenced_blocks
 
 from openset.client.daemon import Daemon
@@ -58,8 +60,8 @@ def _split(part: str) -> tuple[str, str]:
     raise AssertionError(f"a quote of this command is never closed: {part}")
 
 
-def shell(command: str, address: str, directory: Path) -> str:
-    """What a command prints, standard error included, with `curl` replaced where the machine has none."""
+def shell(command: str, address: str, directory: Path, own_curl: bool) -> str:
+    """What a command prints, standard error included. `own_curl`: the machine's curl, where it has one."""
     text = command.replace(ADDRESS, address).replace(".venv/bin/openset", "openset")
     text = re.sub(r"\bopenset/demo/", f"{PROJECT}/openset/demo/", text)
     tools = directory / "bin"
@@ -67,16 +69,19 @@ def shell(command: str, address: str, directory: Path) -> str:
     _script(tools / "openset", "-m openset.cli")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENSET_")}
     environment |= {"OPENSET_URL": f"http://{address}", "PATH": f"{tools}:{os.environ['PATH']}"}
-    if os.environ.get("README_CURL") == "stand-in" or not _on_path("curl"):
+    if not own_curl or shutil.which("curl") is None:
         _script(tools / "curl", str(STAND_IN))
     done = subprocess.run(
-        ["bash", "-c", text], cwd=directory, env=environment, capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", text],
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
     )
-    return (done.stdout + done.stderr).replace(address, ADDRESS).replace(f"{PROJECT}/", "")
-
-
-def _on_path(program: str) -> bool:
-    return any((Path(entry) / program).exists() for entry in os.environ["PATH"].split(":"))
+    return done.stdout.replace(address, ADDRESS).replace(f"{PROJECT}/", "")
 
 
 def _script(path: Path, arguments: str) -> None:
@@ -96,12 +101,13 @@ def test_the_readme_starts_a_daemon_as_the_tests_do() -> None:
     assert arguments == [".venv/bin/openset", "serve", "--data", "my-data", "--port", "8080"]
 
 
-def test_the_examples_of_the_readme_give_what_they_show(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own_curl", [True, False], ids=["curl", "stand-in for curl"])
+def test_the_examples_of_the_readme_give_what_they_show(tmp_path: Path, own_curl: bool) -> None:
     examples = commands()
     assert len(examples) >= 10
     with Daemon(tmp_path / "my-data", partitions=None) as daemon:
         for example in examples:
-            output = shell(example.text, f"127.0.0.1:{daemon.port}", tmp_path)
+            output = shell(example.text, f"127.0.0.1:{daemon.port}", tmp_path, own_curl)
             assert matches(example.expected, output), (
                 f"README.md, block in line {example.line}:\n$ {example.text}\nshows\n{example.expected}\nis\n{output}"
             )
