@@ -31,7 +31,7 @@ CONTAINER_FUNCTIONS = frozenset({"list", "set", "dict", "url_decode"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchFacts:
-    """How one match runs. `static` and `dynamic` are the conjuncts of its condition."""
+    """How one match runs. `static` and `dynamic` are the conjuncts of its condition; a flat body has no loop in it."""
 
     mode: Mode
     static: tuple[tree.Expression, ...]
@@ -39,6 +39,7 @@ class MatchFacts:
     carried: frozenset[str]
     may_leave: bool
     where_calls: bool
+    flat: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,14 @@ class Analysis:
         may_leave = self.may_leave(match.body, 0)
         mode: Mode = "step" if carried else "rounds" if may_leave or (match.limit and dynamic) else "all"
         where_calls = match.where is not None and any(isinstance(e, tree.UserCall) for e in expressions_in(match.where))
-        return MatchFacts(mode, static, dynamic, carried, may_leave, where_calls)
+        return MatchFacts(mode, static, dynamic, carried, may_leave, where_calls, self._is_flat(match.body))
+
+    def _is_flat(self, body: tree.Body) -> bool:
+        """Whether a body runs no loop and calls no function of the script."""
+        return not any(
+            isinstance(statement, tree.Match | tree.For) or any(True for _ in _direct_calls(statement))
+            for statement in statements_of(body)
+        )
 
     def _for_mode(self, loop: tree.For) -> Mode:
         """The cursor is shared with the block around a for: a body that moves it carries it on."""

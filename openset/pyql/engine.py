@@ -24,6 +24,9 @@ from openset.pyql.tallies import TallyBook
 from openset.pyql.texts import TextTable
 from openset_format.block import Block
 
+BLOCK_ROWS = 1 << 17
+LOCK_STEP_BLOCK_ROWS = 1 << 20
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
@@ -31,6 +34,12 @@ class Plan:
 
     script: tree.Script
     analysis: Analysis
+
+    @property
+    def block_rows(self) -> int:
+        """How large the Blocks should be: small ones stay in the cache, lock-step wants many lanes per round."""
+        modes = [facts.mode for facts in self.analysis.matches.values()] + list(self.analysis.fors.values())
+        return LOCK_STEP_BLOCK_ROWS if "step" in modes else BLOCK_ROWS
 
     def describe(self) -> str:
         """Readable text: what is evaluated once per Block, per lane, in lock-step, and what falls back."""

@@ -18,6 +18,10 @@ from openset.pyql.frames import FAILED_LANE, Frame
 from openset.pyql.loops import PIECE_LANES, Loop, RunBody, expand
 from openset.pyql.vectors import Mask, Positions
 
+# Rough costs: a row in the interpreter, a round in lock-step.
+_INTERPRETED_ROW_US = 4
+_ROUND_US = 250
+
 
 class MatchLoop(Loop):
     """One execution of a match statement for some lanes of a frame.
@@ -98,12 +102,30 @@ class MatchLoop(Loop):
                     slot, row = slot[within], row[within]
             if len(row):
                 self._iterate(frame, lane, slot, row, ended)
+            if self._interpreter_is_faster(frame, lane, next_low, high):
+                self.evaluator.fail(frame, lane)
+                return
             alive = np.flatnonzero((next_low < high) & ~ended & self._still_running(frame, lane))
             if self.facts.mode == "rounds":
                 size *= 2
             elif self.facts.mode == "step" and self.facts.dynamic:
                 size = size * 2 if 2 * len(row) < len(lane) else max(1, size // 2)
             lane, low, high, seen, last_event = (a[alive] for a in (lane, next_low, high, seen, last_event))
+
+    def _interpreter_is_faster(self, frame: Frame, lane: Positions, low: Positions, high: Positions) -> bool:
+        """Whether lock-step has come down to a few people with very many matches each.
+
+        Compares what the rounds to come would cost with a run of the interpreter over all rows of these people, for
+        top-level loops without loops in them, where both costs are known.
+        """
+        if self.facts.mode != "step" or not self.facts.flat or frame.parent is not None:
+            return False
+        rounds = int((high - low).max())
+        if rounds < 256 or rounds % 64:
+            return False
+        people = frame.person[lane]
+        rows = int((self.run.block.row_start[people + 1] - self.run.block.row_start[people]).sum())
+        return 2 * rows * _INTERPRETED_ROW_US < rounds * _ROUND_US
 
     def _count_rows(self, rows: int) -> None:
         self.run.expanded_rows += rows
