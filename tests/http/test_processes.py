@@ -173,7 +173,7 @@ def test_a_client_that_goes_away_cancels_its_query(tmp_path: Path) -> None:
         assert workers_of(daemon) != first
 
 
-def test_signals_to_a_worker_group_and_ctrl_c(tmp_path: Path) -> None:
+def test_ctrl_c_stops_in_order(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "data", init=1, workers=1)
     daemon.process.send_signal(signal.SIGINT)
     assert daemon.process.wait(30) == 0

@@ -17,7 +17,10 @@ START_TIMEOUT_SECONDS = 60.0
 _SERVE = """
 import json, sys
 from openset.http.server import serve
-sys.exit(serve(**json.loads(sys.argv[1])))
+from openset.store.compaction import Policy
+options = json.loads(sys.argv[1])
+policy = options.pop("policy")
+sys.exit(serve(**options, policy=policy and Policy(**policy)))
 """
 
 
@@ -51,7 +54,7 @@ class Daemon:
         self.data = data
         data.parent.mkdir(parents=True, exist_ok=True)
         self._log = data.parent / f"{data.name}-{time.monotonic_ns()}.log"
-        arguments = {"data": str(data), "port": 0, "init": init, "workers": 2, **options}
+        arguments = {"data": str(data), "port": 0, "init": init, "workers": 2, "policy": None, **options}
         with self._log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _SERVE, json.dumps(arguments)], stderr=stderr, stdout=stderr
