@@ -78,7 +78,7 @@ class EventsWork:
         for done, view in enumerate(views):
             if done and time.monotonic() - started > TURN_SECONDS:
                 return Portion(merged, done)
-            merged.merge(run_script(plan, view.blocks(), self.settings, self.want_log))
+            merged.merge(run_script(plan, view.blocks(plan.block_rows), self.settings, self.want_log))
         return Portion(merged, len(views))
 
 
