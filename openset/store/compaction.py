@@ -13,6 +13,7 @@ import numpy as np
 
 from openset_format.block import Column
 from openset_format.errors import FormatError
+from openset_format.files import FILES, FileLayer
 from openset_format.writer import PartitionContent, write_partition
 from openset.errors import InternalError
 from openset.store.merge import Layer
@@ -61,14 +62,14 @@ class CompactionResult:
     rows: int
 
 
-def compact(task: CompactionTask) -> CompactionResult:
+def compact(task: CompactionTask, files: FileLayer = FILES) -> CompactionResult:
     """Writes the next generation to the staging file. Raises InternalError, StaleSnapshotError."""
     snapshot = task.snapshot
     try:
         state = load_state(task.data_dir, snapshot)
         layer = state.whole()
         content = _content(snapshot, state, layer)
-        write_partition(task.data_dir / task.staging, content)
+        write_partition(task.data_dir / task.staging, content, files)
     except (FormatError, OSError) as error:
         raise InternalError(f"table {snapshot.schema.name}, partition {snapshot.partition}: {error}") from error
     return CompactionResult(content.generation, content.applied_sequence, layer.rows)

@@ -68,11 +68,11 @@ def decode_body(body: bytes, newline_delimited: bool = False) -> Decoded:
         if newline_delimited:
             return Decoded(_event_decoder.decode_lines(body), None, [])
         return Decoded(_array_decoder.decode(body), None, [])
-    except _REFUSALS as error:
-        return _sort_out_lines(body) if newline_delimited else _sort_out(_read_array(body, error))
+    except _REFUSALS:
+        return _sort_out_lines(body) if newline_delimited else _sort_out(_read_array(body))
 
 
-def _read_array(body: bytes, refusal: Exception) -> list[Any]:
+def _read_array(body: bytes) -> list[Any]:
     """The elements of the array, NaN and lone surrogates included, which Python's own decoder lets pass."""
     if not body.strip():
         raise InsertError("the body is empty; it must be a JSON array of events")
@@ -83,8 +83,7 @@ def _read_array(body: bytes, refusal: Exception) -> list[Any]:
     except UnicodeDecodeError as error:
         raise InsertError(f"the body is not UTF-8: {error.reason} (byte {error.start})") from None
     except ValueError as error:
-        reason = refusal if isinstance(refusal, msgspec.DecodeError) else error
-        raise InsertError(f"the body is not JSON: {reason}") from None
+        raise InsertError(f"the body is not JSON: {error}") from None
     if not isinstance(found, list):
         raise InsertError("the body must be a JSON array of events")
     return found
@@ -106,13 +105,14 @@ def _sort_out_lines(body: bytes) -> Decoded:
 
 def _line_event(line: bytes) -> Event:
     try:
-        return _event(json.loads(line))
+        element = json.loads(line)
     except RecursionError:
         raise BadEvent("the line is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise BadEvent(f"the line is not UTF-8: {error.reason} (byte {error.start})") from None
     except ValueError as error:
         raise BadEvent(f"the line is not JSON: {error}") from None
+    return _event(element)
 
 
 def _add(decoded: Decoded, index: int, read: Callable[[], Event]) -> None:

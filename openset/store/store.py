@@ -54,6 +54,8 @@ class Store:
         self._lock = threading.Lock()
         self._compacting: set[tuple[int, int]] = set()
         self._pins = Pins(data_dir)
+        self._keep_segments = False
+        self._durable_directories: set[Path] = set()
         try:
             self._journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
         except FormatError as error:
@@ -268,6 +270,7 @@ class Store:
         """The partition that should be compacted now, or None. Give every task to `publish` or `give_up`.
 
         forced: any partition with a record that is not in its file. The one that holds the oldest record comes first.
+        Raises InternalError when the disk refuses.
         """
         schemas = {schema.id: schema for schema in self._catalog.tables()}
         now = time.monotonic()
@@ -289,11 +292,22 @@ class Store:
             self._compacting.add((chosen.table_id, chosen.partition))
             snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id)
         path = snapshot.file
-        self._files.make_directory(self.data_dir / path.parent)
-        self._files.sync_directory(self.data_dir / path.parent.parent)
-        self._files.sync_directory(self.data_dir)
         staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
-        return CompactionTask(self.data_dir, snapshot, staging)
+        task = CompactionTask(self.data_dir, snapshot, staging)
+        try:
+            self._make_durable_directory(path.parent)
+        except OSError as error:
+            self.give_up(task)
+            raise InternalError(f"{self.data_dir / path.parent} cannot be made: {error}") from error
+        return task
+
+    def _make_durable_directory(self, directory: Path) -> None:
+        """A directory two levels below the data directory, with its name. Raises OSError."""
+        if directory not in self._durable_directories:
+            self._files.make_directory(self.data_dir / directory)
+            self._files.sync_directory(self.data_dir / directory.parent)
+            self._files.sync_directory(self.data_dir)
+            self._durable_directories.add(directory)
 
     def compact_all(self) -> int:
         """Brings all records into the files, in the calling thread; returns how many partitions that took.
@@ -303,7 +317,7 @@ class Store:
         count = 0
         while (task := self.next_compaction(forced=True)) is not None:
             try:
-                result = compact(task)
+                result = compact(task, self._files)
             except BaseException:
                 self.give_up(task)
                 raise
@@ -320,7 +334,7 @@ class Store:
     def publish(self, task: CompactionTask, result: CompactionResult) -> None:
         """Puts a written generation in place and removes journal segments that nobody needs any more. Syncs.
 
-        Raises InternalError; the partition is then as before, in memory and on disk.
+        Raises InternalError. Nothing is lost then: the old file or the new one is in place, the journal is kept.
         """
         snapshot = task.snapshot
         key = (snapshot.schema.id, snapshot.partition)
@@ -332,12 +346,20 @@ class Store:
                 self._files.rename(self.data_dir / task.staging, path)
                 self._partitions[key].publish(result.generation, result.applied_sequence, result.rows)
                 self._compacting.discard(key)
-            self._files.sync_directory(path.parent)
+            self._sync_published(path.parent)
             self._drop_segments()
         except (OSError, FormatError) as error:
             raise InternalError(f"{snapshot.file} cannot be published: {error}") from error
         finally:
             self.give_up(task)
+
+    def _sync_published(self, directory: Path) -> None:
+        """Raises OSError. From then on no segment is dropped: a power failure may bring the old file back."""
+        try:
+            self._files.sync_directory(directory)
+        except OSError:
+            self._keep_segments = True
+            raise
 
     def _check_staged(self, task: CompactionTask, result: CompactionResult) -> None:
         """The file must be what the task asked for: afterwards the journal may forget what is in it."""
@@ -348,6 +370,8 @@ class Store:
             raise InternalError(f"{task.staging} is not the generation that was asked for")
 
     def _drop_segments(self) -> None:
+        if self._keep_segments:
+            return
         with self._lock:
             needed = [partition.oldest_sequence for partition in self._partitions.values() if partition.delta_events]
             pinned = self._pins.oldest_sequence()
