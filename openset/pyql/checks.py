@@ -177,6 +177,8 @@ class Statements:
             known = names.STATEMENT_CALLS.get(name) or names.MOVES.get(name)
             if known is not None:
                 return self._statement_call(expression, known, at)
+        if isinstance(expression, syntax.Operation) and _is_statement_call(expression.left):
+            raise self._scope.error(expression.operator_at, _after_statement(expression.operator))
         if isinstance(expression, syntax.Name):
             name = expression.name
             if name == "tally" and self._segment:
@@ -277,6 +279,16 @@ class Statements:
         body = self.body(statements)
         self._loops -= 1
         return body
+
+
+def _is_statement_call(node: syntax.Expression) -> bool:
+    return isinstance(node, syntax.Call) and (node.name in names.STATEMENT_CALLS or node.name in names.MOVES)
+
+
+def _after_statement(operator: str) -> str:
+    if operator == "//":
+        return "Comments start with #, not //."
+    return f"A statement has no value for {quoted(operator)}; end the line before it."
 
 
 def _argument(name: str) -> str:

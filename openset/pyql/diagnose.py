@@ -18,7 +18,7 @@ from openset.pyql.source import Source
 # Whole pieces as the user wrote them: runs of signs stay together, so that `&&` is one.
 _PIECE = re.compile(
     r"'[^'\\]*(?:\\.[^'\\]*)*'|\"[^\"\\]*(?:\\.[^\"\\]*)*\"|\{\{[ \t]*\w+[ \t]*\}\}"
-    r"|[0-9][\w.]*|\w+|:=|[-+*/%=<>!&|^~?$@]+|\.|\S"
+    r"|[0-9][\w.]*|\w+|:=|[-+*/%=<>!&|^~?$@]+|\.|[^ \t]"
 )
 _VALUE_WORDS = frozenset({"True", "False", "None", "true", "false", "none"})
 

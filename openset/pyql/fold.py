@@ -28,6 +28,7 @@ _POWER = {
 _SPELLINGS = {"is": "==", "is not": "!=", "<>": "!="}
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 _CONSTANTS = {"True": True, "False": False, "None": None, "true": True, "false": False, "none": None}
+_TRAILERS = ("call", "subscript", "method")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _INT_DIGITS = 19
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
@@ -70,6 +71,10 @@ class Fold:
     def kind(self) -> str | None:
         """The kind of the next token, None at the end."""
         return self._tokens[self._index].lastgroup if self._index < len(self._tokens) else None
+
+    def end(self) -> None:
+        """Asserts that all tokens were read: a grammar that allows more than its reader reads is a defect."""
+        assert self._index == len(self._tokens), self._tokens[self._index]
 
     def take(self) -> re.Match[str]:
         """The next token, which there must be."""
@@ -115,35 +120,35 @@ class Fold:
         """The next expression, of operators that bind at least as strongly as `level`."""
         left = self._prefixed(level)
         while self.kind() == "operator":
-            written = self._tokens[self._index].group()
-            operator = " ".join(written.split())
+            token = self._tokens[self._index]
+            operator = " ".join(token.group().split())
             operator = _SPELLINGS.get(operator, operator)
             power = _POWER.get(operator, _COMPARISON)
             if power < level:
                 break
             self._index += 1
             if power <= _AND:
-                left = self._chain(left, operator, power)
+                left = self._chain(left, operator, self.at(token), power)
                 continue
             right = self.expression(power + 1)
-            left = self._operation(operator, left, right)
+            left = self._operation(operator, self.at(token), left, right)
             if power == _COMPARISON:
                 self._refuse_comparison_chain()
         return left
 
-    def _chain(self, first: syntax.Expression, operator: str, power: int) -> syntax.Expression:
+    def _chain(self, first: syntax.Expression, operator: str, at: int, power: int) -> syntax.Expression:
         operands = [first, self.expression(power + 1)]
         while self.kind() == "operator" and self._tokens[self._index].group() == operator:
             self._index += 1
             operands.append(self.expression(power + 1))
-        return self._balanced(operator, operands)
+        return self._balanced(operator, at, operands)
 
-    def _balanced(self, operator: str, operands: list[syntax.Expression]) -> syntax.Expression:
+    def _balanced(self, operator: str, at: int, operands: list[syntax.Expression]) -> syntax.Expression:
         if len(operands) == 1:
             return operands[0]
         half = (len(operands) + 1) // 2
-        left = self._balanced(operator, operands[:half])
-        return self._operation(operator, left, self._balanced(operator, operands[half:]))
+        left = self._balanced(operator, at, operands[:half])
+        return self._operation(operator, at, left, self._balanced(operator, at, operands[half:]))
 
     def _refuse_comparison_chain(self) -> None:
         if self.kind() == "operator":
@@ -154,8 +159,8 @@ class Fold:
                     self.at(token), "Comparisons cannot be chained; write `a < b and b < c` instead of `a < b < c`."
                 )
 
-    def _operation(self, operator: str, left: syntax.Expression, right: syntax.Expression) -> syntax.Operation:
-        return syntax.Operation(left.at, operator, left, right, self._depth(left.at, left, right))
+    def _operation(self, operator: str, at: int, left: syntax.Expression, right: syntax.Expression) -> syntax.Operation:
+        return syntax.Operation(left.at, operator, at, left, right, self._depth(left.at, left, right))
 
     def _depth(self, at: int, *children: syntax.Expression | None) -> int:
         depth = 1 + max((child.depth for child in children if child is not None), default=0)
@@ -191,7 +196,9 @@ class Fold:
                 raise self._source.error(self.at(sign), "`not` needs brackets here; write (not …).")
             signs.append(sign)
         token = self._tokens[self._index]
-        if token.lastgroup in ("number", "unit") and signs[-1].group() == "-":
+        following = self._tokens[self._index + 1].lastgroup if self._index + 1 < len(self._tokens) else None
+        literal = token.lastgroup in ("number", "unit") and following not in _TRAILERS
+        if literal and signs[-1].group() == "-":
             sign = signs.pop()
             self._index += 1
             operand: syntax.Expression = syntax.Constant(self.at(sign), self._number(token, negative=True))

@@ -14,7 +14,9 @@ from openset.pyql.messages import quoted
 from openset.pyql.names import AGGREGATORS
 from openset.pyql.source import Source
 
-_SECTION = re.compile(r"(agg|aggregate|sort)[ \t]*:")
+# More events than any person has; digits beyond them change nothing.
+_LIMIT_DIGITS = 18
+_SECTION = re.compile(r"(agg|aggregate|sort)[ \t]*:(?!=)")
 _HEADERS = {
     "if": grammar.IF,
     "elif": grammar.IF,
@@ -165,16 +167,20 @@ class Reader:
         fold.take()
         if word == "if":
             condition = fold.expression()
+            fold.end()
             return syntax.If(line.start, [(condition, self._body(block, groups))], [])
         if word == "match":
             limit = self._limit(fold)
             where = fold.expression() if fold.take_if("where") else None
+            fold.end()
             return syntax.Match(line.start, limit, where, self._body(block, groups))
         names = [fold.name()]
         while fold.take_if("comma"):
             names.append(fold.name())
         fold.take()
-        return syntax.For(line.start, names, fold.expression(), self._body(block, groups))
+        iterable = fold.expression()
+        fold.end()
+        return syntax.For(line.start, names, iterable, self._body(block, groups))
 
     def _limit(self, fold: Fold) -> syntax.Constant | syntax.Placeholder | None:
         if fold.kind() == "parameter":
@@ -184,7 +190,7 @@ class Reader:
             return None
         token = fold.take()
         digits = token.group().replace("_", "")
-        number = int(digits) if len(digits) <= 18 else 0
+        number = int(digits[:_LIMIT_DIGITS])
         if number < 1:
             raise self._source.error(fold.at(token), "The number after `match` counts events; write 1 or more.")
         return syntax.Constant(fold.at(token), number)
@@ -200,6 +206,7 @@ class Reader:
         fold.take()
         if word == "elif":
             condition = fold.expression()
+            fold.end()
             statement.branches.append((condition, self._body(block, groups)))
         else:
             statement.orelse = self._body(block, groups)
@@ -252,13 +259,20 @@ class Reader:
     def _simple(self, line: Line, groups: Groups, start: int, stop: int) -> syntax.Statement:
         word = first_word(line.text[start - line.start :])
         fold = self._fold(_STATEMENTS.get(word, grammar.SIMPLE), line, groups, start, stop, "statement")
-        if word not in _STATEMENTS:
-            expression = fold.expression()
-            if fold.kind() != "assignment":
-                return syntax.Evaluate(start, expression)
-            token = fold.take()
-            operator = token.group()[:-1] or None
-            return syntax.Assign(start, expression, operator, fold.at(token), fold.expression())
+        statement = self._keyword_statement(fold, word, start) if word in _STATEMENTS else self._line(fold, start)
+        fold.end()
+        return statement
+
+    def _line(self, fold: Fold, start: int) -> syntax.Statement:
+        """An assignment, or an expression on its own."""
+        expression = fold.expression()
+        if fold.kind() != "assignment":
+            return syntax.Evaluate(start, expression)
+        token = fold.take()
+        operator = token.group()[:-1] or None
+        return syntax.Assign(start, expression, operator, fold.at(token), fold.expression())
+
+    def _keyword_statement(self, fold: Fold, word: str, start: int) -> syntax.Statement:
         fold.take()
         if word == "return":
             return syntax.Return(start, fold.expression() if fold.kind() is not None else None)
@@ -267,6 +281,9 @@ class Reader:
         if word == "break":
             levels = fold.take_if("levels")
             return syntax.Break(start, levels.group() if levels else "", fold.at(levels) if levels else start)
+        brackets = fold.take_if("call")
+        if brackets is not None and (word != "exit" or fold.group(brackets).entries):
+            raise self._source.error(fold.at(brackets), f"{quoted(word)} stands alone; remove the brackets.")
         return syntax.Bare(start, word)
 
     # -------------------------------------------------- text → tokens

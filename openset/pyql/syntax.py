@@ -44,6 +44,7 @@ class Prefix:
 class Operation:
     at: int
     operator: str
+    operator_at: int
     left: Expression
     right: Expression
     depth: int

@@ -1,5 +1,7 @@
-"""The parser survives everything: arbitrary text, damaged scripts, nesting, long lines. Only ParseError comes out of it,
-with a place in the text, and 64 KB never take more than a second."""
+"""The parser survives everything: arbitrary text, damaged scripts, nesting, long lines.
+
+Only ParseError comes out of it, with a place in the text, and 64 KB never take more than a second.
+"""
 
 from __future__ import annotations
 
