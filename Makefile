@@ -42,10 +42,12 @@ format: $(READY)
 	$(BIN)/ruff format
 
 bench-insert: $(READY)
-	$(BIN)/python -m openset_tools.bench_insert
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_insert --directory build
 
 bench-query: $(READY)
-	$(BIN)/python -m openset_tools.bench_query
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_query --directory build
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

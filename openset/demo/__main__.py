@@ -92,8 +92,8 @@ def _ask(console: Console, connection: Connection, number: int, question: Questi
     options = " ".join(f"{name}={value}" for name, value in question.parameters.items())
     console.print(Text(f"   table {question.table}" + (f", {options}" if options else ""), style="dim"))
     console.print()
-    for line in Syntax("", "python", background_color="default").highlight(question.script.strip("\n")).split():
-        console.print(Text("   ").append_text(line) if line else "")
+    for code in Syntax("", "python", background_color="default").highlight(question.script.strip("\n")).split():
+        console.print(Text("   ").append_text(code) if code else "")
     console.print()
     console.print(Text("   " + header, style="bold"))
     for line in lines:
