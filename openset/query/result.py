@@ -55,8 +55,8 @@ def result_tree(partial: Partial, order: Order) -> dict[str, Any]:
     while pending:
         node, entry = pending.pop()
         siblings: list[dict[str, Any]] = []
-        for child, values in _ordered(partial, below[node], order):
-            shown: dict[str, Any] = {"g": partial.keys[child], "c": values}
+        for child in _ordered(partial, below[node], order):
+            shown: dict[str, Any] = {"g": partial.keys[child], "c": partial.values(child)}
             siblings.append(shown)
             if below[child]:
                 pending.append((child, shown))
@@ -72,16 +72,25 @@ def encode(answer: dict[str, Any]) -> bytes:
         raise RunTimeError("the result tree is nested too deeply: tally with fewer keys") from error
 
 
-def _ordered(partial: Partial, nodes: list[int], order: Order) -> list[tuple[int, list[Value | None]]]:
-    """The nodes with their values: by value, then key ascending; None last either way; cut to `trim`."""
-    entries = [(node, partial.values(node)) for node in nodes]
+def _ordered(partial: Partial, nodes: list[int], order: Order) -> list[int]:
+    """The nodes by value, then key ascending; None last either way; cut to `trim`."""
     descending = not order.ascending
     if order.aggregator is None:
-        entries.sort(key=lambda entry: order_key(partial.keys[entry[0]]), reverse=descending)
-        return entries[: order.trim]
-    index = order.aggregator
-    entries.sort(key=lambda entry: order_key(partial.keys[entry[0]]))
-    present = [entry for entry in entries if entry[1][index] is not None]
-    missing = [entry for entry in entries if entry[1][index] is None]
-    present.sort(key=lambda entry: order_key(entry[1][index]), reverse=descending)
-    return [*present, *missing][: order.trim]
+        return _sorted(nodes, [partial.keys[node] for node in nodes], descending)[: order.trim]
+    state = partial.states[order.aggregator]
+    nodes = _sorted(nodes, [partial.keys[node] for node in nodes], False)
+    values = [state.value(node) for node in nodes]
+    missing = [node for node, value in zip(nodes, values, strict=True) if value is None]
+    if missing:
+        nodes = [node for node, value in zip(nodes, values, strict=True) if value is not None]
+        values = [value for value in values if value is not None]
+    return [*_sorted(nodes, values, descending), *missing][: order.trim]
+
+
+def _sorted(nodes: list[int], by: Sequence[Value | None], descending: bool) -> list[int]:
+    """The nodes in the order of their values; those of equal values stay as they stand."""
+    kinds = set(map(type, by))
+    # Values of kinds that compare among themselves need no wrapping, which is most of the time of a long sort.
+    ranks: Sequence[Any] = by if kinds <= {int, float} or len(kinds) == 1 else [order_key(value) for value in by]
+    positions = sorted(range(len(nodes)), key=ranks.__getitem__, reverse=descending)
+    return [nodes[position] for position in positions]
