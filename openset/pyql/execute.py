@@ -278,7 +278,6 @@ class Executor:
         function = self.script.functions[call.function]
         for name, argument in zip(function.parameters, arguments, strict=True):
             frame.assign(name, lanes, argument, self.run.table)
-        frame.assign(RETURN_VALUE, lanes, NULL, self.run.table)
         loops, self._loops = self._loops, 0
         self._depth += 1
         self.body(frame, function.body, lanes)
@@ -288,10 +287,14 @@ class Executor:
         return frame.read(RETURN_VALUE, lanes_asked)
 
     def _end_return(self, frame: Frame, lanes: Lanes) -> None:
-        """Lanes that returned go on after the call."""
+        """Lanes that returned go on after the call; where the function ran to its end its value is None."""
+        chosen = np.arange(len(frame)) if lanes is None else lanes
+        returned = np.zeros(len(chosen), np.bool_) if frame.signal is None else frame.signal[chosen] == RETURN
         if frame.signal is not None:
-            chosen = np.arange(len(frame)) if lanes is None else lanes
-            frame.signal[chosen[frame.signal[chosen] == RETURN]] = RUNNING
+            frame.signal[chosen[returned]] = RUNNING
+        if not returned.all():
+            # A function that this one called may have left its own value.
+            frame.assign(RETURN_VALUE, chosen[~returned], NULL, self.run.table)
 
     # ------------------------------------------------------------ cursor
 
@@ -349,27 +352,35 @@ class Executor:
     # ------------------------------------------------------------ tally
 
     def _tally(self, frame: Frame, statement: tree.Tally, lanes: Lanes) -> Lanes:
-        asked = lanes
-        keys: list[Value] = [self.evaluator.value(key, frame, asked) for key in statement.keys]
-        lanes = frame.running(asked)
-        if lanes is not asked:
-            keys = [self._only(key, asked, lanes) for key in keys]
-        count = self.evaluator.count(frame, lanes)
-        if not count:
-            return lanes
+        keys: list[Value] = [self.evaluator.value(key, frame, lanes) for key in statement.keys]
+        counted = frame.running(lanes)
+        keys = self._kept(keys, lanes, counted)
+        if keys and isinstance(keys[0], Vec) and not keys[0].present().all():
+            # A path that ends before its first key runs no aggregator.
+            begun = self.evaluator.lanes_at(frame, counted, keys[0].present())
+            keys, counted = self._kept(keys, counted, begun), begun
+        if not keys or keys[0] == NULL or not self.evaluator.count(frame, counted):
+            return frame.running(lanes)
         values = [
-            self.evaluator.value(aggregator.expression, frame, lanes)
+            self.evaluator.value(aggregator.expression, frame, counted)
             for aggregator in self.script.aggregators
             if aggregator.expression is not None
         ]
+        going_on = frame.running(counted)  # a `var` may call a function that stops lanes
+        keys, values, counted = self._kept(keys, counted, going_on), self._kept(values, counted, going_on), going_on
+        count = self.evaluator.count(frame, counted)
         nodes: list[Positions] = []
         above: Positions | None = None
         for key in keys:
             above = self.nodes.children(above, key, count, self.run.table)
             nodes.append(above)
-        chosen = np.arange(len(frame), dtype=np.int64) if lanes is None else lanes
-        frame.batches.append(Batch(chosen, self.run.rows(frame, lanes), nodes, values, frame.unique_rows))
+        rows = self.run.rows(frame, counted)
+        frame.batches.append(Batch(_as_array(frame, counted), rows, nodes, values, frame.unique_rows))
         return frame.running(lanes)
+
+    def _kept(self, values: list[Value], lanes: Lanes, going_on: Lanes) -> list[Value]:
+        """The values of the lanes that go on."""
+        return values if going_on is lanes else [self._only(value, lanes, going_on) for value in values]
 
 
 def _as_array(frame: Frame, lanes: Lanes) -> Positions:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openset.pyql.vectors import Positions, Value, Vec, dense, factorise, unique_codes
 
 Groups = NDArray[np.int64]
-_EXACT_IN_DOUBLE = float(1 << 53)
+_EXACT_IN_DOUBLE = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def sums(groups: Groups, size: int, data: NDArray[Any]) -> Sums:
             totals = np.bincount(groups, weights=data, minlength=size)
         return Sums(np.zeros(size, np.int64), totals, counted, True)
     totals = np.bincount(groups, weights=data, minlength=size)
-    bound = max(abs(int(data.max())), abs(int(data.min()))) * float(len(data)) if len(data) else 0.0
+    bound = max(abs(int(data.max())), abs(int(data.min()))) * len(data) if len(data) else 0
     if bound <= _EXACT_IN_DOUBLE:
         ints = totals.astype(np.int64)
     else:
