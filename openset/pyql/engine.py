@@ -1,7 +1,7 @@
 """The vectorised engine: a checked script over the Blocks of a partition.
 
-`compile_plan` looks at a script once; `run` executes it on every Block, hands the people that reached something
-without a vector form to the scalar interpreter, and returns one Partial.
+`compile_plan` looks at a script once; an EngineRun executes it Block by Block, hands the people that reached something
+without a vector form to the scalar interpreter, and gathers one Partial.
 """
 
 from __future__ import annotations
@@ -51,34 +51,50 @@ def compile_plan(script: tree.Script) -> Plan:
     return Plan(script, Analysis(script))
 
 
+class EngineRun:
+    """One script over the Blocks of any number of partitions; `partial` has what they gave so far.
+
+    Nodes and texts are shared by all Blocks, so that many partitions cost one result tree.
+    """
+
+    def __init__(self, plan: Plan, settings: RunSettings, *, want_log: bool = False):
+        self.plan = plan
+        self.settings = settings
+        self.want_log = want_log
+        self.partial = Partial(plan.script.aggregators)
+        self._table = TextTable(settings.max_memory_bytes)
+        self._nodes = NodeTable()
+        self._expanded_rows = 0
+
+    def add(self, blocks: Iterable[Block]) -> None:
+        """Runs the script for the people of some Blocks. Raises RunTimeError for type errors and used-up budgets."""
+        for block in blocks:
+            self.settings.check_deadline()
+            state = BlockRun(block, self.settings, self._table)
+            state.expanded_rows = self._expanded_rows
+            self._add_block(state)
+            self._expanded_rows = state.expanded_rows
+
+    def _add_block(self, state: BlockRun) -> None:
+        block, partial, script = state.block, self.partial, self.plan.script
+        executor = Executor(state, script, self.plan.analysis, self._nodes, self.want_log)
+        frame = executor.top()
+        TallyBook(executor.evaluator, script.aggregators, self._nodes, partial).add(frame.batches)
+        people = block.runnable
+        left = people[state.failed[people]]
+        if len(left):
+            interpret(script, block, state.settings, partial, left.tolist())
+        answered = people[~state.failed[people]]
+        partial.people += len(answered)
+        partial.rows += int(np.diff(block.row_start)[answered].sum())
+        partial.events += int(state.event_counts[answered].sum())
+
+
 def run(plan: Plan, blocks: Iterable[Block], settings: RunSettings, *, want_log: bool = False) -> Partial:
     """The result of a script over Blocks of disjoint people.
 
     want_log: whether log() lines are collected.  Raises RunTimeError for type errors and used-up budgets.
     """
-    partial = Partial(plan.script.aggregators)
-    table = TextTable(settings.max_memory_bytes)
-    nodes = NodeTable()
-    expanded_rows = 0
-    for block in blocks:
-        settings.check_deadline()
-        state = BlockRun(block, settings, table)
-        state.expanded_rows = expanded_rows
-        _run_block(plan, state, nodes, partial, want_log)
-        expanded_rows = state.expanded_rows
-    return partial
-
-
-def _run_block(plan: Plan, state: BlockRun, nodes: NodeTable, partial: Partial, want_log: bool) -> None:
-    block = state.block
-    executor = Executor(state, plan.script, plan.analysis, nodes, want_log)
-    frame = executor.top()
-    TallyBook(executor.evaluator, plan.script.aggregators, nodes, partial).add(frame.batches)
-    people = block.runnable
-    left = people[state.failed[people]]
-    if len(left):
-        interpret(plan.script, block, state.settings, partial, left.tolist())
-    answered = people[~state.failed[people]]
-    partial.people += len(answered)
-    partial.rows += int(np.diff(block.row_start)[answered].sum())
-    partial.events += int(state.event_counts[answered].sum())
+    whole = EngineRun(plan, settings, want_log=want_log)
+    whole.add(blocks)
+    return whole.partial

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from openset.errors import RunTimeError
+from openset.pyql.engine import EngineRun, Plan
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
 from openset.query.executor import Executor
 from openset.query.parameters import RequestParameters
 from openset.query.result import Order, encode, result_tree, sort_index
-from openset.query.run import Plan, run_script
 from openset.query.work import PlanCache, WorkerState, plan_of
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
@@ -73,13 +73,13 @@ class EventsWork:
         """Raises RunTimeError."""
         started = time.monotonic()
         plan = state.plans.plan(self.script, self.schema)
-        merged = Partial(plan.script.aggregators)
+        script_run = EngineRun(plan, self.settings, want_log=self.want_log)
         views = [state.views.view(snapshot) for snapshot in self.snapshots]
         for done, view in enumerate(views):
             if done and time.monotonic() - started > TURN_SECONDS:
-                return Portion(merged, done)
-            merged.merge(run_script(plan, view.blocks(plan.block_rows), self.settings, self.want_log))
-        return Portion(merged, len(views))
+                return Portion(script_run.partial, done)
+            script_run.add(view.blocks(plan.block_rows))
+        return Portion(script_run.partial, len(views))
 
 
 async def run_events(store: Store, executor: Executor, plans: PlanCache, request: EventsRequest) -> bytes:

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
 
+from openset.pyql.engine import Plan, compile_plan
 from openset.pyql.parse import parse_script
-from openset.query.run import Plan, compile_script
 from openset.store.schema import TableSchema
 from openset.store.views import ViewCache
 
@@ -50,7 +50,7 @@ class PlanCache:
 
 def plan_of(script: str, schema: TableSchema) -> Plan:
     """Parses, checks and plans a script. Raises ParseError."""
-    return compile_script(parse_script(script, schema.column_types))
+    return compile_plan(parse_script(script, schema.column_types))
 
 
 class WorkerState:
