@@ -397,10 +397,14 @@ def _between(spot: _Spot) -> str | None:
     return None
 
 
+def _invisible(spot: _Spot) -> str | None:
+    if spot.here and not spot.here.isprintable():
+        return f"The invisible character U+{ord(spot.here[0]):04X} cannot stand here; write a blank, or remove it."
+    return None
+
+
 def _sign(spot: _Spot) -> str | None:
     here = spot.here
-    if here and not here.isascii() and not here.isprintable():
-        return f"The character U+{ord(here[0]):04X} cannot stand here; remove it."
     if here and not _is_word(here) and here[:1] not in "'\"0123456789([{":
         return f"{quoted(here)} cannot stand here; remove it."
     return None
@@ -423,6 +427,7 @@ _QUESTIONS: tuple[Callable[[_Spot], str | None], ...] = (
     _triple_quotes,
     _equals,
     _foreign_sign,
+    _invisible,
     _header,
     _number,
     _unit,

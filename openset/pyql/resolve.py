@@ -133,6 +133,8 @@ class Scope:
             return "is built in"
         if name in names.TRIGGER_NAMES:
             return "is a word of trigger scripts"
+        if name in names.KEYWORDS:
+            return "is a word of the language"
         return "is a function of this script" if name in self.functions else None
 
     # -------------------------------------------------- expressions

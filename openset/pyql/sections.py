@@ -46,24 +46,39 @@ def read_sections(source: Source, lines: list[Line], columns: Mapping[str, Colum
     Raises:
         ParseError: no section, a wrong header, two sections of one name, a wrong script.
     """
-    starts = [index for index, line in enumerate(lines) if is_header(line)]
-    if not starts or starts[0] > 0:
+    sections: dict[str, tree.Section] = {}
+    for header, body in section_lines(source, lines):
+        section = _section(source, header, body, columns)
+        if section.name in sections:
+            raise source.error(header.start, f"Two sections are named {quoted(section.name)}; rename one.")
+        sections[section.name] = section
+    return tuple(sections.values())
+
+
+def section_lines(source: Source, lines: list[Line]) -> list[tuple[Line, list[Line]]]:
+    """The @segment lines, each with the lines of its script. What follows the colon of a @segment line is one of them.
+
+    Raises:
+        ParseError: something stands before the first @segment line, or one has no colon.
+    """
+    if not lines or not is_header(lines[0]):
         at = lines[0].start if lines else 0
         raise source.error(at, "A counts request consists of sections; begin with @segment name:")
-    sections: list[tree.Section] = []
-    for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
-        section = _section(source, lines[start], lines[start + 1 : stop], columns)
-        if any(other.name == section.name for other in sections):
-            raise source.error(lines[start].start, f"Two sections are named {quoted(section.name)}; rename one.")
-        sections.append(section)
-    return tuple(sections)
+    found: list[tuple[Line, list[Line]]] = []
+    for line in lines:
+        if not is_header(line):
+            found[-1][1].append(line)
+            continue
+        if line.colon is None:
+            raise source.error(line.end, "A colon is missing at the end of the @segment line; write : there.")
+        inline = _after_colon(line)
+        found.append((line, [] if inline is None else [inline]))
+    return found
 
 
 def _section(source: Source, header: Line, lines: list[Line], columns: Mapping[str, ColumnType]) -> tree.Section:
     name, ttl_seconds, refresh_seconds, use_cached = _header(source, header)
-    assert header.colon is not None
-    inline = _after_colon(header)
-    blocks = nest(source, [inline, *lines] if inline is not None else lines)
+    blocks = nest(source, lines)
     if not blocks:
         raise source.error(header.end, f"The section {quoted(name)} has no script; write one below its @segment line.")
     script = Reader(source).script(blocks)
@@ -96,8 +111,7 @@ def _after_colon(header: Line) -> Line | None:
 
 
 def _header(source: Source, line: Line) -> tuple[str, float | None, float | None, bool]:
-    if line.colon is None:
-        raise source.error(line.end, "A colon is missing at the end of the @segment line; write : there.")
+    assert line.colon is not None
     text = line.text[: line.colon - line.start].rstrip(" ")
     start = _HEADER.match(text)
     assert start is not None

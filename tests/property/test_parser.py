@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.show_tree import show
 
 from openset.errors import ParseError
+from openset.pyql.format_script import format_script
 from openset.pyql.limits import MAX_EXPRESSION_DEPTH
 from openset.pyql.parse import parse_script, parse_sections
 from openset_format.block import ColumnType
@@ -70,13 +71,35 @@ def test_arbitrary_words(words: list[str], glue: str) -> None:
 @settings(max_examples=300)
 @given(st.data())
 def test_damaged_scripts(data: st.DataObject) -> None:
+    outcome(damaged(data))
+
+
+def damaged(data: st.DataObject) -> str:
+    """A script of the golden files with a few characters changed."""
     text = data.draw(st.sampled_from(SCRIPTS))
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
         stop = data.draw(st.integers(start, min(len(text), start + 12)))
         replacement = data.draw(st.sampled_from(["", *WORDS]) | st.text(max_size=3))
         text = text[:start] + replacement + text[stop:]
-    outcome(text)
+    return text
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_formatting_is_stable_and_keeps_the_meaning(data: st.DataObject) -> None:
+    text = damaged(data)
+    try:
+        formatted = format_script(text)
+    except ParseError:
+        return
+    assert format_script(formatted) == formatted
+    for parse in (parse_script, parse_sections):
+        try:
+            meaning = show(parse(text, COLUMNS))
+        except ParseError:
+            continue
+        assert show(parse(formatted, COLUMNS)) == meaning
 
 
 @given(st.sampled_from(SCRIPTS), st.sampled_from(["\r\n", "\r"]))
