@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.batch import EventBatch
+from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
-from openset.store.identity import GrowingDictionary, GrowingPersons
+from openset_format.dictionary import packed
+from openset.store.identity import GrowingDictionary, GrowingPersons, join_persons, join_texts
 from openset.store.merge import Events
+from openset.store.ranges import expand_ranges, offsets_of
 
 _VALUE_TYPES: dict[ColumnType, Any] = {"text": np.uint32, "int": np.int64, "double": np.float64, "bool": np.uint8}
 
@@ -56,69 +58,115 @@ class EmptyBase:
         self.columns: Mapping[int, Column] = {}
 
 
-class _DeltaColumn:
-    """One column over the rows of the delta, translated up to some batch."""
+class Piece:
+    """The events of one partition in a batch; only what is read of it is looked at.
 
-    def __init__(self, column_type: ColumnType, base: Column | None):
-        self.type = column_type
+    events, people, rows: where they are in the arrays of the batch.
+    """
+
+    def __init__(self, batch: EventBatch, place: PartitionSlice):
+        self.batch = batch
+        self.events = slice(place.first_event, place.first_event + place.event_count)
+        self.people = slice(place.first_person, place.first_person + place.person_count)
+        self.rows = slice(int(batch.row_start[self.events.start]), int(batch.row_start[self.events.stop]))
+
+    @property
+    def row_count(self) -> int:
+        return self.rows.stop - self.rows.start
+
+    @property
+    def persons(self) -> PersonIds:
+        """The people of the piece, in the order in which they occur."""
+        persons, people = self.batch.persons, self.people
+        texts = packed(persons.texts).part(people.start, people.stop)
+        return PersonIds(persons.kinds[people], persons.integers[people], texts)
+
+
+class _DeltaColumn:
+    """One column over the rows of the delta, translated up to some piece."""
+
+    def __init__(self, column_id: int, column_type: ColumnType, base: Column | None):
         self.dictionary: GrowingDictionary | None = None
         if column_type == "text":
             below = base.dictionary if base is not None and base.dictionary is not None else TextDictionary([])
             self.dictionary = GrowingDictionary(below)
-        self._batches = 0
+        self._id = column_id
+        self._pieces = 0
         self._values: NDArray[Any] = np.zeros(0, _VALUE_TYPES[column_type])
         self._valid = np.zeros(0, np.bool_)
 
-    def over(self, column_id: int, batches: Sequence[EventBatch]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Values and validity over all rows of the batches, the first of which it may know already."""
-        new = batches[self._batches :]
+    def over(self, pieces: Sequence[Piece]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values and validity over all rows of the pieces, the first of which it may know already."""
+        new = pieces[self._pieces :]
         if new:
-            parts = [self._translate(batch.columns.get(column_id), batch.rows) for batch in new]
-            self._values = np.concatenate([self._values, *(values for values, _ in parts)])
-            self._valid = np.concatenate([self._valid, *(valid for _, valid in parts)])
-            self._batches = len(batches)
+            values, valid = self._translate(new)
+            self._values = np.concatenate([self._values, values])
+            self._valid = np.concatenate([self._valid, valid])
+            self._pieces = len(pieces)
         return self._values, self._valid
 
-    def _translate(self, column: Column | None, rows: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        if column is None:
-            return np.zeros(rows, self._values.dtype), np.zeros(rows, np.bool_)
-        values, valid = column.values, column.valid
+    def _translate(self, pieces: Sequence[Piece]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The values of some pieces, one after the other; where a piece lacks the column there are none."""
+        bounds = offsets_of(np.array([piece.row_count for piece in pieces], np.int64))
+        values = np.zeros(int(bounds[-1]), self._values.dtype)
+        valid = np.zeros(int(bounds[-1]), np.bool_)
+        present = [number for number, piece in enumerate(pieces) if self._id in piece.batch.columns]
+        if not present:
+            return values, valid
+        columns = [pieces[number].batch.columns[self._id][pieces[number].rows] for number in present]
+        lengths = np.diff(bounds)[present]
+        found = np.concatenate([column.values for column in columns])
+        has_value = np.concatenate(
+            [_all_true(len(column.values)) if column.valid is None else column.valid for column in columns]
+        )
         if self.dictionary is not None:
-            assert column.dictionary is not None
-            values = self.dictionary.encode(values, valid, column.dictionary)
-        return values, np.ones(rows, np.bool_) if valid is None else valid
+            texts, first_codes = join_texts([_dictionary(column) for column in columns])
+            found = self.dictionary.encode(found + np.repeat(first_codes, lengths), has_value, texts)
+        rows = expand_ranges(bounds[present], lengths)
+        values[rows], valid[rows] = found, has_value
+        return values, valid
+
+
+def _all_true(count: int) -> NDArray[np.bool_]:
+    return np.broadcast_to(np.True_, count)
+
+
+def _dictionary(column: Column) -> TextDictionary:
+    assert column.dictionary is not None, "a text column has a dictionary"
+    return column.dictionary
 
 
 class Delta:
-    """Batches of one partition on top of its base."""
+    """Pieces of one partition on top of its base."""
 
     def __init__(self, base: Base):
         self.base = base
         self.rows = 0
-        self.events = 0
         self.persons = GrowingPersons(base.persons)
-        assert base.action.dictionary is not None
-        self.actions = GrowingDictionary(base.action.dictionary)
-        self._batches: list[EventBatch] = []
+        self.actions = GrowingDictionary(_dictionary(base.action))
+        self._pieces: list[Piece] = []
         self._columns: dict[int, _DeltaColumn] = {}
         self._present: set[int] = set()
 
-    def add(self, batch: EventBatch) -> Events:
-        """Takes the slice of one record (a batch of this partition alone) and returns its events."""
-        first_row = batch.row_start[:-1] + (self.base.rows + self.rows)
-        ordinals = self.persons.ordinals(batch.persons)
-        events = Events(
-            person=ordinals[batch.person],
-            stamp=batch.stamp,
-            action=self.actions.encode(batch.action, None, TextDictionary(batch.actions)),
-            first_row=first_row,
-            rows=np.diff(batch.row_start),
-        )
-        self._batches.append(batch)
-        self._present |= batch.columns.keys()
-        self.rows += batch.rows
-        self.events += batch.events
-        return events
+    def add(self, pieces: Sequence[Piece]) -> Events:
+        """Takes the pieces of further records, at least one, in journal order, and returns their events."""
+        event_counts = np.array([piece.events.stop - piece.events.start for piece in pieces], np.int64)
+        first_people = offsets_of(np.array([piece.people.stop - piece.people.start for piece in pieces], np.int64))
+        ordinals = self.persons.ordinals(join_persons([piece.persons for piece in pieces]))
+        # From places in each batch to places in the pieces laid end to end.
+        shift = first_people[:-1] - np.array([piece.people.start for piece in pieces], np.int64)
+        person = np.concatenate([piece.batch.person[piece.events] for piece in pieces]) + np.repeat(shift, event_counts)
+        texts, first_codes = join_texts([TextDictionary(piece.batch.actions) for piece in pieces])
+        action = np.concatenate([piece.batch.action[piece.events] for piece in pieces])
+        action = self.actions.encode(action + np.repeat(first_codes, event_counts), None, texts)
+        rows = np.concatenate([np.diff(piece.batch.row_start)[piece.events] for piece in pieces])
+        first_row = offsets_of(rows)[:-1] + (self.base.rows + self.rows)
+        self._pieces += pieces
+        self.rows += int(rows.sum())
+        for piece in pieces:
+            self._present |= piece.batch.columns.keys()
+        stamp = np.concatenate([piece.batch.stamp[piece.events] for piece in pieces])
+        return Events(ordinals[person], stamp, action, first_row, rows)
 
     def has_column(self, column_id: int) -> bool:
         """Whether file or delta have any value of a column."""
@@ -128,9 +176,9 @@ class Delta:
         """A column over rows of file and delta. source: int64[rows], file rows first, then those of the delta."""
         base = self.base.columns.get(column_id)
         if column_id not in self._columns:
-            self._columns[column_id] = _DeltaColumn(column_type, base)
+            self._columns[column_id] = _DeltaColumn(column_id, column_type, base)
         column = self._columns[column_id]
-        delta_values, delta_valid = column.over(column_id, self._batches)
+        delta_values, delta_valid = column.over(self._pieces)
         if base is None:
             base_values: NDArray[Any] = np.broadcast_to(np.zeros((), delta_values.dtype), self.base.rows)
             base_valid: NDArray[np.bool_] | None = np.broadcast_to(np.False_, self.base.rows)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openset_format.block import INTEGER_PERSON, PersonId, PersonIds, TextDictionary
 from openset_format.dictionary import ExtendedDictionary, PackedTexts, packed
 from openset_format.persons import ExtendedPersonIds, MappedPersonIds, person_hashes
-from openset.store.ranges import expand_ranges
+from openset.store.ranges import expand_ranges, offsets_of
 
 
 class _Codes(dict[str, int]):
@@ -54,11 +54,8 @@ class GrowingDictionary:
         Only texts that a row uses are taken up, in the order of their codes; where a row has no value the code is 0.
         """
         used = np.flatnonzero(np.bincount(codes if valid is None else codes[valid], minlength=len(dictionary)))
-        if 2 * len(used) > len(dictionary):
-            texts = dictionary.texts()
-            wanted = [texts[code] for code in used.tolist()]
-        else:
-            wanted = [dictionary.text(code) for code in used.tolist()]
+        texts = dictionary.texts()
+        wanted = [texts[code] for code in used.tolist()]
         translation = np.zeros(max(len(dictionary), 1), np.uint32)
         translation[used] = np.fromiter(map(self._codes.__getitem__, wanted), np.uint32, len(wanted))
         encoded: NDArray[np.uint32] = translation[codes]
@@ -103,6 +100,22 @@ class GrowingPersons:
         if len(self._view) < len(self):
             self._view = ExtendedPersonIds(self._base, list(self._added))
         return self._view
+
+
+def join_texts(parts: Sequence[TextDictionary]) -> tuple[PackedTexts, NDArray[np.int64]]:
+    """Dictionaries end to end, and int64[parts]: where each begins."""
+    texts = [packed(part) for part in parts]
+    lengths = [np.diff(part.offsets).astype(np.int64) for part in texts]
+    data = [part.data[int(part.offsets[0]) : int(part.offsets[-1])] for part in texts]
+    joined = PackedTexts(offsets_of(np.concatenate(lengths)), np.concatenate(data))
+    return joined, offsets_of(np.array([len(part) for part in texts], np.int64))[:-1]
+
+
+def join_persons(parts: Sequence[PersonIds]) -> PersonIds:
+    """People end to end."""
+    kinds = np.concatenate([part.kinds for part in parts])
+    integers = np.concatenate([part.integers for part in parts])
+    return PersonIds(kinds, integers, join_texts([part.texts for part in parts])[0])
 
 
 def person_list(persons: PersonIds, positions: NDArray[np.int64] | None = None) -> list[PersonId]:

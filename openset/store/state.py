@@ -5,7 +5,9 @@ The overlay holds every person the delta touches, complete. New records only re-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.batch import EventBatch, decode_batch
+from openset_format.batch import EventBatch, PartitionSlice, decode_batch
 from openset_format.errors import MissingSegmentError
 from openset_format.reader import PartitionFile
-from openset_format.segment import read_records
+from openset_format.segment import RecordRef, read_records
 from openset.errors import InternalError
-from openset.store.delta import Base, Delta, EmptyBase
+from openset.store.delta import Base, Delta, EmptyBase, Piece
 from openset.store.merge import Events, Layer, empty_layer, layer_of, merge, splice
 from openset.store.ranges import expand_ranges
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
+
+RECORDS_KEPT_BYTES = 64 * 1024 * 1024
 
 
 class PartitionState:
@@ -33,12 +37,11 @@ class PartitionState:
         self.overlay = empty_layer()
         self._z_order = z_order
 
-    def advance(self, batches: Iterable[EventBatch]) -> None:
-        """Takes the slices of further records, in journal order, each a batch of this partition alone."""
-        added = [self.delta.add(batch) for batch in batches if batch.events]
-        if not added:
+    def advance(self, pieces: Sequence[Piece]) -> None:
+        """Takes the pieces of further records of this partition, in journal order."""
+        if not pieces:
             return
-        new = Events.concatenate(added)
+        new = self.delta.add(pieces)
         touched = np.unique(new.person)
         in_overlay = self.overlay.events_of(touched)
         elsewhere = np.setdiff1d(touched, self.overlay.people, assume_unique=True)
@@ -117,18 +120,46 @@ def open_base(data_dir: Path, snapshot: PartitionSnapshot) -> Base:
         raise StaleSnapshotError(f"{path} is generation {file.generation}, not {snapshot.generation}") from error
 
 
-def read_batches(data_dir: Path, snapshot: PartitionSnapshot, first: int = 0) -> list[EventBatch]:
-    """The slices of the records from position `first` on. Raises StaleSnapshotError when segments are gone."""
-    directory = data_dir / JOURNAL_DIRECTORY
-    try:
-        records = read_records(directory, snapshot.records.since(first))
-        return [decode_batch(payload, snapshot.partition) for _, _, payload in records]
-    except MissingSegmentError as error:
-        raise StaleSnapshotError(str(error)) from error
+class RecordReader:
+    """Reads journal records and keeps the last ones, because a record usually has events of several partitions."""
+
+    def __init__(self, data_dir: Path, kept_bytes: int = RECORDS_KEPT_BYTES):
+        self._directory = data_dir / JOURNAL_DIRECTORY
+        self._limit = kept_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[int, _Record] = OrderedDict()
+
+    def pieces(self, snapshot: PartitionSnapshot, first: int = 0) -> list[Piece]:
+        """What the records from position `first` on have for the partition. Raises StaleSnapshotError, FormatError."""
+        refs = list(snapshot.records.since(first))
+        try:
+            records = self._records(refs)
+        except MissingSegmentError as error:
+            raise StaleSnapshotError(str(error)) from error
+        return [Piece(record.batch, record.places[snapshot.partition]) for record in records]
+
+    def _records(self, refs: Sequence[RecordRef]) -> list[_Record]:
+        found = {ref.sequence: self._kept[ref.sequence] for ref in refs if ref.sequence in self._kept}
+        missing = [ref for ref in refs if ref.sequence not in found]
+        for ref, (_, _, payload) in zip(missing, read_records(self._directory, missing), strict=True):
+            batch = decode_batch(payload)
+            record = _Record(batch, {place.partition: place for place in batch.partitions}, ref.size_bytes)
+            found[ref.sequence] = self._kept[ref.sequence] = record
+            self._bytes += record.size_bytes
+        while self._bytes > self._limit:
+            self._bytes -= self._kept.popitem(last=False)[1].size_bytes
+        return [found[ref.sequence] for ref in refs]
 
 
-def load_state(data_dir: Path, snapshot: PartitionSnapshot) -> PartitionState:
+@dataclass(frozen=True, slots=True)
+class _Record:
+    batch: EventBatch
+    places: dict[int, PartitionSlice]
+    size_bytes: int
+
+
+def load_state(data_dir: Path, snapshot: PartitionSnapshot, reader: RecordReader | None = None) -> PartitionState:
     """File and records of a snapshot, merged. Raises StaleSnapshotError, FormatError."""
     state = PartitionState(open_base(data_dir, snapshot), snapshot.schema.z_order)
-    state.advance(read_batches(data_dir, snapshot))
+    state.advance((reader or RecordReader(data_dir)).pieces(snapshot))
     return state

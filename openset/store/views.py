@@ -21,7 +21,7 @@ from openset.store.identity import SelectedPersonIds
 from openset.store.merge import Layer
 from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.snapshot import PartitionSnapshot
-from openset.store.state import PartitionState, load_state, read_batches
+from openset.store.state import PartitionState, RecordReader, load_state
 
 BLOCK_ROWS = 65_536
 PARTITIONS_KEPT = 4_096
@@ -37,6 +37,7 @@ class ViewCache:
         self._data_dir = Path(data_dir)
         self._kept: OrderedDict[tuple[int, int], _Partition] = OrderedDict()
         self._limit = partitions_kept
+        self._reader = RecordReader(self._data_dir)
 
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
         """Everything a snapshot names, opened: afterwards neither the file nor the journal is needed by name.
@@ -62,7 +63,7 @@ class ViewCache:
     def _view(self, snapshot: PartitionSnapshot) -> PartitionView:
         key = (snapshot.schema.id, snapshot.partition)
         if key not in self._kept:
-            self._kept[key] = _Partition(self._data_dir, snapshot)
+            self._kept[key] = _Partition(self._data_dir, snapshot, self._reader)
             if len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -72,10 +73,11 @@ class ViewCache:
 class _Partition:
     """A partition at the newest snapshot seen, and the last views, for queries that run side by side."""
 
-    def __init__(self, data_dir: Path, snapshot: PartitionSnapshot):
+    def __init__(self, data_dir: Path, snapshot: PartitionSnapshot, reader: RecordReader):
         self._data_dir = data_dir
+        self._reader = reader
         self._views: OrderedDict[tuple[int, int, int], PartitionView] = OrderedDict()
-        self._state = load_state(data_dir, snapshot)
+        self._state = load_state(data_dir, snapshot, reader)
         self._generation, self._records = snapshot.generation, len(snapshot.records)
 
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
@@ -89,13 +91,13 @@ class _Partition:
 
     def _state_at(self, snapshot: PartitionSnapshot) -> PartitionState:
         if snapshot.generation > self._generation:
-            self._state = load_state(self._data_dir, snapshot)
+            self._state = load_state(self._data_dir, snapshot, self._reader)
             self._generation, self._records = snapshot.generation, len(snapshot.records)
         elif snapshot.generation < self._generation or len(snapshot.records) < self._records:
             # Older than what is here: put together anew, the newest stays.
-            return load_state(self._data_dir, snapshot)
+            return load_state(self._data_dir, snapshot, self._reader)
         elif len(snapshot.records) > self._records:
-            self._state.advance(read_batches(self._data_dir, snapshot, self._records))
+            self._state.advance(self._reader.pieces(snapshot, self._records))
             self._records = len(snapshot.records)
         return self._state
 
