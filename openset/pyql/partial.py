@@ -52,6 +52,8 @@ class Partial:
             self.keys.append(key)
             if node >= self._capacity:
                 self.reserve(max(64, 2 * node))
+            if key == 0.0 and isinstance(key, float):
+                self.keys[node] = 0.0  # -0.0 is shown as 0.0
         elif isinstance(key, int) and isinstance(self.keys[node], float):
             self.keys[node] = key
         return node

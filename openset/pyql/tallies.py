@@ -95,6 +95,8 @@ class TallyBook:
         batches = [batch for batch in batches if len(batch.row)]
         if not batches:
             return
+        for batch in batches:
+            batch.nodes = [self.nodes.counted_as(level) for level in batch.nodes]
         if len(batches) > 1 and order_matters(self.aggregators):
             batches = [merged(batches, self.evaluator)]
         once = all(batch.unique_rows for batch in batches)
