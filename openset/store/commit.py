@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import structlog
+
 from openset_format.batch import PartitionSlice
 from openset_format.errors import FormatError
 from openset_format.journal import Journal
@@ -18,6 +20,8 @@ from openset_format.segment import RecordRef
 from openset.errors import InternalError
 
 INSERT_RECORD = 1
+
+log = structlog.get_logger("openset.store")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +71,16 @@ class Committer:
                 group, self._waiting = self._waiting, []
             if not group:
                 return
-            self._write(group)
+            # A request whose client went away while it waited is not written; from here on it cannot be cancelled.
+            group = [commit for commit in group if commit.done.set_running_or_notify_cancel()]
+            try:
+                self._write(group)
+            except Exception as defect:
+                # Without this thread nothing could be inserted any more.
+                log.exception("a commit failed")
+                for commit in group:
+                    if not commit.done.done():
+                        commit.done.set_exception(InternalError(f"the events could not be written: {defect!r}"))
 
     def _write(self, group: list[Commit]) -> None:
         written: list[tuple[Commit, RecordRef]] = []

@@ -9,6 +9,9 @@ from pathlib import Path
 from openset.errors import ConfigError
 
 LOCK_NAME = "lock"
+MOUNTS = Path("/proc/self/mountinfo")
+# Renames and syncs over a network do not keep the promises that inserts and compactions rely on.
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs"})
 
 
 class DirectoryLock:
@@ -39,3 +42,20 @@ class DirectoryLock:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+
+def check_file_system(directory: Path, mounts: Path = MOUNTS) -> None:
+    """Raises ConfigError for a directory on a network file system. Where the system does not tell, nothing happens."""
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    place = directory.resolve()
+    kind, depth = "", -1
+    for line in lines:
+        mounted, _, source = line.partition(" - ")
+        point = Path(mounted.split()[4].replace("\\040", " "))
+        if place.is_relative_to(point) and len(point.parts) >= depth:
+            kind, depth = source.split()[0], len(point.parts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise ConfigError(f"data directory {directory} is on a network file system ({kind}); it must be on a local one")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,10 +112,6 @@ class PartitionSnapshot:
     def file(self) -> Path:
         """The partition file, relative to the data directory."""
         return partition_path(self.schema.id, self.partition)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        fields = (self.schema, self.partition, self.generation, self.journal_id, self.applied_sequence, self.records)
-        return (PartitionSnapshot, fields)
 
 
 def partition_path(table_id: int, partition: int) -> Path:

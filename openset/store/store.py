@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from openset_format.block import PersonId
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
@@ -28,12 +30,14 @@ from openset.store.commit import Commit, Committer
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.ingest import Insert, prepare_insert
-from openset.store.lock import DirectoryLock
+from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
+
+log = structlog.get_logger("openset.store")
 
 
 class Store:
@@ -60,6 +64,7 @@ class Store:
             self._journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
         except FormatError as error:
             raise InternalError(str(error)) from error
+        _report(self._journal)
         try:
             self._partitions = recover(data_dir, self._catalog, self._journal)
         except BaseException:
@@ -82,6 +87,7 @@ class Store:
             files.make_directory(directory)
         except OSError as error:
             raise ConfigError(f"data directory {directory} cannot be made: {error.strerror}") from error
+        check_file_system(directory)
         lock = DirectoryLock(directory)
         try:
             return cls(directory, lock, files, policy or Policy())
@@ -377,3 +383,14 @@ class Store:
             pinned = self._pins.oldest_sequence()
             needed_from = min(needed if pinned is None else [*needed, pinned], default=self._visible_sequence + 1)
         self._journal.drop_segments(needed_from - 1)
+
+
+def _report(journal: Journal) -> None:
+    """Logs what recovery cut off the journal. Losing what was acknowledged means that the disk broke its word."""
+    torn = journal.torn_tail
+    if torn is not None:
+        facts = {"segment": torn.segment, "offset": torn.offset, "size_bytes": torn.size_bytes, "reason": torn.reason}
+        if torn.acknowledged:
+            log.error("acknowledged records are lost", records=torn.acknowledged, **facts)
+        else:
+            log.warning("unfinished records cut off the journal", **facts)

@@ -11,7 +11,7 @@ from support.format_models import FailingFiles
 
 from openset.errors import ConfigError, InternalError, QueryError
 from openset.store.catalog import CATALOG_NAME, Catalog
-from openset.store.lock import DirectoryLock
+from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.store import Store
 
 COLUMNS = [("name", "text"), ("units", "int")]
@@ -137,3 +137,18 @@ def test_directory_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be made"):
         Store.open(tmp_path / "file")
+
+
+def test_network_file_systems_are_refused(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        f"30 22 0:44 / {tmp_path}/far\\040away rw - nfs4 server:/export rw\n"
+        f"31 30 8:2 / {tmp_path}/far\\040away/near rw master:1 - xfs /dev/sdb1 rw\n"
+    )
+    (tmp_path / "far away" / "near").mkdir(parents=True)
+    check_file_system(tmp_path, mounts)
+    check_file_system(tmp_path / "far away" / "near" / "data", mounts)
+    with pytest.raises(ConfigError, match=r"network file system \(nfs4\)"):
+        check_file_system(tmp_path / "far away" / "data", mounts)
+    check_file_system(tmp_path, tmp_path / "missing")

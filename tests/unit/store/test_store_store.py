@@ -81,6 +81,24 @@ def test_commit_on_the_event_loop(tmp_path: Path) -> None:
         store.submit("t", store.prepare_insert("t", json.dumps(events(0, 1)).encode()))
 
 
+def test_client_that_goes_away_does_not_stop_the_writer(tmp_path: Path) -> None:
+    store = model.new_store(tmp_path)
+
+    async def run() -> None:
+        for number in range(50):
+            insert = store.prepare_insert("t", json.dumps(events(number, 1)).encode())
+            waiting = asyncio.ensure_future(store.commit("t", insert))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(run())
+    model.insert(store, events(100, 3))
+    found = {stamp - STAMP for person in contents(store).values() for stamp, _, _ in person}
+    assert {100, 101, 102} <= found <= {*range(50), 100, 101, 102}
+    store.close()
+
+
 def test_restart_gives_the_same(tmp_path: Path) -> None:
     store = model.new_store(tmp_path)
     model.insert(store, events(0, 100, colour="red"))
