@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from openset import __version__
-from openset.client.connection import DEFAULT_URL, Connection, Unreachable
+from openset.client.connection import DEFAULT_URL, Connection, Refused, Unreachable
 from openset.errors import OpenSetError
 
 EXIT_REFUSED = 1
@@ -123,7 +123,12 @@ def load(
         sources = copies or files
         if create:
             _create(connection, table, sources, z_order)
-        stored_before, _ = stored_counts(connection, table)
+        try:
+            stored_before, _ = stored_counts(connection, table)
+        except Refused as refusal:
+            if refusal.error_class == "query":
+                refusal.detail = "openset load --create makes a table with the columns its events need"
+            raise
         with shown_progress() as on_progress:
             report = load_files(
                 connection, table, sources, batch_events=batch, skip_bad_events=skip_bad_events, on_progress=on_progress

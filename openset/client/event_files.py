@@ -41,6 +41,11 @@ class CountingReader(io.RawIOBase):
         return len(data)
 
 
+def shown_name(file: str) -> str:
+    """A file as messages call it."""
+    return "standard input" if file == STANDARD_INPUT else file
+
+
 @contextmanager
 def open_source(name: str) -> Iterator[CountingReader]:
     """The bytes of a file, or of standard input for "-". Raises InsertError when it cannot be read."""
@@ -55,8 +60,9 @@ def open_source(name: str) -> Iterator[CountingReader]:
         yield CountingReader(file)
 
 
-def read_events(source: CountingReader, name: str) -> Iterator[bytes]:
+def read_events(source: CountingReader, file: str) -> Iterator[bytes]:
     """Yields the JSON text of every event of a file. Raises InsertError where the file is not JSON."""
+    name = shown_name(file)
     buffered = io.BufferedReader(source, 1 << 20)
     stream: BinaryIO = buffered
     if buffered.peek(2)[:2] == _GZIP_MAGIC:

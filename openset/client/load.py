@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from openset.client.connection import Connection, Refused, segment
-from openset.client.event_files import STANDARD_INPUT, open_source, read_events
+from openset.client.event_files import STANDARD_INPUT, open_source, read_events, shown_name
 from openset.client.inference import TypeInference
 from openset.errors import InsertError
 
@@ -181,7 +181,7 @@ def _add_answer(report: LoadReport, batch: _Batch, answer: dict[str, Any]) -> No
     report.accepted += int(answer.get("accepted", 0))
     report.rejected += int(answer.get("rejected", 0))
     for reason in answer.get("errors", [])[: _SHOWN_REASONS - len(report.reasons)]:
-        report.reasons.append((batch.file, batch.first + int(reason["index"]) + 1, str(reason["reason"])))
+        report.reasons.append((shown_name(batch.file), batch.first + int(reason["index"]) + 1, str(reason["reason"])))
 
 
 def _with_place(refusal: Refused, batch: _Batch, accepted: int) -> InsertError | Refused:
@@ -190,7 +190,7 @@ def _with_place(refusal: Refused, batch: _Batch, accepted: int) -> InsertError |
         return refusal
     reasons = refusal.detail if isinstance(refusal.detail, list) else []
     lines = [
-        f"{batch.file}, event {batch.first + int(reason['index']) + 1}: {reason['reason']}"
+        f"{shown_name(batch.file)}, event {batch.first + int(reason['index']) + 1}: {reason['reason']}"
         for reason in reasons
         if isinstance(reason, dict) and "index" in reason and "reason" in reason
     ]

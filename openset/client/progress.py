@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from openset.client.event_files import shown_name
 from openset.client.load import Progress
 
 _PLAIN_LINE_SECONDS = 5.0
@@ -47,7 +48,9 @@ class _Bar:
     def show(self, progress: Progress) -> None:
         task = self._tasks.get(progress.file)
         if task is None:
-            task = self._bars.add_task(Path(progress.file).name, total=progress.size_bytes, events=0, rate=0.0)
+            task = self._bars.add_task(
+                Path(shown_name(progress.file)).name, total=progress.size_bytes, events=0, rate=0.0
+            )
             self._tasks[progress.file] = task
         rate = progress.accepted / progress.seconds if progress.seconds else 0.0
         self._bars.update(task, completed=progress.read_bytes, events=progress.accepted, rate=rate)

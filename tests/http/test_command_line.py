@@ -130,6 +130,13 @@ def test_an_unknown_table_is_an_error_that_names_it(daemon: Daemon) -> None:
         done = run(daemon, *arguments)
         assert done.returncode == 1
         assert "heighstreet" in done.stderr
+        assert ("openset load --create" in done.stderr) == (arguments[0] == "load")
+
+
+def test_broken_standard_input_is_called_so(daemon: Daemon) -> None:
+    done = run(daemon, "load", "highstreet", "-", given=b'[{"person": ]')
+    assert done.returncode == 1
+    assert done.stderr.startswith("error (insert): standard input: element 1 of the array is not JSON")
 
 
 def test_bad_events_are_named_by_file_and_number(daemon: Daemon, tmp_path: Path) -> None:
