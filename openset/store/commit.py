@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from openset.errors import InternalError
 from openset_format.batch import PartitionSlice
 from openset_format.errors import FormatError
 from openset_format.journal import Journal
 from openset_format.segment import RecordRef
-from openset.errors import InternalError
 
 INSERT_RECORD = 1
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from openset_format.block import Column
-from openset_format.errors import FormatError
-from openset_format.files import FILES, FileLayer
-from openset_format.writer import PartitionContent, write_partition
 from openset.errors import InternalError
 from openset.store.merge import Layer
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import PartitionState, load_state
+from openset_format.block import Column
+from openset_format.errors import FormatError
+from openset_format.files import FILES, FileLayer
+from openset_format.writer import PartitionContent, write_partition
 
 STAGING_SUFFIX = ".next"
 

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.batch import EventBatch, PartitionSlice
-from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
-from openset_format.dictionary import packed
 from openset.store.identity import GrowingDictionary, GrowingPersons, join_persons, join_texts
 from openset.store.merge import Events
 from openset.store.ranges import expand_ranges, offsets_of
+from openset_format.batch import EventBatch, PartitionSlice
+from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
+from openset_format.dictionary import packed
 
 _VALUE_TYPES: dict[ColumnType, Any] = {"text": np.uint32, "int": np.int64, "double": np.float64, "bool": np.uint8}
 

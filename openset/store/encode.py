@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from openset.store.ranges import expand_ranges
 from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
 from openset_format.hashing import partitions_of
-from openset.store.ranges import expand_ranges
 
 Value = TypeVar("Value", str, "str | int")
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise, product
 from typing import Any
 
-from openset_format.block import Block
 from openset.store.expand import GROUPS, Row
+from openset_format.block import Block
 
 # Deeper groups are written out row by row, so that what is folded can be inserted again.
 _DEPTH_LIMIT = 16

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openset.store.ranges import expand_ranges, offsets_of
 from openset_format.block import INTEGER_PERSON, PersonId, PersonIds, TextDictionary
 from openset_format.dictionary import ExtendedDictionary, PackedTexts, packed
 from openset_format.persons import ExtendedPersonIds, MappedPersonIds, person_hashes
-from openset.store.ranges import expand_ranges, offsets_of
 
 
 class _Codes(dict[str, int]):

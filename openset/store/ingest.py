@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.batch import EventBatch, encode_batch
-from openset_format.block import Column, ColumnType
 from openset.errors import InsertError
 from openset.store.decode import Decoded, Event, Problem, check_event, decode_body
 from openset.store.encode import Coder, ColumnBuilder, build_batch
@@ -24,6 +22,8 @@ from openset.store.expand import ROWS_PER_EVENT, BadEvent, Row, expand
 from openset.store.ranges import count_within, offsets_of
 from openset.store.schema import TableSchema
 from openset.store.stamps import LAST_STAMP, SECONDS_BELOW, BadStamp, parse_stamp
+from openset_format.batch import EventBatch, encode_batch
+from openset_format.block import Column, ColumnType
 
 PROBLEMS_SHOWN = 20
 NOW = -1

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from openset_format.batch import PartitionSlice
-from openset_format.segment import RecordRef
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot, RecordLog
+from openset_format.batch import PartitionSlice
+from openset_format.segment import RecordRef
 
 
 @dataclass(slots=True)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openset_format.batch import decode_batch
-from openset_format.errors import FormatError
-from openset_format.files import TEMPORARY_SUFFIX
-from openset_format.journal import Journal
-from openset_format.reader import PartitionFile
 from openset.errors import ConfigError, InternalError
 from openset.store.catalog import Catalog
 from openset.store.commit import INSERT_RECORD
 from openset.store.compaction import STAGING_SUFFIX
 from openset.store.partition import Partition
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
+from openset_format.batch import decode_batch
+from openset_format.errors import FormatError
+from openset_format.files import TEMPORARY_SUFFIX
+from openset_format.journal import Journal
+from openset_format.reader import PartitionFile
 
 Partitions = dict[tuple[int, int], Partition]
 

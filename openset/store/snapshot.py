@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.segment import RecordRef
 from openset.errors import InternalError
 from openset.store.schema import TableSchema
+from openset_format.segment import RecordRef
 
 JOURNAL_DIRECTORY = "journal"
 TABLES_DIRECTORY = "tables"

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.batch import EventBatch, PartitionSlice, decode_batch
-from openset_format.errors import MissingSegmentError
-from openset_format.reader import PartitionFile
-from openset_format.segment import RecordRef, read_records
 from openset.errors import InternalError
 from openset.store.delta import Base, Delta, EmptyBase, Piece
 from openset.store.merge import Events, Layer, empty_layer, layer_of, merge, splice
 from openset.store.ranges import expand_ranges
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
+from openset_format.batch import EventBatch, PartitionSlice, decode_batch
+from openset_format.errors import MissingSegmentError
+from openset_format.reader import PartitionFile
+from openset_format.segment import RecordRef, read_records
 
 RECORDS_KEPT_BYTES = 64 * 1024 * 1024
 

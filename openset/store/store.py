@@ -17,13 +17,6 @@ from pathlib import Path
 
 import structlog
 
-from openset_format.block import PersonId
-from openset_format.errors import FormatError
-from openset_format.files import FILES, FileLayer
-from openset_format.hashing import partition_of
-from openset_format.journal import Journal
-from openset_format.reader import PartitionFile
-from openset_format.segment import RecordRef
 from openset.errors import ConfigError, InternalError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
@@ -36,6 +29,13 @@ from openset.store.pins import Pins
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
+from openset_format.block import PersonId
+from openset_format.errors import FormatError
+from openset_format.files import FILES, FileLayer
+from openset_format.hashing import partition_of
+from openset_format.journal import Journal
+from openset_format.reader import PartitionFile
+from openset_format.segment import RecordRef
 
 log = structlog.get_logger("openset.store")
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset_format.block import Block, Column, PersonId, PersonIds
-from openset_format.errors import FormatError
 from openset.errors import InternalError
 from openset.store.identity import SelectedPersonIds
 from openset.store.merge import Layer
 from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import PartitionState, RecordReader, load_state
+from openset_format.block import Block, Column, PersonId, PersonIds
+from openset_format.errors import FormatError
 
 BLOCK_ROWS = 65_536
 PARTITIONS_KEPT = 4_096
