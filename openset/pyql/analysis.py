@@ -31,14 +31,18 @@ CONTAINER_FUNCTIONS = frozenset({"list", "set", "dict", "url_decode"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchFacts:
-    """How one match runs. `static` and `dynamic` are the conjuncts of its condition; a flat body has no loop in it."""
+    """How one match runs. `static` and `dynamic` are the conjuncts of its condition.
+
+    where_acts: the condition calls functions that do something besides giving a value, so it is asked row by row.
+    flat: the body has no loop in it.
+    """
 
     mode: Mode
     static: tuple[tree.Expression, ...]
     dynamic: tuple[tree.Expression, ...]
     carried: frozenset[str]
     may_leave: bool
-    where_calls: bool
+    where_acts: bool
     flat: bool
 
 
@@ -80,6 +84,7 @@ class Analysis:
         self._flows: dict[str, Flow] = {}
         self._open_functions: set[str] = set()
         self._leaving: dict[str, bool] = {}
+        self._computing: dict[str, bool] = {}
         for body in self._bodies():
             for statement in statements_of(body):
                 if isinstance(statement, tree.Match):
@@ -101,8 +106,49 @@ class Analysis:
         carried = flow.written & (flow.exposed | where_flow.exposed)
         may_leave = self.may_leave(match.body, 0)
         mode: Mode = "step" if carried else "rounds" if may_leave or (match.limit and dynamic) else "all"
-        where_calls = match.where is not None and any(isinstance(e, tree.UserCall) for e in expressions_in(match.where))
-        return MatchFacts(mode, static, dynamic, carried, may_leave, where_calls, self._is_flat(match.body))
+        where_acts = match.where is not None and any(
+            isinstance(part, tree.MethodCall)
+            or (isinstance(part, tree.UserCall) and not self._only_computes(part.function))
+            for part in expressions_in(match.where)
+        )
+        if where_acts:
+            mode = "step"
+        return MatchFacts(mode, static, dynamic, carried, may_leave, where_acts, self._is_flat(match.body))
+
+    def _only_computes(self, name: str) -> bool:
+        """Whether calling a function does nothing but give a value: it may run for rows in any order, or for none.
+
+        The variables it writes (its parameters at least) must be its own: read nowhere else, and by itself only after
+        they are written.
+        """
+        if name not in self._computing:
+            self._computing[name] = False  # recursion: not for sure
+            function = self.script.functions[name]
+            acting = any(
+                isinstance(s, tree.Tally | tree.Log | tree.Move | tree.Exit | tree.Delete | tree.Match | tree.For)
+                for s in statements_of(function.body)
+            )
+            flow = Flow(sure=frozenset(function.parameters)).then(self.body_flow(function.body))
+            own = flow.written | frozenset(function.parameters)
+            inner = [call for s in statements_of(function.body) for call in _direct_calls(s)]
+            self._computing[name] = (
+                not acting
+                and not own & (flow.exposed | self._read_outside(name))
+                and all(self._only_computes(call) for call in inner)
+            )
+        return self._computing[name]
+
+    def _read_outside(self, name: str) -> frozenset[str]:
+        """Variables that are read anywhere but in one function."""
+        bodies = [self.script.body, *(f.body for n, f in self.script.functions.items() if n != name)]
+        expressions = [e for body in bodies for s in statements_of(body) for e in expressions_of(s)]
+        expressions += [a.expression for a in self.script.aggregators if a.expression is not None]
+        names = {part.name for e in expressions for part in expressions_in(e) if isinstance(part, tree.Variable)}
+        for body in bodies:
+            for s in statements_of(body):
+                if isinstance(s, tree.Assign) and s.operator and isinstance(s.target, tree.Variable):
+                    names.add(s.target.name)
+        return frozenset(names)
 
     def _is_flat(self, body: tree.Body) -> bool:
         """Whether a body runs no loop and calls no function of the script."""

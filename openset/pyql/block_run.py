@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openset.errors import RunTimeError
 from openset.pyql import tree
 from openset.pyql.container_store import ContainerStore
 from openset.pyql.frames import Frame
@@ -80,6 +81,14 @@ class Candidates:
         return np.minimum(starts[last], high)
 
 
+# Tallies of several people are kept up to this size before they are aggregated.
+MAX_TALLY_BYTES = 1 << 28
+
+
+class TooMuchAtOnce(Exception):
+    """The tallies of a Block take too much memory; with fewer people at a time they will not."""
+
+
 class BlockRun:
     """A Block, the settings of the run and the run's text table, with caches that live as long as the Block runs."""
 
@@ -90,8 +99,22 @@ class BlockRun:
         self.store = ContainerStore(settings.max_memory_bytes)
         self.failed = np.zeros(block.people, np.bool_)
         self.expanded_rows = 0
+        self.tally_bytes = 0
         self.masks: dict[tree.Expression, Mask | None] = {}
         self.inlines: dict[tree.Inline, Vec] = {}
+
+    def hold_tallies(self, size_bytes: int) -> None:
+        """Counts what tallies take until the Block is done.
+
+        Raises TooMuchAtOnce where fewer people would do, RunTimeError when one person is beyond the memory budget.
+        """
+        self.tally_bytes += size_bytes
+        if self.block.people > 1 and self.tally_bytes > MAX_TALLY_BYTES:
+            raise TooMuchAtOnce
+        if self.tally_bytes > self.settings.max_memory_bytes:
+            raise RunTimeError(
+                f"the tallies of one person grew beyond the memory budget of {self.settings.max_memory_bytes:,} bytes"
+            )
 
     # ------------------------------------------------------------ rows
 

@@ -6,23 +6,30 @@ without a vector form to the scalar interpreter, and gathers one Partial.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openset.pyql import tree
 from openset.pyql.analysis import Analysis
-from openset.pyql.block_run import BlockRun
+from openset.pyql.block_run import BlockRun, TooMuchAtOnce
 from openset.pyql.execute import Executor
 from openset.pyql.explain import describe
-from openset.pyql.interpreter import interpret
-from openset.pyql.node_table import NodeTable
+from openset.pyql.frames import RESULT_VALUE
+from openset.pyql.interpreter import evaluate_people, interpret
+from openset.pyql.node_table import NodeTable, PublishedNodes
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
 from openset.pyql.tallies import TallyBook
 from openset.pyql.texts import TextTable
+from openset.pyql.values import is_true
+from openset.pyql.vectors import scalars
 from openset_format.block import Block
+
+Members = NDArray[np.bool_] | None
 
 BLOCK_ROWS = 1 << 17
 LOCK_STEP_BLOCK_ROWS = 1 << 20
@@ -52,42 +59,110 @@ def compile_plan(script: tree.Script) -> Plan:
 
 
 class EngineRun:
-    """One script over the Blocks of any number of partitions; `partial` has what they gave so far.
+    """One script over the Blocks of any number of partitions; `partials` have what they gave so far.
 
-    Nodes and texts are shared by all Blocks, so that many partitions cost one result tree.
+    There is one Partial per segment that is compared, or one for everyone. Nodes and texts are shared by all Blocks,
+    so that many partitions cost one result tree.
     """
 
-    def __init__(self, plan: Plan, settings: RunSettings, *, want_log: bool = False):
+    def __init__(self, plan: Plan, settings: RunSettings, *, want_log: bool = False, segments: int = 1):
         self.plan = plan
         self.settings = settings
         self.want_log = want_log
-        self.partial = Partial(plan.script.aggregators)
+        self.partials = [Partial(plan.script.aggregators) for _ in range(segments)]
         self._table = TextTable(settings.max_memory_bytes)
         self._nodes = NodeTable()
+        self._published = [PublishedNodes(self._nodes, partial) for partial in self.partials]
         self._expanded_rows = 0
 
-    def add(self, blocks: Iterable[Block]) -> None:
-        """Runs the script for the people of some Blocks. Raises RunTimeError for type errors and used-up budgets."""
-        for block in blocks:
-            self.settings.check_deadline()
-            state = BlockRun(block, self.settings, self._table)
-            state.expanded_rows = self._expanded_rows
-            self._add_block(state)
-            self._expanded_rows = state.expanded_rows
+    @property
+    def partial(self) -> Partial:
+        """The only Partial of a run that compares no segments."""
+        assert len(self.partials) == 1
+        return self.partials[0]
 
-    def _add_block(self, state: BlockRun) -> None:
-        block, partial, script = state.block, self.partial, self.plan.script
+    def add(self, blocks: Iterable[Block], members: Sequence[Sequence[Members]] | None = None) -> None:
+        """Runs the script for the people of some Blocks.
+
+        members: per Block and segment which of its people belong to it (bool[people], None: all); the script runs once
+        for people of any segment.  Raises RunTimeError for type errors and used-up budgets.
+        """
+        everyone: Sequence[Members] = [None] * len(self.partials)
+        waiting = [(block, everyone if members is None else members[i]) for i, block in enumerate(blocks)][::-1]
+        while waiting:
+            self.settings.check_deadline()
+            block, masks = waiting.pop()
+            state = self._state(block, masks)
+            try:
+                self._add_block(state, masks)
+            except TooMuchAtOnce:
+                middle = block.people // 2
+                for first, last in ((middle, block.people), (0, middle)):
+                    waiting.append((block.part(first, last), [None if m is None else m[first:last] for m in masks]))
+            else:
+                self._expanded_rows = state.expanded_rows
+
+    def _state(self, block: Block, masks: Sequence[Members]) -> BlockRun:
+        wanted = [mask for mask in masks if mask is not None]
+        if len(wanted) == len(masks):
+            anywhere = np.logical_or.reduce(wanted)
+            block = replace(block, include=anywhere if block.include is None else anywhere & block.include)
+        state = BlockRun(block, self.settings, self._table)
+        state.expanded_rows = self._expanded_rows
+        return state
+
+    def _add_block(self, state: BlockRun, masks: Sequence[Members]) -> None:
+        block, script = state.block, self.plan.script
         executor = Executor(state, script, self.plan.analysis, self._nodes, self.want_log)
         frame = executor.top()
-        TallyBook(executor.evaluator, script.aggregators, self._nodes, partial).add(frame.batches)
         people = block.runnable
-        left = people[state.failed[people]]
-        if len(left):
-            interpret(script, block, state.settings, partial, left.tolist())
-        answered = people[~state.failed[people]]
-        partial.people += len(answered)
-        partial.rows += int(np.diff(block.row_start)[answered].sum())
-        partial.events += int(state.event_counts[answered].sum())
+        for partial, published, mask in zip(self.partials, self._published, masks, strict=True):
+            book = TallyBook(executor.evaluator, script.aggregators, self._nodes, published, partial)
+            book.add(frame.batches, mask)
+            own = people if mask is None else people[mask[people]]
+            left = own[state.failed[own]]
+            if len(left):
+                interpret(script, block, state.settings, partial, left.tolist())
+            answered = own[~state.failed[own]]
+            partial.people += len(answered)
+            partial.rows += int(np.diff(block.row_start)[answered].sum())
+            partial.events += int(state.event_counts[answered].sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """What a script did for each person of a Block, for segments and histograms.
+
+    people: int64[n], the people (0…people-1) it ran for.  tallied: bool[n].  returned: n values of the top-level
+    `return`; None where there was none.  member: bool[n], tallied or returned something true.
+    """
+
+    people: NDArray[np.int64]
+    tallied: NDArray[np.bool_]
+    returned: list[Any]
+    member: NDArray[np.bool_]
+
+
+def outcomes(plan: Plan, block: Block, settings: RunSettings) -> Outcomes:
+    """Runs a segment or histogram script over a Block. Raises RunTimeError."""
+    state = BlockRun(block, settings, TextTable(settings.max_memory_bytes))
+    executor = Executor(state, plan.script, plan.analysis, NodeTable(), want_log=False)
+    frame = executor.top()
+    people = block.runnable
+    tallied = np.zeros(block.people, np.bool_)
+    for batch in frame.batches:
+        tallied[block.person_of_row[batch.row]] = True
+    value = frame.read(RESULT_VALUE, None)
+    member = tallied[people] | executor.evaluator.truth(value, len(people))
+    returned = scalars(value, len(people), state.table)
+    left = np.flatnonzero(state.failed[people])
+    for position, (person, outcome) in zip(
+        left.tolist(), evaluate_people(plan.script, block, settings, people[left].tolist()), strict=True
+    ):
+        tallied[person] = outcome.tallied
+        returned[position] = cast(Any, outcome.returned)
+        member[position] = outcome.tallied or is_true(outcome.returned)
+    return Outcomes(people, tallied[people], returned, member)
 
 
 def run(plan: Plan, blocks: Iterable[Block], settings: RunSettings, *, want_log: bool = False) -> Partial:

@@ -1,6 +1,6 @@
 """Statements on lanes: each takes the lanes that run it and returns those that go on.
 
-What has no vector form (log lines that somebody wants to read, conditions that call functions, type errors) hands the
+What has no vector form (log lines that somebody wants to read, type errors) hands the
 people that reach it to the interpreter, which runs the script for them from the start.
 """
 
@@ -21,6 +21,7 @@ from openset.pyql.frames import (
     CONTINUE,
     EXIT,
     LEAVE_MATCH,
+    RESULT_VALUE,
     RETURN,
     RETURN_VALUE,
     RUNNING,
@@ -194,7 +195,7 @@ class Executor:
             value = self._only(value, lanes, going_on)
         if statement.value is not None:
             value = self.shared(value, statement.value)
-        frame.assign(RETURN_VALUE, going_on, value, self.run.table)
+        frame.assign(RETURN_VALUE if self._depth else RESULT_VALUE, going_on, value, self.run.table)
         frame.stop(going_on, RETURN if self._depth else EXIT)
 
     def _if(self, frame: Frame, statement: tree.If, lanes: Lanes) -> Lanes:
@@ -237,9 +238,6 @@ class Executor:
 
     def _match(self, frame: Frame, statement: tree.Match, lanes: Lanes) -> Lanes:
         facts = self.analysis.matches[statement]
-        if facts.where_calls:
-            self.evaluator.fail(frame, lanes)
-            return np.zeros(0, np.int64)
         loop = MatchLoop(
             self.evaluator, self._loop_body, statement, facts, self._candidates_of(statement), self.keep_order
         )

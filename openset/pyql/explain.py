@@ -78,8 +78,8 @@ def _match(statement: tree.Match, analysis: Analysis, depth: int) -> Iterator[st
     how = _HOW[facts.mode].format("match")
     if facts.carried:
         how += f" (carried: {', '.join(sorted(facts.carried))})"
-    if facts.where_calls:
-        how = _FALLBACK
+    if facts.where_acts:
+        how += " (the condition calls functions that act)"
     limit = "" if statement.limit is None else " N"
     yield f"{indent}line {statement.at.line}: match{limit}, {how}"
     if facts.static:

@@ -19,8 +19,9 @@ from openset.pyql.vectors import NULL, Mask, Positions, Value, overwrite, spread
 # Why a lane stopped. BREAK + k leaves k loops.
 RUNNING, CONTINUE, LEAVE_MATCH, RETURN, EXIT, FAILED_LANE, BREAK = 0, 1, 2, 3, 4, 5, 16
 
-# The value of `return`, kept like a variable; no script can name it.
+# The values of `return` in functions and at top level, kept like variables; no script can name them.
 RETURN_VALUE = "return"
+RESULT_VALUE = "result"
 
 
 @dataclass(slots=True, eq=False)
@@ -61,11 +62,24 @@ class Frame:
     row:         int64[n], the row each lane's cursor is on.
     match_row:   int64[n], the row that the match of this frame is on; None where no match made the frame.
     parent_lane: int64[n], the lane of `parent` each lane came from.
+    in_condition: the lanes are candidates whose condition is being tested.
     whole_block: lane i is row i of the Block, for parts of conditions that are evaluated once per Block.
     """
 
-    __slots__ = ("batches", "match_row", "parent", "parent_lane", "person", "row", "signal", "unique_rows", "variables",
-                 "whole_block", "written")  # fmt: skip
+    __slots__ = (
+        "batches",
+        "in_condition",
+        "match_row",
+        "parent",
+        "parent_lane",
+        "person",
+        "row",
+        "signal",
+        "unique_rows",
+        "variables",
+        "whole_block",
+        "written",
+    )
 
     def __init__(
         self,
@@ -77,6 +91,7 @@ class Frame:
         *,
         whole_block: bool = False,
         unique_rows: bool = False,
+        in_condition: bool = False,
     ):
         self.person = person
         self.row = row
@@ -85,6 +100,7 @@ class Frame:
         self.match_row = match_row
         self.whole_block = whole_block
         self.unique_rows = unique_rows
+        self.in_condition = in_condition
         self.signal: NDArray[np.int16] | None = None
         self.variables: dict[str, Value] = {}
         self.written: dict[str, Mask | None] = {}
@@ -181,7 +197,7 @@ class Frame:
 
     def in_match(self) -> bool:
         """Whether a match encloses these lanes."""
-        return self.match_row is not None or (self.parent is not None and self.parent.in_match())
+        return self.match_row is not None or self.in_condition or (self.parent is not None and self.parent.in_match())
 
 
 _NEVER: Mask = np.zeros(0, np.bool_)

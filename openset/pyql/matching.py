@@ -14,7 +14,7 @@ from openset.pyql import tree
 from openset.pyql.analysis import MatchFacts
 from openset.pyql.block_run import Candidates
 from openset.pyql.evaluate import Evaluator
-from openset.pyql.frames import FAILED_LANE, Frame
+from openset.pyql.frames import LEAVE_MATCH, RUNNING, Frame
 from openset.pyql.loops import PIECE_LANES, Loop, RunBody, expand
 from openset.pyql.vectors import Mask, Positions
 
@@ -92,7 +92,7 @@ class MatchLoop(Loop):
             ended = np.zeros(len(lane), np.bool_)
             next_low = low + take
             if self.facts.dynamic:
-                kept = self._satisfying(frame, lane[slot], row)
+                kept = self._satisfying(frame, lane, slot, row, ended)
                 slot, index, row = slot[kept], index[kept], row[kept]
                 if self.facts.mode == "step":
                     slot, index, row = _first_per_slot(slot, index, row)
@@ -109,7 +109,8 @@ class MatchLoop(Loop):
             if self.facts.mode == "rounds":
                 size *= 2
             elif self.facts.mode == "step" and self.facts.dynamic:
-                size = size * 2 if 2 * len(row) < len(lane) else max(1, size // 2)
+                few = 2 * len(row) < len(lane) and not self.facts.where_acts
+                size = size * 2 if few else max(1, size // 2)
             lane, low, high, seen, last_event = (a[alive] for a in (lane, next_low, high, seen, last_event))
 
     def _interpreter_is_faster(self, frame: Frame, lane: Positions, low: Positions, high: Positions) -> bool:
@@ -140,19 +141,36 @@ class MatchLoop(Loop):
 
     # ------------------------------------------------------------ conditions
 
-    def _satisfying(self, frame: Frame, lane: Positions, row: Positions) -> Positions:
+    def _satisfying(self, frame: Frame, lane: Positions, slot: Positions, row: Positions, ended: Mask) -> Positions:
         """Which candidates the lane-dependent part of the condition lets through."""
-        tested = Frame(frame.person[lane], row, frame, lane)
+        parent_lane = lane[slot]
+        tested = Frame(frame.person[parent_lane], row, frame, parent_lane, in_condition=True)
         going: Positions | None = None
         for part in self.facts.dynamic:
             mask = self.evaluator.condition(part, tested, going)
             chosen = np.flatnonzero(mask)
             going = chosen if going is None else going[chosen]
-        if tested.signal is not None:  # type errors: their people are marked already
-            stopped = np.unique(lane[tested.signal == FAILED_LANE])
-            frame.stop(stopped, FAILED_LANE)
+        if self.facts.where_acts:  # one candidate per lane, so what happened can be handed up as it is
+            tested.hand_up(None, self.run.table)
+            self._hand_up_tallies(frame, tested, None)
+        if tested.signal is not None:
+            going = self._pass_on(frame, lane, slot, tested, going, ended)
         assert going is not None
         return going
+
+    def _pass_on(
+        self, frame: Frame, lane: Positions, slot: Positions, tested: Frame, going: Positions | None, ended: Mask
+    ) -> Positions:
+        """What stopped lanes in a condition: type errors, and functions that exit or run off the person's events."""
+        assert tested.signal is not None
+        for code in np.unique(tested.signal).tolist():
+            stopped = slot[tested.signal == code]
+            if code == LEAVE_MATCH:
+                ended[stopped] = True
+            elif code != RUNNING:
+                frame.stop(np.unique(lane[stopped]), code)
+        running = np.flatnonzero(tested.signal == RUNNING)
+        return running if going is None else np.intersect1d(going, running)
 
     def _within_limit(
         self,

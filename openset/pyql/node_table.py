@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.pyql.partial import ROOT, Key, Partial
+from openset.pyql.partial import ROOT, Key, Partial, shown_key
 from openset.pyql.texts import TextSource, TextTable
 from openset.pyql.vectors import (
     TEXT,
@@ -25,7 +25,6 @@ from openset.pyql.vectors import (
     unique_codes,
 )
 
-_INT64_EDGE = float(1 << 63)
 # A look-up table has at most so many entries (parents times texts).
 _LOOKUP_LIMIT = 1 << 22
 
@@ -68,11 +67,7 @@ class _TextLookup:
 
 
 class NodeTable:
-    """parents[n], keys[n]: as in Partial, node 0 is the root.
-
-    1 and 1.0 are one key, shown as an int where one was counted. Which tallies count is known only at the end, so a
-    whole double has a node of its own besides that of the int, and `counted_as` puts the two together.
-    """
+    """parents[n], keys[n]: as in Partial, node 0 is the root."""
 
     def __init__(self) -> None:
         self.parents: list[int] = [-1]
@@ -80,66 +75,23 @@ class NodeTable:
         self._children: dict[tuple[object, ...], int] = {}
         # By identity of the column dictionary, which the look-up holds so that the identity stays its own.
         self._lookups: dict[int, _TextLookup] = {}
-        self._partial_nodes = np.zeros(1, np.int64)
-        # Node of the equal int by node of a whole double; for other nodes the node itself, as far as it is filled.
-        self._equal_int = np.zeros(1, np.int64)
-        self._doubles: list[int] = []
-        # Nodes of ints that have such a double: those counted as one or the other.
-        self._as_int: set[int] = set()
-        self._as_double: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.parents)
 
     def _child(self, parent: int, key: Key) -> int:
-        address: tuple[object, ...] = (parent, key, type(key))
+        key = shown_key(key)
+        address: tuple[object, ...] = (parent, key, True) if isinstance(key, bool) else (parent, key)
         node = self._children.get(address)
-        if node is not None:
-            return node
-        if isinstance(key, float) and key.is_integer() and -_INT64_EDGE <= key < _INT64_EDGE:
-            whole = self._child(parent, int(key))
-            if whole < len(self._partial_nodes) and self._partial_nodes[whole] >= 0:
-                self._as_int.add(whole)
-            self._doubles.append(len(self.parents))
-            self._equal_ints(len(self.parents) + 1)[-1] = whole
-        node = len(self.parents)
-        self._children[address] = node
-        self.parents.append(parent)
-        self.keys.append(key)
+        if node is None:
+            node = len(self.parents)
+            self._children[address] = node
+            self.parents.append(parent)
+            self.keys.append(key)
         return node
-
-    def _equal_ints(self, count: int) -> NDArray[np.int64]:
-        """_equal_int for the first `count` nodes."""
-        filled = len(self._equal_int)
-        if filled < count:
-            self._equal_int = np.append(self._equal_int, np.arange(filled, 2 * count))
-        return self._equal_int[:count]
-
-    def _united(self, nodes: Positions) -> Positions:
-        """Nodes with those of ints in place of those of equal doubles; -1 stays."""
-        return np.where(nodes < 0, -1, self._equal_ints(len(self))[nodes])
-
-    def counted_as(self, nodes: Positions) -> Positions:
-        """The nodes for which tallies that reached some nodes (-1: none) are counted."""
-        if not self._doubles:
-            return nodes
-        united = self._united(nodes)
-        doubles = united != nodes
-        self._as_double.update(np.unique(united[doubles]).tolist())
-        ints = np.isin(united, self._equal_int[self._doubles]) & ~doubles
-        self._as_int.update(np.unique(united[ints]).tolist())
-        return united
-
-    def _key(self, node: int) -> Key:
-        """The key a node is shown with."""
-        key = self.keys[node]
-        assert key is not None
-        return float(key) if node in self._as_double and node not in self._as_int else key
 
     def children(self, parents: Positions | None, keys: Value, count: int, table: TextTable) -> Positions:
         """int64[count]: the node under each parent (None: all the root) for each key; -1 where either ends the path."""
-        if parents is not None and self._doubles:
-            parents = self._united(parents)
         if isinstance(keys, Const):
             return self._constant_child(parents, keys, count)
         above = np.zeros(count, np.int64) if parents is None else parents
@@ -209,32 +161,41 @@ class NodeTable:
             nodes = held.nodes[addresses]
         return nodes
 
-    def in_partial(self, nodes: Positions, partial: Partial) -> Positions:
-        """The nodes of a Partial for nodes of this table, ascending, with all above them; made where missing."""
-        if len(self._partial_nodes) < len(self):
-            grown = np.full(len(self), -1, np.int64)
-            grown[: len(self._partial_nodes)] = self._partial_nodes
-            self._partial_nodes = grown
-        new = nodes[self._partial_nodes[nodes] < 0]
+
+class PublishedNodes:
+    """The nodes of a NodeTable that are in a Partial."""
+
+    def __init__(self, table: NodeTable, partial: Partial):
+        self._table = table
+        self._partial = partial
+        self._nodes = np.zeros(1, np.int64)
+
+    def of(self, nodes: Positions) -> Positions:
+        """The nodes of the Partial for nodes of the table, ascending, with all above them; made where missing."""
+        if len(self._nodes) < len(self._table):
+            grown = np.full(len(self._table), -1, np.int64)
+            grown[: len(self._nodes)] = self._nodes
+            self._nodes = grown
+        new = nodes[self._nodes[nodes] < 0]
+        partial = self._partial
         if partial.indexed:  # the interpreter may have made some of them
             for node in new.tolist():
-                self._publish(node, partial)
+                self._publish(node)
         elif len(new):
             first = partial.extend(len(new))
-            self._partial_nodes[new] = np.arange(first, first + len(new))
+            self._nodes[new] = np.arange(first, first + len(new))
             chosen = new.tolist()
-            above = np.fromiter((self.parents[node] for node in chosen), np.int64, len(chosen))
-            partial.parents[first:] = self._partial_nodes[above].tolist()
-            partial.keys[first:] = [self._key(node) for node in chosen]
-        for node in self._as_int & self._as_double:
-            partial.keys[int(self._partial_nodes[node])] = self.keys[node]
-        self._as_double -= self._as_int
-        return self._partial_nodes[nodes]
+            above = np.fromiter((self._table.parents[node] for node in chosen), np.int64, len(chosen))
+            partial.parents[first:] = self._nodes[above].tolist()
+            partial.keys[first:] = [self._table.keys[node] for node in chosen]
+        return self._nodes[nodes]
 
-    def _publish(self, node: int, partial: Partial) -> int:
-        held = int(self._partial_nodes[node])
+    def _publish(self, node: int) -> int:
+        held = int(self._nodes[node])
         if held >= 0:
             return held
-        made = partial.child(self._publish(self.parents[node], partial), self._key(node))
-        self._partial_nodes[node] = made
+        key = self._table.keys[node]
+        assert key is not None
+        made = self._partial.child(self._publish(self._table.parents[node]), key)
+        self._nodes[node] = made
         return made

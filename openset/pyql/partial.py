@@ -16,6 +16,14 @@ from openset.pyql.states import NodeIds, State, Value, new_state
 
 Key = Value
 ROOT = 0
+_INT64_EDGE = float(1 << 63)
+
+
+def shown_key(key: Key) -> Key:
+    """A key as results show it: a whole double is the int it equals."""
+    if isinstance(key, float) and key.is_integer() and abs(key) < _INT64_EDGE:
+        return int(key)
+    return key
 
 
 class Partial:
@@ -41,8 +49,9 @@ class Partial:
         return len(self.parents)
 
     def child(self, parent: int, key: Key) -> int:
-        """The node under `parent` for a key, made when missing. 1 and 1.0 are one key (an int wins), True another."""
+        """The node under `parent` for a key, made when missing. 1 and 1.0 are one key, True is another."""
         children = self._index() if self._children is None else self._children
+        key = shown_key(key)
         address: tuple[object, ...] = (parent, key, True) if isinstance(key, bool) else (parent, key)
         node = children.get(address)
         if node is None:
@@ -52,10 +61,6 @@ class Partial:
             self.keys.append(key)
             if node >= self._capacity:
                 self.reserve(max(64, 2 * node))
-            if key == 0.0 and isinstance(key, float):
-                self.keys[node] = 0.0  # -0.0 is shown as 0.0
-        elif isinstance(key, int) and isinstance(self.keys[node], float):
-            self.keys[node] = key
         return node
 
     @property

@@ -32,7 +32,7 @@ class RunSettings:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     deadline: float | None = None
     timeout_ms: int = 30_000
-    max_expanded_rows: int = 2_000_000_000
+    max_expanded_rows: int = 1_000_000_000
     max_memory_bytes: int = 2_000_000_000
 
     def check_deadline(self) -> None:

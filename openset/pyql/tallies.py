@@ -17,7 +17,7 @@ from openset.pyql import grouping, tree
 from openset.pyql.evaluate import Evaluator
 from openset.pyql.frames import Batch
 from openset.pyql.inline import text_extremes
-from openset.pyql.node_table import NodeTable
+from openset.pyql.node_table import NodeTable, PublishedNodes
 from openset.pyql.partial import Partial
 from openset.pyql.states import CountState, ExtremeState, LatestState, NodeIds, SumState, VarState
 from openset.pyql.vectors import (
@@ -76,27 +76,32 @@ class TallyBook:
     """Adds the tallies of one Block to a Partial."""
 
     def __init__(
-        self, evaluator: Evaluator, aggregators: Sequence[tree.Aggregator], nodes: NodeTable, partial: Partial
+        self,
+        evaluator: Evaluator,
+        aggregators: Sequence[tree.Aggregator],
+        nodes: NodeTable,
+        published: PublishedNodes,
+        partial: Partial,
     ):
         self.evaluator = evaluator
         self.run = evaluator.run
         self.aggregators = aggregators
         self.nodes = nodes
+        self.published = published
         self.partial = partial
         self.node: NDArray[np.int64] = np.zeros(0, np.int64)
         self.row: Positions = np.zeros(0, np.int64)
         self.size = 0
         self.single = False
 
-    def add(self, batches: list[Batch]) -> None:
-        """All tallies of a Block; those of people left to the interpreter are dropped."""
-        if self.run.failed.any():
-            batches = [batch.keep(~self.run.failed[self.run.block.person_of_row[batch.row]]) for batch in batches]
+    def add(self, batches: list[Batch], members: NDArray[np.bool_] | None = None) -> None:
+        """All tallies of a Block, of some people only (bool[people]); those left to the interpreter are dropped."""
+        answered = ~self.run.failed if members is None else members & ~self.run.failed
+        if not answered.all():
+            batches = [batch.keep(answered[self.run.block.person_of_row[batch.row]]) for batch in batches]
         batches = [batch for batch in batches if len(batch.row)]
         if not batches:
             return
-        for batch in batches:
-            batch.nodes = [self.nodes.counted_as(level) for level in batch.nodes]
         if len(batches) > 1 and order_matters(self.aggregators):
             batches = [merged(batches, self.evaluator)]
         once = all(batch.unique_rows for batch in batches)
@@ -107,7 +112,7 @@ class TallyBook:
         self.single = once and self.run.block.event_start is None
         self.row = record_rows
         self.size = len(distinct)
-        targets = self.nodes.in_partial(distinct, self.partial)
+        targets = self.published.of(distinct)
         variables = iter(record_values)
         for aggregator, state in zip(self.aggregators, self.partial.states, strict=True):
             if isinstance(state, VarState):
