@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.pyql.vectors import Positions, Value, Vec, dense, factorise, unique_codes
+from openset.pyql.vectors import Positions, Value, Vec, dense, factorise, one_zero, unique_codes
 
 Groups = NDArray[np.int64]
 _EXACT_IN_DOUBLE = 1 << 53
@@ -70,7 +70,7 @@ def first_per_key(groups: Groups, size: int, events: NDArray[Any], keys: Value |
     codes = codes * size + groups
     codes_size *= size
     if isinstance(keys, Vec):
-        key_codes, key_size = factorise(keys)
+        key_codes, key_size = factorise(one_zero(keys))
         if codes_size * key_size > 1 << 62:
             distinct, codes = unique_codes(codes, codes_size)
             codes_size = len(distinct)

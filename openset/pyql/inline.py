@@ -31,6 +31,7 @@ from openset.pyql.vectors import (
     first_of,
     from_payloads,
     from_scalars,
+    one_zero,
     scalars,
     unique_codes,
 )
@@ -143,7 +144,7 @@ def _reduced(evaluator: Evaluator, kind: str, groups: NDArray[np.int64], value: 
     if kind == "count":
         return Vec(INT, grouping.counts(groups, size).astype(np.int64))
     if kind == "distinct":
-        codes, width = factorise(value)
+        codes, width = factorise(one_zero(value))
         distinct, codes = unique_codes(codes, width)
         return Vec(INT, grouping.distinct_pairs(groups, size, codes, max(1, len(distinct))).astype(np.int64))
     if kind in ("sum", "avg"):

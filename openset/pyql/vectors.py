@@ -295,7 +295,7 @@ def scalars(value: Value, count: int, table: TextTable) -> list[Scalar | Failure
 def factorise(value: Vec) -> tuple[NDArray[np.int64], int]:
     """Dense codes of a vector: int64[n] below the returned size, equal exactly where kind and value are equal.
 
-    None has a code of its own. -0.0 and 0.0 are told apart, which costs a second look-up and no correctness.
+    None has a code of its own. -0.0 and 0.0 are told apart, since str() does; see `one_zero`.
     """
     if value.kinds is not None:
         payload, sizes = dense(value.data)
@@ -308,6 +308,11 @@ def factorise(value: Vec) -> tuple[NDArray[np.int64], int]:
         codes = np.where(value.valid, codes + 1, 0)
         size += 1
     return codes, size
+
+
+def one_zero(value: Vec) -> Vec:
+    """A vector with 0.0 for -0.0, for where equal values must have equal codes."""
+    return Vec(DOUBLE, value.data + 0.0, value.valid) if value.kind == DOUBLE else value
 
 
 def dense(data: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
