@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from openset.store.identity import GrowingDictionary, GrowingPersons, join_persons, join_texts
 from openset.store.merge import Events
-from openset.store.ranges import expand_ranges, offsets_of
+from openset.store.ranges import expand_ranges, narrowest, offsets_of
 from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
 from openset_format.dictionary import packed
@@ -220,8 +220,3 @@ def pick_valid(
         base = np.broadcast_to(np.True_, base_rows)
     valid = pick(base, delta, source)
     return None if valid.all() else valid
-
-
-def narrowest(entries: int) -> type[np.unsignedinteger[Any]]:
-    """The narrowest type for the codes of a dictionary with so many entries."""
-    return np.uint8 if entries <= 1 << 8 else np.uint16 if entries <= 1 << 16 else np.uint32

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.store.ranges import expand_ranges
+from openset.store.ranges import expand_ranges, narrowest
 from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
 from openset_format.hashing import partitions_of
@@ -102,12 +102,7 @@ def _text_column(codes: NDArray[np.uint32], valid: NDArray[np.bool_] | None, tex
     codes = codes - np.uint32(1)
     if valid is not None:
         codes[~valid] = 0
-    return Column("text", codes.astype(code_type(len(texts)), copy=False), valid, TextDictionary(texts))
-
-
-def code_type(entries: int) -> type[np.unsignedinteger[Any]]:
-    """The narrowest type for the codes of a dictionary with so many entries."""
-    return np.uint8 if entries <= 1 << 8 else np.uint16 if entries <= 1 << 16 else np.uint32
+    return Column("text", codes.astype(narrowest(len(texts)), copy=False), valid, TextDictionary(texts))
 
 
 def build_batch(

@@ -1,4 +1,4 @@
-"""Index arithmetic on runs of rows, without a loop over them."""
+"""Index arithmetic: runs of rows without a loop over them, and types for codes."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def count_within(groups: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     counts = np.empty(len(groups), np.int64)
     counts[order] = np.arange(len(groups)) - np.repeat(starts, lengths)
     return counts
+
+
+def narrowest(entries: int) -> type[np.unsignedinteger[Any]]:
+    """The narrowest type for the codes of a dictionary with so many entries."""
+    return np.uint8 if entries <= 1 << 8 else np.uint16 if entries <= 1 << 16 else np.uint32
