@@ -217,4 +217,5 @@ class BlockRun:
 
     def row_in_person(self, frame: Frame, lanes: Positions | None) -> NDArray[np.int64]:
         """iter_get(): the position among the person's rows, from 0."""
-        return self.rows(frame, lanes) - self.block.row_start[self.persons(frame, lanes)]
+        first: NDArray[np.int64] = self.block.row_start[self.persons(frame, lanes)]
+        return self.rows(frame, lanes) - first

@@ -20,6 +20,7 @@ from openset.pyql.vector_containers import ContainerOps, may_hold
 from openset.pyql.vector_ops import binary, map_distinct, negate, truth
 from openset.pyql.vectors import (
     BOOL,
+    DOUBLE,
     ERROR,
     INT,
     NONE,
@@ -254,7 +255,7 @@ class Evaluator:
     def _strictly_equal(self, left: Value, right: Value, count: int) -> Value:
         """Equality without the loose rule between text and numbers, and with bools apart."""
         kinds = {vector_ops.kind(left), vector_ops.kind(right)}
-        if kinds == {TEXT} or (kinds <= {INT, vector_ops.DOUBLE}) or kinds == {BOOL}:
+        if kinds == {TEXT} or (kinds <= {INT, DOUBLE}) or kinds == {BOOL}:
             return binary("==", left, right, count, self.table)
         for side, other in ((left, right), (right, left)):
             if isinstance(side, Const) and side.value is None:

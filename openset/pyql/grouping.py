@@ -38,9 +38,9 @@ def sums(groups: Groups, size: int, data: NDArray[Any]) -> Sums:
     counted = np.bincount(groups, minlength=size)
     if data.dtype == np.float64:
         with np.errstate(over="ignore", invalid="ignore"):
-            totals = np.bincount(groups, weights=data, minlength=size)
+            totals = _weighted(groups, data, size)
         return Sums(np.zeros(size, np.int64), totals, counted, True)
-    totals = np.bincount(groups, weights=data, minlength=size)
+    totals = _weighted(groups, data, size)
     bound = max(abs(int(data.max())), abs(int(data.min()))) * len(data) if len(data) else 0
     if bound <= _EXACT_IN_DOUBLE:
         ints = totals.astype(np.int64)
@@ -48,6 +48,10 @@ def sums(groups: Groups, size: int, data: NDArray[Any]) -> Sums:
         ints = np.zeros(size, np.int64)
         np.add.at(ints, groups, data.astype(np.int64))
     return Sums(ints, totals, counted, False)
+
+
+def _weighted(groups: Groups, data: NDArray[Any], size: int) -> NDArray[np.float64]:
+    return np.bincount(groups, weights=data, minlength=size).astype(np.float64, copy=False)
 
 
 def distinct_pairs(groups: Groups, size: int, others: NDArray[Any], other_size: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from openset.pyql import tree
 from openset.pyql.cursor import LeaveMatch
@@ -31,21 +32,24 @@ def interpret(
     people: who to run for, each at most once; None: everyone the block answers for.  Counts people, rows and events of
     the partial.  Raises RunTimeError for type errors and used-up budgets; the partial is then of no use.
     """
-    run = _new_run(script, block, settings, partial)
-    for person in _chosen(block, people):
-        _run_person(run, person)
-        partial.people += 1
-        partial.rows += run.cursor.count
-        partial.events += len(run.cursor.event_rows)
+    run = Run(compile_program(script), block, settings, partial)
+    with _deep_recursion():
+        for person in _chosen(block, people):
+            _run_person(run, person)
+            partial.people += 1
+            partial.rows += run.cursor.count
+            partial.events += len(run.cursor.event_rows)
 
 
 def evaluate_people(
     script: tree.Script, block: Block, settings: RunSettings, people: Iterable[int] | None = None
 ) -> Iterator[tuple[int, Outcome]]:
     """Per person whether the script called tally, and what it returned: for segments and histograms."""
-    run = _new_run(script, block, settings, Partial(script.aggregators))
+    run = Run(compile_program(script), block, settings, Partial(script.aggregators))
     for person in _chosen(block, people):
-        yield person, _run_person(run, person)
+        with _deep_recursion():
+            outcome = _run_person(run, person)
+        yield person, outcome
 
 
 def evaluate_person(script: tree.Script, block: Block, settings: RunSettings, person: int) -> Outcome:
@@ -58,10 +62,15 @@ def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:
     return chosen
 
 
-def _new_run(script: tree.Script, block: Block, settings: RunSettings, partial: Partial) -> Run:
-    if sys.getrecursionlimit() < _PYTHON_RECURSION_LIMIT:
-        sys.setrecursionlimit(_PYTHON_RECURSION_LIMIT)
-    return Run(compile_program(script), block, settings, partial)
+@contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Room for nested closures. The limit is put back: C code that recurses relies on it."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _PYTHON_RECURSION_LIMIT))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _run_person(run: Run, person: int) -> Outcome:

@@ -36,7 +36,8 @@ class Loop:
     def _still_running(self, frame: Frame, lane: Positions) -> Mask:
         if frame.signal is None:
             return np.ones(len(lane), np.bool_)
-        return frame.signal[lane] == RUNNING
+        running: Mask = frame.signal[lane] == RUNNING
+        return running
 
     def _left(self, frame: Frame, lane: Positions, slot: Positions, child: Frame, ended: Mask) -> Mask | None:
         """Passes on who left the loop and how; returns which iterations happened (None: all)."""

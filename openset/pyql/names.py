@@ -69,9 +69,7 @@ MOVES: dict[str, Builtin] = _table(
     Builtin("iter_move_last", 0, 0, pure=False),
     Builtin("iter_reset_event", 0, 0, pure=False),
 )
-STATEMENT_CALLS: dict[str, Builtin] = _table(
-    Builtin("tally", 0, MANY, pure=False), Builtin("log", 1, MANY, pure=False)
-)
+STATEMENT_CALLS: dict[str, Builtin] = _table(Builtin("tally", 0, MANY, pure=False), Builtin("log", 1, MANY, pure=False))
 
 # Methods. `changes`: the target is changed and must be a variable (or an element of one).
 METHODS: dict[str, tuple[int, int]] = {
@@ -84,8 +82,35 @@ AGGREGATORS = ("count", "sum", "min", "max", "avg", "value", "var")
 INLINE_AGGREGATIONS = ("SUM", "COUNT", "MIN", "MAX", "AVG", "DISTINCT")
 
 KEYWORDS = frozenset(
-    "and or not in is if elif else for match where def return break continue exit del pass as with all "
-    "true false none True False None".split()
+    [
+        "and",
+        "or",
+        "not",
+        "in",
+        "is",
+        "if",
+        "elif",
+        "else",
+        "for",
+        "match",
+        "where",
+        "def",
+        "return",
+        "break",
+        "continue",
+        "exit",
+        "del",
+        "pass",
+        "as",
+        "with",
+        "all",
+        "true",
+        "false",
+        "none",
+        "True",
+        "False",
+        "None",
+    ]
 )
 
 DURATION_UNITS_MS = {

@@ -46,7 +46,7 @@ class _TextLookup:
         """Where in `nodes` the child of each parent for each code stands; None where there are too many parents."""
         if len(self._slots) < known_nodes:
             self._slots = np.append(self._slots, np.full(2 * known_nodes - len(self._slots), -1, np.int64))
-        slots = self._slots[parents]
+        slots: Positions = self._slots[parents]
         missing = slots < 0
         if missing.any():
             new = np.unique(parents[missing]).tolist()
@@ -59,7 +59,8 @@ class _TextLookup:
             short = len(self._parents) * self.size - len(self.nodes)
             if short > 0:
                 self.nodes = np.append(self.nodes, np.full(short + len(self.nodes), -1, np.int64))
-        return slots * self.size + codes
+        addresses: Positions = slots * self.size + codes
+        return addresses
 
     def parent_of(self, addresses: Positions) -> Positions:
         """The parent whose slot an address is in."""

@@ -194,6 +194,7 @@ class TallyBook:
         assert column is not None
         block = self.run.block
         if aggregator.key is None and not aggregator.every and column.name in ("person", "session"):
+            others: NDArray[Any]
             if column.name == "person":
                 others, width = block.person_of_row[self.row], block.people
             else:

@@ -63,7 +63,7 @@ def _write(value: Value, pieces: list[str], room: list[int]) -> None:
     if not isinstance(value, CONTAINERS):
         _put(_scalar_text(value), pieces, room)
         return
-    opening, closing = {list: "[]", DictValue: "{}", SetValue: "{}"}[type(value)]
+    opening, closing = ("[", "]") if isinstance(value, list) else ("{", "}")
     if isinstance(value, SetValue) and not value.entries:
         opening, closing = "set(", ")"
     _put(opening, pieces, room)
@@ -72,17 +72,18 @@ def _write(value: Value, pieces: list[str], room: list[int]) -> None:
 
 
 def _write_inside(value: Container, pieces: list[str], room: list[int]) -> None:
-    separator = ""
-    for held in value if isinstance(value, list) else value.entries:
-        _put(separator, pieces, room)
-        separator = ", "
-        if isinstance(value, list):
-            _write(held, pieces, room)
-        else:
-            _put(_scalar_text(value_of_key(held)), pieces, room)
+    if isinstance(value, list):
+        for position, element in enumerate(value):
+            _put(", " if position else "", pieces, room)
+            _write(element, pieces, room)
+        return
+    for position, held in enumerate(value.entries):
+        _put(", " if position else "", pieces, room)
+        _put(_scalar_text(value_of_key(held)), pieces, room)
         if isinstance(value, DictValue):
             _put(": ", pieces, room)
-            _write(value.entries[held], pieces, room)
+            nested: Value = value.entries[held]
+            _write(nested, pieces, room)
 
 
 def _put(piece: str, pieces: list[str], room: list[int]) -> None:

@@ -70,7 +70,7 @@ class TextTable:
         mapping = held[1]
         if not len(mapping):
             return np.zeros(len(codes), np.int64)
-        result = mapping[codes]
+        result: NDArray[np.int64] = mapping[codes]
         missing = result < 0
         if valid is not None:
             missing &= valid

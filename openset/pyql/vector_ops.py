@@ -77,7 +77,7 @@ def truth(value: Value, count: int, table: TextTable) -> Mask:
 
 def _mixed_truth(value: Vec, table: TextTable) -> Mask:
     assert value.kinds is not None
-    mask = (value.kinds != NONE) & (value.data != 0)
+    mask: Mask = (value.kinds != NONE) & (value.data != 0)
     doubles = value.kinds == DOUBLE
     mask[doubles] = value.data[doubles].view(np.float64) != 0
     empty = table.code("")

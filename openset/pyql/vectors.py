@@ -69,7 +69,8 @@ class Vec:
     def present(self) -> Mask:
         """bool[n]: where the value is not None."""
         if self.kinds is not None:
-            return self.kinds != NONE
+            present: Mask = self.kinds != NONE
+            return present
         return np.ones(len(self.data), dtype=np.bool_) if self.valid is None else self.valid
 
 
