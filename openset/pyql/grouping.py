@@ -7,12 +7,12 @@ first row in the given order wins.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.pyql.vectors import Positions, Value, Vec, dense, factorise, one_zero, unique_codes
+from openset.pyql.vectors import Positions, Value, Vec, dense, distinct_values, factorise, one_zero, unique_codes
 
 Groups = NDArray[np.int64]
 _EXACT_IN_DOUBLE = 1 << 53
@@ -61,11 +61,11 @@ def distinct_pairs(groups: Groups, size: int, others: NDArray[Any], other_size: 
 
 def _distinct(groups: Groups, size: int, others: NDArray[Any], other_size: int) -> NDArray[np.int64]:
     codes = groups * np.int64(other_size) + others
-    if size * other_size <= max(8 * len(codes), 1 << 16):
+    if size * other_size <= max(8 * len(codes), 1 << 22):
         present = np.zeros(size * other_size, np.bool_)
         present[codes] = True
         return np.flatnonzero(present)
-    return cast(NDArray[np.int64], np.unique(codes))
+    return distinct_values(codes)
 
 
 def first_per_key(groups: Groups, size: int, events: NDArray[Any], keys: Value | None) -> Positions:

@@ -19,6 +19,7 @@ from openset.pyql.vectors import (
     Positions,
     Value,
     Vec,
+    distinct_values,
     factorise,
     first_of,
     scalars,
@@ -49,7 +50,7 @@ class _TextLookup:
         slots: Positions = self._slots[parents]
         missing = slots < 0
         if missing.any():
-            new = np.unique(parents[missing]).tolist()
+            new = distinct_values(parents[missing]).tolist()
             if (len(self._parents) + len(new)) * self.size > _LOOKUP_LIMIT:
                 return None
             for parent in new:
@@ -115,9 +116,10 @@ class NodeTable:
         if parents is None:
             return np.full(count, self._child(ROOT, key), np.int64)
         mapping = np.full(len(self) + 1, -1, np.int64)  # the last entry serves parent -1
-        for parent in np.unique(parents).tolist():
-            if parent >= 0:
-                mapping[parent] = self._child(parent, key)
+        seen = np.zeros(len(mapping), np.bool_)
+        seen[parents] = True
+        for parent in np.flatnonzero(seen[:-1]).tolist():
+            mapping[parent] = self._child(parent, key)
         return mapping[parents]
 
     def _of_all(self, parents: Positions, keys: Vec, table: TextTable) -> Positions:
@@ -155,7 +157,7 @@ class NodeTable:
         nodes = held.nodes[addresses]
         missing = nodes < 0
         if missing.any():
-            new = np.unique(addresses[missing])
+            new = distinct_values(addresses[missing])
             above = held.parent_of(new).tolist()
             texts = [source.text(code) for code in (new % len(source)).tolist()]
             held.nodes[new] = [self._child(parent, text) for parent, text in zip(above, texts, strict=True)]

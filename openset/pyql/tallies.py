@@ -149,7 +149,7 @@ class TallyBook:
         seen = np.zeros(len(self.nodes), np.bool_)
         for batch in batches:
             for level in batch.nodes:
-                own = np.unique(level[level >= 0])
+                own = level[level >= 0]
                 if seen[own].any():
                     return False
                 seen[own] = True

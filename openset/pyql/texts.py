@@ -75,7 +75,9 @@ class TextTable:
         if valid is not None:
             missing &= valid
         if missing.any():
-            for code in np.unique(codes[missing]).tolist():
+            wanted = np.zeros(len(mapping), np.bool_)
+            wanted[codes[missing]] = True
+            for code in np.flatnonzero(wanted).tolist():
                 mapping[code] = self.intern(source.text(code))
             result = mapping[codes]
         if valid is not None:

@@ -342,6 +342,13 @@ def unique_codes(codes: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64]
     return found.astype(np.int64), inverse.astype(np.int64)
 
 
+def distinct_values(data: NDArray[Any]) -> NDArray[Any]:
+    """The distinct values, ascending: by sorting, which for integers is many times faster than np.unique's hashing."""
+    ordered: NDArray[Any] = np.sort(data)
+    new = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
+    return ordered[np.flatnonzero(new)]
+
+
 def first_of(inverse: NDArray[np.int64], count: int) -> Positions:
     """For each of `count` classes some position that is in it."""
     example = np.zeros(count, np.int64)
