@@ -1,4 +1,4 @@
-"""The command line: `openset serve | load | query | person`. All but serve talk HTTP to a daemon.
+"""The command line: `openset serve | load | query | person | format`. load, query and person talk HTTP to a daemon.
 
 Responsible for options, exit codes and for what is printed where: answers go to standard output, everything else to
 standard error. Exit codes: 0 done, 1 refused or bad input, 2 wrong usage, 3 no daemon.
@@ -247,6 +247,26 @@ def person(table: str, person_id: str, url: str, is_integer: bool, as_json: bool
         return
     for line in person_lines(answer):
         click.echo(line)
+
+
+@main.command("format")
+@click.argument("script")
+@click.option("--write", is_flag=True, help="Rewrite the file SCRIPT instead of printing.")
+@click.option("--check", is_flag=True, help="Print nothing; exit with 1 when the script is not in canonical form.")
+def format_command(script: str, write: bool, check: bool) -> None:
+    """Print a PyQL script in canonical form. SCRIPT is a file, - for standard input, or the script itself."""
+    from openset.pyql.format_script import format_script
+
+    text = script_text(script)
+    formatted = format_script(text)
+    if check:
+        sys.exit(0 if formatted == text else EXIT_REFUSED)
+    if not write:
+        click.echo(formatted, nl=False)
+        return
+    if script == "-" or not Path(script).is_file():
+        raise click.UsageError("--write needs a file")
+    Path(script).write_text(formatted, encoding="utf-8")
 
 
 def print_json(value: Any) -> None:
