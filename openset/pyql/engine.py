@@ -19,7 +19,7 @@ from openset.pyql.block_run import BlockRun, TooMuchAtOnce
 from openset.pyql.execute import Executor
 from openset.pyql.explain import describe
 from openset.pyql.frames import RESULT_VALUE
-from openset.pyql.interpreter import evaluate_people, interpret
+from openset.pyql.interpreter import deep_recursion, evaluate_people, interpret
 from openset.pyql.node_table import NodeTable, PublishedNodes
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
@@ -114,7 +114,8 @@ class EngineRun:
     def _add_block(self, state: BlockRun, masks: Sequence[Members]) -> None:
         block, script = state.block, self.plan.script
         executor = Executor(state, script, self.plan.analysis, self._nodes, self.want_log)
-        frame = executor.top()
+        with deep_recursion():
+            frame = executor.top()
         people = block.runnable
         for partial, published, mask in zip(self.partials, self._published, masks, strict=True):
             book = TallyBook(executor.evaluator, script.aggregators, self._nodes, published, partial)
@@ -147,7 +148,8 @@ def outcomes(plan: Plan, block: Block, settings: RunSettings) -> Outcomes:
     """Runs a segment or histogram script over a Block. Raises RunTimeError."""
     state = BlockRun(block, settings, TextTable(settings.max_memory_bytes))
     executor = Executor(state, plan.script, plan.analysis, NodeTable(), want_log=False)
-    frame = executor.top()
+    with deep_recursion():
+        frame = executor.top()
     people = block.runnable
     tallied = np.zeros(block.people, np.bool_)
     for batch in frame.batches:

@@ -33,7 +33,7 @@ def interpret(
     the partial.  Raises RunTimeError for type errors and used-up budgets; the partial is then of no use.
     """
     run = Run(compile_program(script), block, settings, partial)
-    with _deep_recursion():
+    with deep_recursion():
         for person in _chosen(block, people):
             _run_person(run, person)
             partial.people += 1
@@ -47,7 +47,7 @@ def evaluate_people(
     """Per person whether the script called tally, and what it returned: for segments and histograms."""
     run = Run(compile_program(script), block, settings, Partial(script.aggregators))
     for person in _chosen(block, people):
-        with _deep_recursion():
+        with deep_recursion():
             outcome = _run_person(run, person)
         yield person, outcome
 
@@ -63,8 +63,8 @@ def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:
 
 
 @contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Room for nested closures. The limit is put back: C code that recurses relies on it."""
+def deep_recursion() -> Iterator[None]:
+    """Room for nested calls of a script. The limit is put back: C code that recurses relies on it."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, _PYTHON_RECURSION_LIMIT))
     try:
