@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.pyql.vectors import Positions, Value, Vec, dense, distinct_values, factorise, one_zero, unique_codes
+from openset.pyql.vectors import (
+    Positions,
+    Value,
+    Vec,
+    dense,
+    distinct_values,
+    factorise,
+    fits_table,
+    one_zero,
+    unique_codes,
+)
 
 Groups = NDArray[np.int64]
 _EXACT_IN_DOUBLE = 1 << 53
@@ -61,7 +71,7 @@ def distinct_pairs(groups: Groups, size: int, others: NDArray[Any], other_size: 
 
 def _distinct(groups: Groups, size: int, others: NDArray[Any], other_size: int) -> NDArray[np.int64]:
     codes = groups * np.int64(other_size) + others
-    if size * other_size <= max(8 * len(codes), 1 << 22):
+    if fits_table(size * other_size, len(codes), per_value=8, always=1 << 22):
         present = np.zeros(size * other_size, np.bool_)
         present[codes] = True
         return np.flatnonzero(present)
@@ -82,7 +92,7 @@ def first_per_key(groups: Groups, size: int, events: NDArray[Any], keys: Value |
             key_size = len(found)
         codes = codes * key_size + key_codes
         codes_size *= key_size
-    if codes_size <= 4 * len(codes):
+    if fits_table(codes_size, len(codes), always=0):
         first = np.full(codes_size, -1, np.int64)
         first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
         return first[first >= 0]

@@ -316,6 +316,11 @@ def one_zero(value: Vec) -> Vec:
     return Vec(DOUBLE, value.data + 0.0, value.valid) if value.kind == DOUBLE else value
 
 
+def fits_table(size: int, count: int, per_value: int = 4, always: int = 1 << 16) -> bool:
+    """Whether a table with an entry for each of `size` codes is better than sorting the `count` codes there are."""
+    return size <= max(per_value * count, always)
+
+
 def dense(data: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     """Codes below a size not much larger than the number of values, equal where the data are equal."""
     if data.dtype == np.bool_:
@@ -323,7 +328,7 @@ def dense(data: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     if not len(data):
         return np.zeros(0, np.int64), 1
     low, high = int(data.min()), int(data.max())
-    if high - low <= max(4 * len(data), 1 << 16):
+    if fits_table(high - low, len(data)):
         return data.astype(np.int64) - low, high - low + 1
     distinct, codes = np.unique(data, return_inverse=True)
     return codes.astype(np.int64), len(distinct)
@@ -331,7 +336,7 @@ def dense(data: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
 
 def unique_codes(codes: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Distinct codes ascending, and for every code its position among them."""
-    if size <= max(4 * len(codes), 1 << 16):
+    if fits_table(size, len(codes)):
         present = np.zeros(size, np.bool_)
         present[codes] = True
         distinct = np.flatnonzero(present)
