@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from .block import INTEGER_PERSON, Column, PersonIds
 from .dictionary import PackedTexts
 from .hashing import HashIndex, hashes_of
+from .person_index import BITMAP_SHARE, DamagedBitmapError, PersonIndex, StoredIndex, column_bytes
 from .persons import MappedPersonIds, person_hashes
-from .reader import PartitionFile
+from .reader import ACTION_GROUP, PartitionFile
 
 Finding = tuple[str, int, str]
 
@@ -26,13 +27,16 @@ def findings(file: PartitionFile) -> Iterator[Finding]:
     broken = list(_row_start(row_start, file.rows))
     yield from broken
     yield from _persons(file)
-    yield from _column("/events/action", file.action)
+    yield from _column(ACTION_GROUP, file.action)
     if file.action.valid is not None:
-        yield "/events/action/valid", 0, "a row without an action"
+        yield f"{ACTION_GROUP}/valid", 0, "a row without an action"
     if not broken:
         yield from _events(file)
+        yield from _index(file, ACTION_GROUP, file.action)
     for column_id, column in file.columns.items():
         yield from _column(f"/columns/{column_id}", column)
+        if not broken:
+            yield from _index(file, f"/columns/{column_id}", column)
 
 
 def _first(dataset: str, wrong: NDArray[np.bool_], message: str) -> Iterator[Finding]:
@@ -138,3 +142,35 @@ def _events(file: PartitionFile) -> Iterator[Finding]:
     yield from _first(name, first_of_person & ~starts, "a person's first row starts no event")
     yield from _first(name, ~starts[1:] & ~same_event & later, "stamp or action changes inside an event")
     yield from _first(name, starts[1:] & same_event, "two events of a person with the same stamp and action")
+
+
+def _index(file: PartitionFile, group: str, column: Column) -> Iterator[Finding]:
+    """The index says of every value who has it, as the rows say it."""
+    stored = file.stored_index(group)
+    if stored is None:
+        return
+    name = f"{group}/index/keys"
+    keys, present = stored.keys, np.ones(len(column.values), np.bool_) if column.valid is None else column.valid
+    values = column.values[present]
+    if not np.array_equal(keys, np.unique(values)):
+        yield name, 0, "not the distinct values of the column in ascending order"
+        return
+    yield from _bitmap_sizes(group, column, stored)
+    people = np.repeat(np.arange(file.people, dtype=np.uint32), np.diff(file.row_start))[present]
+    index = PersonIndex(stored, file.people)
+    for place, key in enumerate(keys.tolist()):
+        try:
+            bitmap = index.people(key)
+        except DamagedBitmapError as error:
+            yield f"{group}/index/bytes", int(stored.offsets[place]), str(error)
+            continue
+        if bitmap is not None and not np.array_equal(bitmap.to_array(), np.unique(people[values == keys[place]])):
+            yield f"{group}/index/bytes", int(stored.offsets[place]), f"not the people who have value {key}"
+
+
+def _bitmap_sizes(group: str, column: Column, stored: StoredIndex) -> Iterator[Finding]:
+    size_bytes = column_bytes(column)
+    too_large = np.diff(stored.offsets) * BITMAP_SHARE > size_bytes
+    yield from _first(f"{group}/index/offsets", too_large, "a bitmap of more than a tenth of the column's bytes")
+    if len(stored.data) > size_bytes:
+        yield f"{group}/index/bytes", size_bytes, "more bytes than the column has"

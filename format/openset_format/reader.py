@@ -20,6 +20,7 @@ from .block import Column, ColumnType, PersonIds
 from .dictionary import PackedTexts
 from .errors import DamageError
 from .hashing import HashIndex
+from .person_index import PersonIndex, StoredIndex
 from .persons import MappedPersonIds
 from .seal import SEAL_BYTES, Manifest, Seal, check_size, decode_manifest, decode_seal
 
@@ -29,6 +30,7 @@ _VALUE_TYPES: dict[str, tuple[str, ...]] = {
     "double": ("<f8",),
     "bool": ("|u1",),
 }
+ACTION_GROUP = "/events/action"
 
 
 class PartitionFile:
@@ -40,6 +42,7 @@ class PartitionFile:
         self.manifest = manifest
         self._map = mapped
         self.columns: Mapping[int, Column] = _Columns(self)
+        self._indexes: dict[str, PersonIndex | None] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> PartitionFile:
@@ -138,7 +141,16 @@ class PartitionFile:
     @cached_property
     def action(self) -> Column:
         """Text column over the rows, never None."""
-        return self.column("/events/action", "text")
+        return self.column(ACTION_GROUP, "text")
+
+    @property
+    def action_index(self) -> PersonIndex | None:
+        """Who ever did an action, by its code; None when the file does not say. Raises DamageError."""
+        return self._index(ACTION_GROUP)
+
+    def index(self, column_id: int) -> PersonIndex | None:
+        """Who ever has a value of a column; None when the file does not say. Raises DamageError."""
+        return self._index(f"/columns/{column_id}")
 
     def column(self, group: str, column_type: ColumnType) -> Column:
         """The column stored in an HDF5 group. Raises DamageError when its datasets do not fit together."""
@@ -157,6 +169,29 @@ class PartitionFile:
             valid = np.broadcast_to(np.False_, rows)
         dictionary = self.dictionary(f"{group}/dictionary") if column_type == "text" else None
         return Column(column_type, values, valid, dictionary)
+
+    def stored_index(self, group: str) -> StoredIndex | None:
+        """The index stored with the column of an HDF5 group. Raises DamageError when it does not fit the column."""
+        keys, values = self.manifest.datasets.get(f"{group}/index/keys"), self.manifest.datasets.get(f"{group}/values")
+        if keys is None:
+            return None
+        if values is None or keys.dtype != values.dtype:
+            raise self._misfit(f"{group}/index/keys", "not of the type of the column's values")
+        offsets = self._sized(f"{group}/index/offsets", "<i8", keys.count + 1)
+        data = self._bytes(f"{group}/index")
+        if offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
+            raise self._misfit(f"{group}/index/offsets", f"does not ascend from 0 to {len(data)}")
+        return StoredIndex(self._sized(f"{group}/index/keys", keys.dtype, keys.count), offsets, data)
+
+    def _index(self, group: str) -> PersonIndex | None:
+        if group not in self._indexes:
+            stored = self.stored_index(group)
+
+            def damage(reason: str) -> DamageError:
+                return self._misfit(f"{group}/index/bytes", reason)
+
+            self._indexes[group] = None if stored is None else PersonIndex(stored, self.people, damage)
+        return self._indexes[group]
 
     def dictionary(self, group: str) -> PackedTexts:
         """The dictionary stored in an HDF5 group, empty when there is none."""
@@ -187,7 +222,7 @@ class PartitionFile:
         return self.array(name)
 
     def _bytes(self, group: str) -> NDArray[np.uint8]:
-        """The bytes of packed texts, none when all texts are empty."""
+        """The bytes of packed texts or bitmaps, none when all are empty."""
         name = f"{group}/bytes"
         return self.array(name) if name in self.manifest.datasets else np.empty(0, np.uint8)
 

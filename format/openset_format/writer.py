@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .dictionary import dictionary_hashes, packed
 from .errors import WriteError
 from .files import FILES, FileLayer, FileObject, WritableFile, temporary_path
 from .hashing import HashIndex, checksum
+from .person_index import build_index
 from .persons import person_hashes
 from .seal import (
     CHECKSUM_BLOCK_BYTES,
@@ -127,9 +128,11 @@ def _datasets(content: PartitionContent) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "/events/stamp", content.stamp.astype("<i8", copy=False)
     if content.event_start is not None and not content.event_start.all():
         yield "/events/event_start", content.event_start.view(np.uint8)
-    yield from _column("/events/action", content.action)
+    people = np.arange(len(persons), dtype=np.uint32)
+    person_of_row = np.repeat(people, np.diff(content.row_start))
+    yield from _column("/events/action", content.action, person_of_row)
     for column_id, column in content.columns.items():
-        yield from _column(f"/columns/{column_id}", column)
+        yield from _column(f"/columns/{column_id}", column, person_of_row)
 
 
 def _lookup(group: str, lookup: HashIndex) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -137,15 +140,25 @@ def _lookup(group: str, lookup: HashIndex) -> Iterator[tuple[str, NDArray[Any]]]
     yield f"{group}/hash_order", lookup.order.astype("<u4", copy=False)
 
 
-def _column(group: str, column: Column) -> Iterator[tuple[str, NDArray[Any]]]:
+def _column(group: str, column: Column, person_of_row: NDArray[np.uint32]) -> Iterator[tuple[str, NDArray[Any]]]:
     has_values = column.valid is None or bool(column.valid.any())
     if has_values:
-        yield f"{group}/values", _stored_values(column)
+        column = replace(column, values=_stored_values(column))
+        yield f"{group}/values", column.values
         if column.valid is not None and not column.valid.all():
             yield f"{group}/valid", column.valid.view(np.uint8)
+        yield from _index(f"{group}/index", column, person_of_row)
     # A dictionary stays when no row uses it any more: its codes are never given away again.
     if column.dictionary is not None and len(column.dictionary):
         yield from _dictionary(f"{group}/dictionary", column.dictionary)
+
+
+def _index(group: str, column: Column, person_of_row: NDArray[np.uint32]) -> Iterator[tuple[str, NDArray[Any]]]:
+    index = build_index(column, person_of_row)
+    if index is not None:
+        yield f"{group}/keys", index.keys
+        yield f"{group}/offsets", index.offsets
+        yield f"{group}/bytes", index.data
 
 
 def _stored_values(column: Column) -> NDArray[Any]:
