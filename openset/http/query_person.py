@@ -19,6 +19,8 @@ class PersonQuery(Resource):
         parameters.finish()
         if (text is None) == (number is None):
             raise QueryError("give either sid= (a text id) or id= (an integer id)")
+        if text == "":
+            raise QueryError("sid= is empty, which nobody's id is")
         person: PersonId | None = text if number is None else number
         assert person is not None
         store = await self.node.store()

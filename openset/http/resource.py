@@ -172,7 +172,7 @@ class Resource(RequestHandler):
     def _wrong_method(self) -> MethodError:
         offered = [name for name in METHODS if getattr(type(self), name.lower()) is not _unsupported(name)]
         self.set_header("Allow", ", ".join(offered))
-        return MethodError(f"{self.request.method} is not possible here; {' and '.join(offered) or 'nothing'} is")
+        return MethodError(f"{self.request.method} is not possible here; {' or '.join(offered) or 'nothing'} is")
 
     # ------------------------------------------------------------ headers
 

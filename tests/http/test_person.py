@@ -63,7 +63,9 @@ def test_an_unknown_person_is_named(daemon: Daemon) -> None:
         assert value in answer.error["message"]
 
 
-@pytest.mark.parametrize("query", ["", "sid=a&id=1", "id=one", "id=9223372036854775808", "name=a", "sid=a&sid=b"])
+@pytest.mark.parametrize(
+    "query", ["", "sid=", "sid=a&id=1", "id=one", "id=9223372036854775808", "name=a", "sid=a&sid=b"]
+)
 def test_it_must_be_said_who(daemon: Daemon, query: str) -> None:
     answer = daemon.raw("GET", f"{URL}?{query}")
     assert (answer.status, answer.error["class"]) == (400, "query")
