@@ -125,6 +125,8 @@ class Block:
     columns:     by name; "action" (text, never None) is always there. A column of the table that no row of this
                  Block has may be missing: it reads as None.
     include:     bool[people], False for people this Block must not answer for; None when it answers for all.
+    ordinals:    int64[people], the numbers of the people within their partition, ascending, the same in whichever Block
+                 a person stands; None where they are first_person … first_person+people-1.
     People without a row are never run.
     """
 
@@ -135,6 +137,7 @@ class Block:
     columns: Mapping[str, Column]
     include: NDArray[np.bool_] | None = None
     first_person: int = 0
+    ordinals: NDArray[np.int64] | None = None
     _sessions: dict[int, NDArray[np.int32]] = field(default_factory=dict, repr=False)
 
     @property
@@ -203,4 +206,5 @@ class Block:
             columns={name: column[rows] for name, column in self.columns.items()},
             include=None if self.include is None else self.include[first:last],
             first_person=self.first_person + first,
+            ordinals=None if self.ordinals is None else self.ordinals[first:last],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from openset.http.resource import Answer, Resource
 from openset.pyql.settings import SESSION_TIME_MS
+from openset.query.compare import compared_names
 from openset.query.events import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, EventsRequest, run_events
 
 MAX_SESSION_TIME_MS = 1 << 53
@@ -20,6 +21,7 @@ class EventsQuery(Resource):
             table=table,
             script=await self.script(),
             parameters=parameters,
+            segments=compared_names(parameters.text("segments")),
             sort=parameters.text("sort"),
             ascending=parameters.choice("order", ("asc", "desc")) == "asc",
             trim=parameters.integer("trim", 0, 1 << 31),

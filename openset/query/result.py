@@ -49,19 +49,50 @@ def sort_index(aggregators: Sequence[tree.Aggregator], name: str | None) -> int 
 
 def result_tree(partial: Partial, order: Order) -> dict[str, Any]:
     """`{"_": [{"g": key, "c": [aggregates], "_": [...]}, ...]}`, siblings in order."""
-    below = partial.children()
+    return compared_tree([partial], order)
+
+
+def compared_tree(partials: Sequence[Partial], order: Order) -> dict[str, Any]:
+    """The tree of several segments: `c` has the aggregates of the first, `c2` of the second, and so on.
+
+    Every node of any of them is there; its place among its siblings is by the first segment. The partials are filled up
+    with each other's nodes.
+    """
+    first = partials[0]
+    others = _aligned(partials)
+    below = first.children()
     top: dict[str, Any] = {"_": []}
     pending: list[tuple[int, dict[str, Any]]] = [(ROOT, top)]
     while pending:
         node, entry = pending.pop()
         siblings: list[dict[str, Any]] = []
-        for child in _ordered(partial, below[node], order):
-            shown: dict[str, Any] = {"g": partial.keys[child], "c": partial.values(child)}
+        for child in _ordered(first, below[node], order):
+            shown: dict[str, Any] = {"g": first.keys[child], "c": first.values(child)}
+            for name, partial, places in others:
+                shown[name] = partial.values(places[child])
             siblings.append(shown)
             if below[child]:
                 pending.append((child, shown))
         entry["_"] = siblings
     return top
+
+
+def _aligned(partials: Sequence[Partial]) -> list[tuple[str, Partial, list[int]]]:
+    """Per further partial its name (`c2`, …), itself, and its node for each node of the first."""
+    first = partials[0]
+    for other in partials[1:]:
+        _nodes_in(first, other)
+    return [(f"c{number}", other, _nodes_in(other, first)) for number, other in enumerate(partials[1:], 2)]
+
+
+def _nodes_in(target: Partial, source: Partial) -> list[int]:
+    """For each node of `source` the one of the same keys in `target`, made where it is missing."""
+    nodes = [ROOT] * len(source)
+    for node in range(1, len(source)):
+        key = source.keys[node]
+        assert key is not None
+        nodes[node] = target.child(nodes[source.parents[node]], key)
+    return nodes
 
 
 def encode(answer: dict[str, Any]) -> bytes:

@@ -11,8 +11,10 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
 
+from openset.errors import OpenSetError, RunTimeError
 from openset.pyql.engine import Plan, compile_plan
 from openset.pyql.parse import parse_script
+from openset.store.members import MemberCache
 from openset.store.schema import TableSchema
 from openset.store.views import ViewCache
 
@@ -53,13 +55,23 @@ def plan_of(script: str, schema: TableSchema) -> Plan:
     return compile_plan(parse_script(script, schema.column_types))
 
 
+def budget_error(error: OpenSetError | MemoryError | RecursionError) -> OpenSetError:
+    """What a client is told of an error that a query may end with."""
+    if isinstance(error, MemoryError):
+        return RunTimeError("the query needs more memory than this machine has")
+    if isinstance(error, RecursionError):
+        return RunTimeError("the query is nested too deeply")
+    return error
+
+
 class WorkerState:
-    """What a worker keeps: maps and merged deltas of the partitions it serves, and compiled scripts."""
+    """What a worker keeps: maps and merged deltas of the partitions it serves, compiled scripts, stored segments."""
 
     def __init__(self, data_dir: Path):
         self.data_dir = data_dir
         self.views = ViewCache(data_dir)
         self.plans = PlanCache()
+        self.members = MemberCache(data_dir)
 
 
 class Work(Protocol):

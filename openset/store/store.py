@@ -28,6 +28,7 @@ from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
+from openset.store.segments import Segments
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
 from openset_format.block import PersonId
 from openset_format.errors import FormatError
@@ -67,6 +68,8 @@ class Store:
         _report(self._journal)
         try:
             self._partitions = recover(data_dir, self._catalog, self._journal)
+            table_ids = [schema.id for schema in self._catalog.tables()]
+            self.segments = Segments(data_dir, table_ids, self._journal.id, self._journal.last_sequence, files)
         except BaseException:
             self._journal.close()
             raise

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyroaring import BitMap
 
 from openset.errors import InternalError
 from openset.store.identity import SelectedPersonIds
@@ -22,6 +24,7 @@ from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import PartitionState, RecordReader, load_state
 from openset_format.block import Block, Column, PersonId, PersonIds
 from openset_format.errors import FormatError
+from openset_format.membership import bitmap_of
 
 BLOCK_ROWS = 65_536
 PARTITIONS_KEPT = 4_096
@@ -129,6 +132,18 @@ class PartitionView:
         """How many people there are, by ordinal 0 … people-1."""
         return len(self._persons)
 
+    @cached_property
+    def present(self) -> BitMap:
+        """The ordinals of the people who have an event: whom a query answers for. Shared: do not change it."""
+        present = BitMap()
+        if self._base_columns is not None:
+            has_rows = self._state.base.row_start[1:] > self._state.base.row_start[:-1]
+            present = bitmap_of(np.flatnonzero(has_rows if self._include is None else has_rows & self._include))
+        if self._layer is not None:
+            row_start = self._layer.row_start
+            present |= bitmap_of(self._layer.people[row_start[1:] > row_start[:-1]])
+        return present
+
     def blocks(self, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
         """Blocks that together answer for every person once. A person is never split over Blocks.
 
@@ -200,6 +215,7 @@ class PartitionView:
             event_start=None if layer.is_flat else layer.event_start[rows],
             columns=_BlockColumns(columns, rows),
             first_person=first,
+            ordinals=layer.people[first:last],
         )
 
 

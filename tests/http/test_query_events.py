@@ -66,7 +66,7 @@ def test_the_script_may_say_how_to_sort(shop: Daemon) -> None:
         ({"session_time": "-1"}, "session_time"),
         ({"debug": "maybe"}, "debug"),
         ({"str_x": "a"}, "{{x}}"),
-        ({"segments": "*"}, "segments"),
+        ({"segments": "*,"}, "segments"),
         ({"ordr": "asc"}, "did you mean 'order'"),
     ],
 )

@@ -1,0 +1,355 @@
+"""The stored segments of a node: which there are, until when, and their files. On the side of the daemon.
+
+A segment is who belonged to it when it was computed; a newer computation of the same name replaces it. Every
+computation is a file of its own (`tables/<table id>/segments/<version>.segment`), so that queries that still read the
+one before are not disturbed. What is damaged is reported and left out: a segment can be computed again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from openset.errors import InternalError, QueryError
+from openset.store.members import SegmentRef
+from openset.store.snapshot import TABLES_DIRECTORY
+from openset_format.block import ColumnType
+from openset_format.errors import FormatError
+from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
+from openset_format.membership import MembershipFile, write_membership
+
+log = structlog.get_logger("openset.store")
+
+SEGMENTS_DIRECTORY = "segments"
+SEGMENT_SUFFIX = ".segment"
+SEGMENTS_PER_TABLE = 10_000
+LEAST_REFRESH_SECONDS = 1.0
+# A refresh that is not more often than the ttl comes when this share of the ttl is over, so that nobody sees a gap.
+REFRESH_BEFORE_TTL = 0.9
+
+
+class SegmentColumn(msgspec.Struct, frozen=True):
+    """A column that a segment's script reads, as it was when the script was compiled."""
+
+    id: int
+    name: str
+    type: ColumnType
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """What is known of a stored segment besides its people.
+
+    script: without its @segment line. ttl_seconds: None means forever. people: how many belonged to it.
+    made_at_ms: when it was computed. parameters, session_time_ms, timeout_ms: of the request. columns: what its script
+    read. journal_id, sequence: the journal record up to which it knew the events.
+    """
+
+    name: str
+    script: str
+    ttl_seconds: float | None
+    refresh_seconds: float | None
+    made_at_ms: int
+    people: int
+    parameters: dict[str, int | float | str | bool]
+    session_time_ms: int
+    timeout_ms: int
+    columns: tuple[SegmentColumn, ...]
+    journal_id: str
+    sequence: int
+
+    @property
+    def expires_at_ms(self) -> float:
+        """When it reads as unknown."""
+        return float("inf") if self.ttl_seconds is None else self.made_at_ms + 1_000 * self.ttl_seconds
+
+    @property
+    def refresh_at_ms(self) -> float:
+        """When it is to be computed again; infinite when never."""
+        if self.refresh_seconds is None:
+            return float("inf")
+        wait_seconds = max(self.refresh_seconds, LEAST_REFRESH_SECONDS)
+        if self.ttl_seconds is not None and wait_seconds == self.ttl_seconds:
+            wait_seconds *= REFRESH_BEFORE_TTL
+        return self.made_at_ms + 1_000 * wait_seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredSegment:
+    """A segment and its file. version: grows with every computation in a table."""
+
+    table_id: int
+    version: int
+    segment: Segment
+
+    @property
+    def ref(self) -> SegmentRef:
+        """For the workers."""
+        return SegmentRef(self.segment.name, segment_path(self.table_id, self.version))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """A segment that was just computed. members: serialized bitmaps by partition."""
+
+    segment: Segment
+    members: Mapping[int, bytes]
+
+
+def segment_path(table_id: int, version: int) -> Path:
+    """Where a segment's file is, relative to the data directory."""
+    return Path(TABLES_DIRECTORY) / str(table_id) / SEGMENTS_DIRECTORY / f"{version:010d}{SEGMENT_SUFFIX}"
+
+
+class Segments:
+    """All stored segments of a data directory. Methods may be called from any thread."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        table_ids: Iterable[int],
+        journal_id: str,
+        last_sequence: int,
+        files: FileLayer = FILES,
+    ):
+        """Reads what is there. Segments that know events which the journal does not have are removed."""
+        self._data_dir = data_dir
+        self._files = files
+        # Guards everything below; held for moments only.
+        self._lock = threading.Lock()
+        # Held by the one who writes files or removes them.
+        self._writing = threading.RLock()
+        self._stored: dict[tuple[int, str], StoredSegment] = {}
+        self._next_version: dict[int, int] = {}
+        self._refreshing: tuple[int, str] | None = None
+        self._failures: dict[tuple[int, str], _Failure] = {}
+        self._pinned: dict[Path, int] = {}
+        self._superseded: set[Path] = set()
+        for table_id in table_ids:
+            self._read_table(table_id, journal_id, last_sequence)
+
+    # --- looking up ------------------------------------------------------------------------------------------------
+
+    def all(self, table_id: int, now_ms: float) -> list[StoredSegment]:
+        """The segments of a table within their ttl, by name."""
+        with self._lock:
+            found = [stored for (table, _), stored in self._stored.items() if table == table_id]
+            return sorted(
+                (stored for stored in found if self._is_alive(stored, now_ms)), key=lambda each: each.segment.name
+            )
+
+    def failure(self, stored: StoredSegment) -> str | None:
+        """Why the last refresh of this segment failed, None when it did not."""
+        with self._lock:
+            failure = self._failures.get((stored.table_id, stored.segment.name))
+            return failure.reason if failure is not None and failure.version == stored.version else None
+
+    @contextmanager
+    def pinned(self, table_id: int, names: Iterable[str], now_ms: float) -> Iterator[dict[str, StoredSegment]]:
+        """Those of these names that there are within their ttl. Their files stay until the context is left."""
+        with self._lock:
+            wanted = [self._stored.get((table_id, name)) for name in dict.fromkeys(names)]
+            found = [stored for stored in wanted if stored is not None and self._is_alive(stored, now_ms)]
+            for stored in found:
+                self._pinned[stored.ref.file] = self._pinned.get(stored.ref.file, 0) + 1
+        try:
+            yield {stored.segment.name: stored for stored in found}
+        finally:
+            with self._lock:
+                for stored in found:
+                    self._pinned[stored.ref.file] -= 1
+                    if not self._pinned[stored.ref.file]:
+                        del self._pinned[stored.ref.file]
+                idle = self._idle()
+            self._unlink(idle)
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def put(self, table_id: int, computed: Sequence[Computed], replaces: StoredSegment | None = None) -> None:
+        """Stores segments durably, each in place of the one of its name. Syncs: not for the event loop.
+
+        replaces: only when this one is still the stored one. Raises InternalError, QueryError for too many segments.
+        """
+        with self._writing:
+            with self._lock:
+                if replaces is not None and self._stored.get((table_id, replaces.segment.name)) is not replaces:
+                    return
+                self._check_room(table_id, computed)
+                first = self._next_version.get(table_id, 1)
+                self._next_version[table_id] = first + len(computed)
+            written = [
+                StoredSegment(table_id, first + position, one.segment) for position, one in enumerate(computed)
+            ]  # fmt: skip
+            self._write(table_id, written, computed)
+            with self._lock:
+                for stored in written:
+                    self._replace((table_id, stored.segment.name), stored)
+                idle = self._idle()
+            self._unlink(idle)
+
+    def describe_again(self, stored: StoredSegment, segment: Segment) -> None:
+        """The same people under another description (another ttl or refresh). Raises InternalError."""
+        with self._writing:
+            with self._lock:
+                if self._stored.get((stored.table_id, segment.name)) is not stored:
+                    return
+            try:
+                file = MembershipFile.open(self._data_dir / stored.ref.file)
+                members = {partition: file.serialized(partition) for partition in file.partitions}
+            except (FormatError, OSError) as error:
+                raise InternalError(f"segment {segment.name!r} cannot be read: {error}") from error
+            self.put(stored.table_id, [Computed(segment, members)], replaces=stored)
+
+    def remove(self, table_id: int, name: str, now_ms: float) -> StoredSegment | None:
+        """Removes a segment durably; None when there is none within its ttl. Raises InternalError."""
+        with self._writing:
+            with self._lock:
+                stored = self._stored.get((table_id, name))
+                if stored is None or not self._is_alive(stored, now_ms):
+                    return None
+                self._replace((table_id, name), None)
+                idle = self._idle()
+            self._unlink(idle)
+            try:
+                self._files.sync_directory(self._data_dir / stored.ref.file.parent)
+            except OSError as error:
+                raise InternalError(f"segment {name!r} may come back after a restart: {error}") from error
+            return stored
+
+    def remove_expired(self, now_ms: float) -> None:
+        """Removes the files of segments beyond their ttl."""
+        with self._writing:
+            with self._lock:
+                for key, stored in list(self._stored.items()):
+                    if not self._is_alive(stored, now_ms):
+                        self._replace(key, None)
+                idle = self._idle()
+            self._unlink(idle)
+
+    # --- refreshing ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def next_refresh(self, now_ms: float) -> Iterator[StoredSegment | None]:
+        """The segment whose refresh is due for longest, oldest computation first; None when none is.
+
+        It does not expire while the context lasts. One at a time.
+        """
+        with self._lock:
+            due = [
+                (self._refresh_at(stored), stored.version, stored)
+                for stored in self._stored.values()
+                if self._is_alive(stored, now_ms) and self._refresh_at(stored) <= now_ms
+            ]
+            chosen = min(due)[2] if due else None
+            assert self._refreshing is None
+            self._refreshing = None if chosen is None else (chosen.table_id, chosen.segment.name)
+        try:
+            yield chosen
+        finally:
+            with self._lock:
+                self._refreshing = None
+
+    def refresh_failed(self, stored: StoredSegment, reason: str, now_ms: float) -> None:
+        """Notes why a segment could not be computed again; the next attempt comes after its refresh time."""
+        with self._lock:
+            self._failures[stored.table_id, stored.segment.name] = _Failure(stored.version, reason, now_ms)
+
+    def _refresh_at(self, stored: StoredSegment) -> float:
+        failure = self._failures.get((stored.table_id, stored.segment.name))
+        if failure is None or failure.version != stored.version or stored.segment.refresh_seconds is None:
+            return stored.segment.refresh_at_ms
+        return failure.at_ms + 1_000 * max(stored.segment.refresh_seconds, LEAST_REFRESH_SECONDS)
+
+    # --- inside; the lock is held where nothing else is said ----------------------------------------------------
+
+    def _is_alive(self, stored: StoredSegment, now_ms: float) -> bool:
+        return now_ms < stored.segment.expires_at_ms or self._refreshing == (stored.table_id, stored.segment.name)
+
+    def _replace(self, key: tuple[int, str], stored: StoredSegment | None) -> None:
+        before = self._stored.pop(key, None)
+        self._failures.pop(key, None)
+        if before is not None:
+            self._superseded.add(before.ref.file)
+        if stored is not None:
+            self._stored[key] = stored
+
+    def _idle(self) -> list[Path]:
+        """Files that nobody needs any more, for the caller to remove without the lock."""
+        idle = [path for path in self._superseded if path not in self._pinned]
+        self._superseded.difference_update(idle)
+        return idle
+
+    def _unlink(self, paths: Iterable[Path]) -> None:
+        """Without the lock. What cannot be removed is removed at the next start."""
+        for path in paths:
+            try:
+                self._files.unlink(self._data_dir / path)
+            except OSError as error:
+                log.warning("a segment file cannot be removed", file=str(path), reason=str(error))
+
+    def _check_room(self, table_id: int, computed: Sequence[Computed]) -> None:
+        names = {name for table, name in self._stored if table == table_id} | {one.segment.name for one in computed}
+        if len(names) > SEGMENTS_PER_TABLE:
+            raise QueryError(f"a table has at most {SEGMENTS_PER_TABLE:,} segments; give them a ttl or delete some")
+
+    def _write(self, table_id: int, written: Sequence[StoredSegment], computed: Sequence[Computed]) -> None:
+        """Without the lock. All files or none, durably."""
+        directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
+        done: list[Path] = []
+        try:
+            self._make_directory(directory)
+            for stored, one in zip(written, computed, strict=True):
+                path = self._data_dir / stored.ref.file
+                write_membership(path, msgspec.json.encode(one.segment), one.members, self._files)
+                done.append(path)
+            self._files.sync_directory(directory)
+        except (OSError, FormatError) as error:
+            for path in done:
+                with suppress(OSError):  # the first error is the one to report; a start takes the newest of a name
+                    self._files.unlink(path)
+            raise InternalError(f"the segments could not be stored: {error}") from error
+
+    def _make_directory(self, directory: Path) -> None:
+        """Without the lock. Raises OSError."""
+        if directory.is_dir():
+            return
+        self._files.make_directory(directory)
+        for parent in (directory.parent, directory.parent.parent, self._data_dir):
+            self._files.sync_directory(parent)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def _read_table(self, table_id: int, journal_id: str, last_sequence: int) -> None:
+        """The newest file of each name stays, the others go."""
+        directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
+        for leftover in directory.glob(f"*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+        for path in sorted(directory.glob(f"*{SEGMENT_SUFFIX}")):
+            if not path.stem.isdigit():
+                continue
+            version = int(path.stem)
+            self._next_version[table_id] = version + 1
+            try:
+                segment = msgspec.json.decode(MembershipFile.open(path).description, type=Segment)
+            except (FormatError, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+                log.error("a stored segment cannot be read", file=str(path), reason=str(error))
+                continue
+            self._replace((table_id, segment.name), StoredSegment(table_id, version, segment))
+            if segment.journal_id != journal_id or segment.sequence > last_sequence:
+                log.error("a stored segment knows events that are lost", segment=segment.name, file=str(path))
+                self._replace((table_id, segment.name), None)
+        self._unlink(self._idle())
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Of a refresh: of which version, why and when."""
+
+    version: int
+    reason: str
+    at_ms: float
