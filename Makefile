@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint format bench-insert bench-query clean
+.PHONY: help demo test lint fuzz format bench-insert bench-query clean
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint          the same without pytest"
 	@echo "make bench-insert  events per second into a daemon, durable, through HTTP"
 	@echo "make bench-query   query times over a million events"
+	@echo "make fuzz          random scripts, the engine against the interpreter, for SECONDS=600"
 	@echo "make format        rewrite the sources in the project's style"
 	@echo "make clean         remove .venv and caches"
 
@@ -40,6 +41,9 @@ test: lint
 format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600)
 
 bench-insert: $(READY)
 	@mkdir -p build

@@ -15,16 +15,22 @@ from openset_format.block import Block, Column, ColumnType, PersonIds, TextDicti
 Event = Mapping[str, Any]
 
 
-def block_of(events: Iterable[Event], columns: Mapping[str, ColumnType], z_order: Sequence[str] = ()) -> Block:
-    """A Block of the people of some events, in the order they first appear."""
-    people: dict[str | int, dict[tuple[int, str], Event]] = {}
+def block_of(
+    events: Iterable[Event],
+    columns: Mapping[str, ColumnType],
+    z_order: Sequence[str] = (),
+    *,
+    people: Sequence[str | int] = (),
+) -> Block:
+    """A Block of some people, with events or without, and then of the people of the events as they first appear."""
+    events_of: dict[str | int, dict[tuple[int, str], Event]] = {person: {} for person in people}
     for event in events:
-        known = people.setdefault(event["person"], {})
+        known = events_of.setdefault(event["person"], {})
         # A dict keeps the first place of a key and the last value: how an event is replaced.
         known[(stamp_ms(event["stamp"]), event["action"])] = event
     rows: list[tuple[int, str, bool, dict[str, Any]]] = []
     row_start = [0]
-    for known in people.values():
+    for known in events_of.values():
         for (stamp, action), event in sorted(known.items(), key=lambda entry: _place(entry[0], z_order)):
             for position, row in enumerate(expanded(event.get("attr") or {})):
                 rows.append((stamp, action, position == 0, row))
@@ -33,7 +39,7 @@ def block_of(events: Iterable[Event], columns: Mapping[str, ColumnType], z_order
     made = {name: _column(kind, [row[3].get(name) for row in rows]) for name, kind in columns.items()}
     made["action"] = _column("text", [row[1] for row in rows])
     return Block(
-        ids=PersonIds.of(list(people)),
+        ids=PersonIds.of(list(events_of)),
         row_start=np.array(row_start, dtype=np.int64),
         stamp=np.array([row[0] for row in rows], dtype=np.int64),
         event_start=None if starts.all() else starts,
