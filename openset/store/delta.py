@@ -18,6 +18,7 @@ from openset.store.ranges import expand_ranges, narrowest, offsets_of
 from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
 from openset_format.dictionary import packed
+from openset_format.person_index import PersonIndex
 
 _VALUE_TYPES: dict[ColumnType, Any] = {"text": np.uint32, "int": np.int64, "double": np.float64, "bool": np.uint8}
 
@@ -41,6 +42,9 @@ class Base(Protocol):
     def action(self) -> Column: ...
     @property
     def columns(self) -> Mapping[int, Column]: ...
+    @property
+    def action_index(self) -> PersonIndex | None: ...
+    def index(self, column_id: int) -> PersonIndex | None: ...
 
 
 class EmptyBase:
@@ -49,6 +53,7 @@ class EmptyBase:
     rows = 0
     people = 0
     event_start: NDArray[np.bool_] | None = None
+    action_index: PersonIndex | None = None
 
     def __init__(self) -> None:
         self.persons = PersonIds.of([])
@@ -56,6 +61,9 @@ class EmptyBase:
         self.stamp = np.zeros(0, np.int64)
         self.action = Column("text", np.zeros(0, np.uint8), None, TextDictionary([]))
         self.columns: Mapping[int, Column] = {}
+
+    def index(self, column_id: int) -> PersonIndex | None:
+        return None
 
 
 class Piece:

@@ -18,6 +18,7 @@ from pyroaring import BitMap
 
 from openset.errors import InternalError
 from openset.store.identity import SelectedPersonIds
+from openset.store.lookup import ColumnValue, people_in_file, people_in_rows
 from openset.store.merge import Layer
 from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.snapshot import PartitionSnapshot
@@ -143,6 +144,38 @@ class PartitionView:
             row_start = self._layer.row_start
             present |= bitmap_of(self._layer.people[row_start[1:] > row_start[:-1]])
         return present
+
+    @cached_property
+    def _touched(self) -> BitMap:
+        """The people of the file whom the file does not answer for."""
+        return BitMap() if self._include is None else bitmap_of(np.flatnonzero(~self._include))
+
+    def people_with(self, column: str, value: ColumnValue) -> BitMap | None:
+        """The ordinals of the people with a row in which a column of the table, or "action", has this value.
+
+        value: of the column's own type (text, int or bool). None when the index of the file does not know; what is
+        only in the overlay is always known. The bitmap is shared: do not change it. Raises KeyError for an unknown
+        column, InternalError for a damaged file.
+        """
+        known = BitMap()
+        if self._base_columns is not None:
+            in_file = people_in_file(self._state.base, self._column_id(column), value)
+            if in_file is None:
+                return None
+            known = in_file - self._touched if self._touched else in_file
+        layer, columns = self._layer, self._layer_columns
+        if layer is not None and columns is not None and columns.has(column):
+            known = known | people_in_rows(layer, columns.column(column), value)
+        return known
+
+    def _column_id(self, name: str) -> int | None:
+        """None for the action. Raises KeyError."""
+        if name == "action":
+            return None
+        column = self.schema.column(name)
+        if column is None:
+            raise KeyError(name)
+        return column.id
 
     def blocks(self, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
         """Blocks that together answer for every person once. A person is never split over Blocks.
