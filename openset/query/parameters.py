@@ -35,6 +35,30 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found!r}?" if found else ""
 
 
+def read_number(text: str) -> int | float | None:
+    """An integer of 64 bits or a finite double; None for what is no number."""
+    if _INTEGER.fullmatch(text) and _INT64_MIN <= int(text) <= _INT64_MAX:
+        return int(text)
+    if _DOUBLE.fullmatch(text) and math.isfinite(float(text)):
+        return float(text)
+    return None
+
+
+def parse_number(name: str, text: str) -> int | float:
+    """The number a parameter gives. Raises QueryError."""
+    number = read_number(text)
+    if number is None:
+        raise QueryError(f"{name}={text} is not a number")
+    return number
+
+
+def parse_bool(name: str, text: str) -> bool:
+    """true or false, as a parameter gives it. Raises QueryError."""
+    if text.lower() not in ("true", "false"):
+        raise QueryError(f"{name}={text} must be true or false")
+    return text.lower() == "true"
+
+
 class RequestParameters:
     """The parameters of one request, read by name. Every failure is an error of `kind`."""
 

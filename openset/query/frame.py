@@ -1,0 +1,108 @@
+"""What every query over all partitions has in common: preparing, one pass, explaining instead of running, facts.
+
+A query prepares itself (compiles, checks its parameters) into a `Prepared`: the work of the workers, what an
+explanation says of it, and how the results become an answer. The event loop only looks things up and waits; compiling,
+merging and rendering run in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from openset.query.answer import Answer
+from openset.query.executor import Executor
+from openset.query.explain import ExplainWork, explanation
+from openset.query.fan_out import PartitionedWork, fan_out
+from openset.query.work import PlanCache
+from openset.store.schema import TableSchema
+from openset.store.store import Store
+
+DEFAULT_TIMEOUT_MS = 30_000
+MAX_TIMEOUT_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tools:
+    """What queries run with: the store, the workers, the compiled scripts of the daemon."""
+
+    store: Store
+    executor: Executor
+    plans: PlanCache
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The parameters all queries have. info: facts are wanted besides the answer. explain: instead of it."""
+
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
+    info: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """When a query began. now_ms: its `now`, and the moment of its snapshot. started: time.monotonic() seconds."""
+
+    now_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    started: float = field(default_factory=time.monotonic)
+    partitions: int = 0
+
+    def shown(self, people: int, events: int, rows: int) -> dict[str, Any]:
+        """The `info` of an answer."""
+        return {
+            "people": people,
+            "events": events,
+            "rows": rows,
+            "ms": round(1000 * (time.monotonic() - self.started), 3),
+            "partitions": self.partitions,
+            "snapshot_time": self.now_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A query that is ready to run over a table.
+
+    work: what workers do, without snapshots.  columns: what it reads, "stamp" and "action" among them.
+    plan: how, as readable text.  render: the results of the work to an answer; called in a thread, may raise
+    OpenSetError.
+    """
+
+    work: PartitionedWork
+    columns: frozenset[str]
+    plan: str
+    render: Callable[[Sequence[Any], Facts], Answer]
+
+
+class Query(Protocol):
+    """A query as it was asked. `table` names the table, `common` is what all queries have."""
+
+    @property
+    def table(self) -> str: ...
+
+    @property
+    def common(self) -> Common: ...
+
+    async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared | Answer:
+        """The query ready to run, or an answer that needs no run (debug). Raises ParseError, QueryError."""
+        ...
+
+
+async def run_query(tools: Tools, query: Query) -> Answer:
+    """The answer of a query. Raises ParseError, QueryError, RunTimeError."""
+    facts = Facts()
+    prepared = await query.prepare(tools, tools.store.table(query.table), facts)
+    if isinstance(prepared, Answer):
+        return prepared
+    with tools.store.pinned_snapshot(query.table) as snapshots:
+        facts = replace(facts, partitions=len(snapshots))
+        work = replace(prepared.work, snapshots=snapshots)
+        if query.common.explain:
+            extents = await fan_out(tools.executor, ExplainWork(prepared.columns, snapshots, work.settings))
+            return Answer(explanation(prepared.plan, prepared.columns, extents, len(snapshots)))
+        results = await fan_out(tools.executor, work)
+    return await asyncio.to_thread(prepared.render, results, facts)

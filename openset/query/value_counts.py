@@ -1,0 +1,293 @@
+"""How many distinct people have each value of a column: counted on Blocks, merged over partitions.
+
+Rows are in the order of people. A person and a code become one number; sorted, equal ones stand together, so one pass
+over them counts people per code without a table of people by values. Texts are counted by code and become texts once
+per partition; numbers are counted by value, or by the number of their bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openset.query.value_filter import Number, ValueFilter
+from openset_format.block import Column, TextDictionary
+
+Counts = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Key = str | int | float | bool
+
+# Integers that lie closer together than this, or than the rows that hold them, are counted by their distance.
+_SMALL_RANGE = 1 << 16
+_EXACT = float(1 << 53)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ValueCounts:
+    """Distinct people by value. Merges over disjoint people.
+
+    texts: with text_counts int64[segments, texts].  numbers: int64 or float64, ascending, with number_counts; the
+    numbers of buckets where values are in buckets.  bool_counts: int64[segments, 2] for false and true.
+    any_value: int64[segments], people with any value that passes.
+    """
+
+    texts: list[str]
+    text_counts: Counts
+    numbers: NDArray[Any]
+    number_counts: Counts
+    bool_counts: Counts
+    any_value: Counts
+
+
+def merged(parts: Sequence[ValueCounts], segments: int) -> ValueCounts:
+    """The counts of disjoint people together."""
+    index: dict[str, int] = {}
+    places = [
+        np.fromiter((index.setdefault(text, len(index)) for text in part.texts), np.int64, len(part.texts))
+        for part in parts
+    ]
+    text_counts = np.zeros((segments, len(index)), np.int64)
+    for part, place in zip(parts, places, strict=True):
+        text_counts[:, place] += part.text_counts
+    some = [part for part in parts if len(part.numbers)]
+    numbers, number_counts = _merged_numbers([(part.numbers, part.number_counts) for part in some], segments)
+    nothing = np.zeros((segments, 2), np.int64)
+    return ValueCounts(
+        list(index),
+        text_counts,
+        numbers,
+        number_counts,
+        sum((part.bool_counts for part in parts), nothing),
+        sum((part.any_value for part in parts), np.zeros(segments, np.int64)),
+    )
+
+
+def _merged_numbers(parts: Sequence[tuple[NDArray[Any], Counts]], segments: int) -> tuple[NDArray[Any], Counts]:
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros((segments, 0), np.int64)
+    numbers = np.concatenate([numbers for numbers, _ in parts])
+    counts = np.concatenate([counts for _, counts in parts], axis=1)
+    order = np.argsort(numbers, kind="stable")
+    numbers = numbers[order]
+    starts = run_starts(numbers)
+    return numbers[starts], np.add.reduceat(counts[:, order], starts, axis=1)
+
+
+class ValueCounter:
+    """Counts the values of one column over the Blocks of a worker's partitions.
+
+    bucket: the width of buckets of numbers, or None.  segments: how many are compared, 1 for everyone alone.
+    deadline: time.monotonic() seconds for searching texts, or None.
+    """
+
+    def __init__(self, values: ValueFilter, bucket: Number | None, segments: int, deadline: float | None):
+        self._filter = values
+        self._bucket = bucket
+        self._segments = segments
+        self._deadline = deadline
+        self._texts: dict[int, _TextCounts] = {}
+        self._numbers: list[tuple[NDArray[Any], Counts]] = []
+        self._bools = np.zeros((segments, 2), np.int64)
+        self._any = np.zeros(segments, np.int64)
+
+    def add(self, column: Column, persons: NDArray[np.int32], people: int, members: Sequence[Mask | None]) -> None:
+        """Takes rows in. persons: int32[rows], ascending, the person (0…people-1) of each row.
+
+        members: per segment bool[people], None for everyone. Who is in no segment is not counted. A person must not
+        come twice over all calls. Raises RunTimeError when the search of texts takes too long.
+        """
+        mask = column.valid
+        if all(member is not None for member in members):
+            anyone = np.logical_or.reduce([member for member in members if member is not None])
+            if not anyone.all():
+                mask = _both(mask, anyone[persons])
+        pairs = _Pairs(persons, people, members)
+        if column.type == "text":
+            self._add_texts(column, mask, pairs)
+        elif column.type == "bool":
+            mask = _both(mask, self._filter.bool_mask(column.values))
+            chosen = _Chosen(column.values, mask)
+            self._any += pairs.people_of(chosen)
+            self._bools += pairs.counts(chosen.of(column.values), chosen, 2)
+        else:
+            self._add_numbers(column.values, _both(mask, self._filter.number_mask(column.values)), pairs)
+
+    def result(self) -> ValueCounts:
+        """What was counted so far."""
+        parts = [counts.named() for counts in self._texts.values()]
+        numbers, number_counts = _merged_numbers(self._numbers, self._segments)
+        nothing = np.zeros(0, np.int64), np.zeros((self._segments, 0), np.int64)
+        zero = np.zeros((self._segments, 2), np.int64), np.zeros(self._segments, np.int64)
+        texts = [ValueCounts(names, counts, *nothing, *zero) for names, counts in parts]
+        rest = ValueCounts([], np.zeros((self._segments, 0), np.int64), numbers, number_counts, self._bools, self._any)
+        return merged([rest, *texts], self._segments)
+
+    def _add_texts(self, column: Column, mask: Mask | None, pairs: _Pairs) -> None:
+        dictionary = column.dictionary
+        assert dictionary is not None
+        known = self._texts.get(id(dictionary))
+        if known is None:
+            known = _TextCounts(dictionary, self._passing(dictionary), self._segments)
+            self._texts[id(dictionary)] = known
+        if known.passing is not None:
+            mask = _both(mask, known.passing[column.values]) if len(known.passing) else np.zeros(
+                len(column.values), np.bool_
+            )  # fmt: skip
+        chosen = _Chosen(column.values, mask)
+        self._any += pairs.people_of(chosen)
+        pairs.add_counts(chosen.of(column.values), chosen, known.counts)
+
+    def _passing(self, dictionary: TextDictionary) -> Mask | None:
+        return None if self._filter.takes_all_texts else self._filter.text_mask(dictionary, self._deadline)
+
+    def _add_numbers(self, values: NDArray[Any], mask: Mask | None, pairs: _Pairs) -> None:
+        if self._bucket is not None:
+            values, finite = bucket_numbers(values, self._bucket)
+            mask = _both(mask, finite)
+        chosen = _Chosen(values, mask)
+        taken = chosen.of(values)
+        self._any += pairs.people_of(chosen)
+        if not len(taken):
+            return
+        numbers, codes = _coded(taken)
+        counts = pairs.counts(codes, chosen, len(numbers))
+        some = np.flatnonzero(counts.any(axis=0))
+        self._numbers.append((numbers[some], counts[:, some]))
+
+
+class _TextCounts:
+    """Counts by the codes of one dictionary, which is kept so that its identity stays its own."""
+
+    def __init__(self, dictionary: TextDictionary, passing: Mask | None, segments: int):
+        self.dictionary = dictionary
+        self.passing = passing
+        self.counts = np.zeros((segments, len(dictionary)), np.int64)
+
+    def named(self) -> tuple[list[str], Counts]:
+        """The texts that were counted, and their counts."""
+        some = np.flatnonzero(self.counts.any(axis=0))
+        if 8 * len(some) < len(self.dictionary):
+            texts = [self.dictionary.text(code) for code in some.tolist()]
+        else:
+            every = self.dictionary.texts()
+            texts = [every[code] for code in some.tolist()]
+        return texts, self.counts[:, some]
+
+
+class _Chosen:
+    """Which rows pass: all of them, or those at some positions."""
+
+    def __init__(self, values: NDArray[Any], mask: Mask | None):
+        self.rows: NDArray[np.int64] | None = None
+        if mask is not None and not mask.all():
+            self.rows = np.flatnonzero(mask)
+        self.count = len(values) if self.rows is None else len(self.rows)
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self.rows is None else values[self.rows]
+
+
+class _Pairs:
+    """The people of some rows, against whom values are counted."""
+
+    def __init__(self, persons: NDArray[np.int32], people: int, members: Sequence[Mask | None]):
+        self._persons = persons
+        self._people = people
+        self._members = members
+
+    def people_of(self, chosen: _Chosen) -> Counts:
+        """int64[segments]: how many people have one of the rows."""
+        persons = chosen.of(self._persons)
+        persons = persons[run_starts(persons)]
+        counted = [len(persons) if member is None else np.count_nonzero(member[persons]) for member in self._members]
+        return np.array(counted, np.int64)
+
+    def counts(self, codes: NDArray[Any], chosen: _Chosen, code_count: int) -> Counts:
+        """int64[segments, codes]: distinct people per code."""
+        counts = np.zeros((len(self._members), code_count), np.int64)
+        self.add_counts(codes, chosen, counts)
+        return counts
+
+    def add_counts(self, codes: NDArray[Any], chosen: _Chosen, counts: Counts) -> None:
+        """Adds distinct people per code. codes: of the chosen rows, below the width of counts."""
+        if not len(codes):
+            return
+        codes, persons = self._distinct(codes, chosen.of(self._persons), counts.shape[1])
+        for segment, member in enumerate(self._members):
+            own = codes if member is None else codes[member[persons]]
+            if counts.shape[1] <= 4 * len(own):
+                counts[segment] += np.bincount(own, minlength=counts.shape[1])
+            elif len(own):
+                own = np.sort(own)
+                starts = run_starts(own)
+                counts[segment, own[starts]] += np.diff(np.append(starts, len(own)))
+
+    def _distinct(
+        self, codes: NDArray[Any], persons: NDArray[np.int32], code_count: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Each pair of code and person once."""
+        if len(run_starts(persons)) == len(persons):
+            return codes, persons
+        kind: Any = np.uint32 if code_count * self._people < 1 << 32 else np.uint64
+        keys = codes.astype(kind) * kind(self._people) + persons.astype(kind)
+        keys.sort()
+        keys = keys[run_starts(keys)]
+        codes = keys // kind(self._people)
+        return codes.astype(np.intp), (keys - codes * kind(self._people)).astype(np.intp)
+
+
+def run_starts(values: NDArray[Any]) -> NDArray[np.int64]:
+    """The positions at which a run of equal values begins."""
+    if not len(values):
+        return np.zeros(0, np.int64)
+    begins = np.empty(len(values), np.bool_)
+    begins[0] = True
+    np.not_equal(values[1:], values[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
+
+
+def _both(first: Mask | None, second: Mask | None) -> Mask | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first & second
+
+
+def _coded(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The distinct values, ascending (perhaps with some that do not occur), and the place of each value among them."""
+    if values.dtype.kind == "i":
+        low, high = int(values.min()), int(values.max())
+        if high - low < max(_SMALL_RANGE, len(values)):
+            return np.arange(low, high + 1, dtype=np.int64), values - low
+    ascending = np.sort(values)
+    numbers = ascending[run_starts(ascending)]
+    return numbers, np.searchsorted(numbers, values)
+
+
+def bucket_numbers(values: NDArray[Any], width: Number) -> tuple[NDArray[Any], Mask | None]:
+    """The number of each value's bucket, floor(value / width); and where there is one, None for everywhere.
+
+    int64, or float64 where they are too large for that.
+    """
+    if values.dtype.kind == "i" and isinstance(width, int):
+        if width >= 1 << 63:
+            return np.where(values < 0, -1, 0).astype(np.int64), None
+        return values // width, None
+    with np.errstate(all="ignore"):
+        numbers = np.floor(values.astype(np.float64) / width)
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        numbers = np.where(finite, numbers, 0.0)
+    if not len(numbers) or float(np.abs(numbers).max()) < _EXACT:
+        numbers = numbers.astype(np.int64)
+    return numbers, None if finite.all() else finite
+
+
+def bucket_key(number: int | float, width: Number, integers: bool) -> int | float:
+    """Where a bucket begins. integers: the values and the width are integers."""
+    if integers:
+        return int(number) * int(width)
+    return float(number) * float(width)
