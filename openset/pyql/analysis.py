@@ -177,7 +177,7 @@ class Analysis:
         dynamic: list[tree.Expression] = []
         for part in conjuncts(where):
             # A static part may only be asked before a dynamic one that cannot fail.
-            if is_static(part) and all(_cannot_fail(earlier) for earlier in dynamic):
+            if is_static(part) and all(cannot_fail(earlier) for earlier in dynamic):
                 static.append(part)
             else:
                 dynamic.append(part)
@@ -350,17 +350,18 @@ def _is_pure(function: str) -> bool:
     return FUNCTIONS[function].pure
 
 
-def _cannot_fail(expression: tree.Expression) -> bool:
+def cannot_fail(expression: tree.Expression) -> bool:
+    """Whether evaluating an expression is sure to give a value and to do nothing else."""
     match expression:
         case tree.Literal_() | tree.Parameter() | tree.ColumnRead() | tree.Variable():
             return True
         case tree.Unary(operator="not"):
-            return _cannot_fail(expression.operand)
+            return cannot_fail(expression.operand)
         case tree.Binary():
             return (
                 expression.operator in _SAFE_OPERATORS
-                and _cannot_fail(expression.left)
-                and _cannot_fail(expression.right)
+                and cannot_fail(expression.left)
+                and cannot_fail(expression.right)
             )
         case tree.Call():
             return expression.function in (ROW_FUNCTIONS | {"prev_match", "first_match"}) - {
