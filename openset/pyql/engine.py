@@ -113,13 +113,14 @@ class EngineRun:
 
     def _add_block(self, state: BlockRun, masks: Sequence[Members]) -> None:
         block, script = state.block, self.plan.script
-        executor = Executor(state, script, self.plan.analysis, self._nodes, self.want_log)
-        with deep_recursion():
-            frame = executor.top()
+        with Executor(state, script, self.plan.analysis, self._nodes, want_log=self.want_log) as executor:
+            with deep_recursion():
+                frame = executor.top()
+            for partial, published, mask in zip(self.partials, self._published, masks, strict=True):
+                book = TallyBook(executor.evaluator, script.aggregators, self._nodes, published, partial)
+                book.add(frame.batches, mask)
         people = block.runnable
-        for partial, published, mask in zip(self.partials, self._published, masks, strict=True):
-            book = TallyBook(executor.evaluator, script.aggregators, self._nodes, published, partial)
-            book.add(frame.batches, mask)
+        for partial, mask in zip(self.partials, masks, strict=True):
             own = people if mask is None else people[mask[people]]
             left = own[state.failed[own]]
             if len(left):
@@ -147,15 +148,15 @@ class Outcomes:
 def outcomes(plan: Plan, block: Block, settings: RunSettings) -> Outcomes:
     """Runs a segment or histogram script over a Block. Raises RunTimeError."""
     state = BlockRun(block, settings, TextTable(settings.max_memory_bytes))
-    executor = Executor(state, plan.script, plan.analysis, NodeTable(), want_log=False)
-    with deep_recursion():
-        frame = executor.top()
     people = block.runnable
     tallied = np.zeros(block.people, np.bool_)
-    for batch in frame.batches:
-        tallied[block.person_of_row[batch.row]] = True
-    value = frame.read(RESULT_VALUE, None)
-    member = tallied[people] | executor.evaluator.truth(value, len(people))
+    with Executor(state, plan.script, plan.analysis, NodeTable(), note_tallied=True) as executor:
+        with deep_recursion():
+            frame = executor.top()
+        for batch in frame.batches:
+            tallied[block.person_of_row[batch.row]] = True
+        value = frame.read(RESULT_VALUE, None)
+        member = tallied[people] | executor.evaluator.truth(value, len(people))
     returned = scalars(value, len(people), state.table)
     left = np.flatnonzero(state.failed[people])
     for position, (person, outcome) in zip(

@@ -6,6 +6,8 @@ people that reach it to the interpreter, which runs the script for them from the
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +36,7 @@ from openset.pyql.settings import RECURSION_LIMIT
 from openset.pyql.tallies import order_matters
 from openset.pyql.vector_containers import may_hold
 from openset.pyql.vector_ops import map_distinct
-from openset.pyql.vectors import CONTAINER, INT, NULL, Mask, Positions, Value, Vec, payloads, spread, take
+from openset.pyql.vectors import CONTAINER, INT, NONE, NULL, Mask, Positions, Value, Vec, payloads, spread, take
 
 Lanes = Positions | None
 
@@ -42,12 +44,23 @@ Lanes = Positions | None
 class Executor:
     """Runs the statements of a script over one Block."""
 
-    def __init__(self, run: BlockRun, script: tree.Script, analysis: Analysis, nodes: NodeTable, want_log: bool):
+    def __init__(
+        self,
+        run: BlockRun,
+        script: tree.Script,
+        analysis: Analysis,
+        nodes: NodeTable,
+        *,
+        want_log: bool = False,
+        note_tallied: bool = False,
+    ):
+        """want_log: log lines are collected.  note_tallied: tallies that count nowhere leave a Batch too."""
         self.run = run
         self.script = script
         self.analysis = analysis
         self.nodes = nodes
         self.want_log = want_log
+        self.note_tallied = note_tallied
         self.evaluator = Evaluator(run)
         self.evaluator.call_user = self.call
         self.containers = ContainerStatements(self.evaluator)
@@ -57,6 +70,13 @@ class Executor:
         self._depth = 0
         # Lexical nesting of loops around the statement that runs, per active function.
         self._loops = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Breaks the reference cycles of a run that is over: it may hold gigabytes."""
+        self.evaluator.release()
 
     def top(self) -> Frame:
         """Runs the script for all people of the Block; the frame holds their tallies."""
@@ -351,19 +371,20 @@ class Executor:
 
     def _tally(self, frame: Frame, statement: tree.Tally, lanes: Lanes) -> Lanes:
         keys: list[Value] = [self.evaluator.value(key, frame, lanes) for key in statement.keys]
+        self._refuse_containers(frame, lanes, keys)
         counted = frame.running(lanes)
         keys = self._kept(keys, lanes, counted)
-        if keys and isinstance(keys[0], Vec) and not keys[0].present().all():
+        begun = np.zeros(self.evaluator.count(frame, counted), np.bool_)
+        if keys:
+            begun = keys[0].present() if isinstance(keys[0], Vec) else ~begun if keys[0] != NULL else begun
+        if not begun.all():
             # A path that ends before its first key runs no aggregator.
-            begun = self.evaluator.lanes_at(frame, counted, keys[0].present())
-            keys, counted = self._kept(keys, counted, begun), begun
-        if not keys or keys[0] == NULL or not self.evaluator.count(frame, counted):
+            self._note_tallied(frame, self.evaluator.lanes_at(frame, counted, ~begun))
+            rest = self.evaluator.lanes_at(frame, counted, begun)
+            keys, counted = self._kept(keys, counted, rest), rest
+        if not self.evaluator.count(frame, counted):
             return frame.running(lanes)
-        values = [
-            self.evaluator.value(aggregator.expression, frame, counted)
-            for aggregator in self.script.aggregators
-            if aggregator.expression is not None
-        ]
+        values = self._var_values(frame, counted)
         going_on = frame.running(counted)  # a `var` may call a function that stops lanes
         keys, values, counted = self._kept(keys, counted, going_on), self._kept(values, counted, going_on), going_on
         count = self.evaluator.count(frame, counted)
@@ -373,8 +394,36 @@ class Executor:
             above = self.nodes.children(above, key, count, self.run.table)
             nodes.append(above)
         rows = self.run.rows(frame, counted)
+        self.run.hold_tallies(rows.nbytes * (2 + len(nodes) + len(values)))
         frame.batches.append(Batch(_as_array(frame, counted), rows, nodes, values, frame.unique_rows))
         return frame.running(lanes)
+
+    def _var_values(self, frame: Frame, lanes: Lanes) -> list[Value]:
+        """The values of the `var` aggregators; lanes where one is a container fail."""
+        values = []
+        for aggregator in self.script.aggregators:
+            if aggregator.expression is not None:
+                values.append(self.evaluator.value(aggregator.expression, frame, lanes))
+                self._refuse_containers(frame, lanes, values[-1:])
+        return values
+
+    def _refuse_containers(self, frame: Frame, lanes: Lanes, path: list[Value]) -> None:
+        """Fails lanes on which a value of a path is a container; what comes after the first None does not count."""
+        if not any(may_hold(value) for value in path):
+            return
+        on_path = np.ones(self.evaluator.count(frame, lanes), np.bool_)
+        for value in path:
+            kinds, _ = payloads(spread(value, len(on_path), self.run.table), self.run.table)
+            wrong = on_path & (kinds == CONTAINER)
+            if wrong.any():
+                self.evaluator.fail(frame, self.evaluator.lanes_at(frame, lanes, wrong))
+            on_path &= kinds != NONE
+
+    def _note_tallied(self, frame: Frame, lanes: Positions) -> None:
+        """Tallies that count nowhere, which segments ask for."""
+        if self.note_tallied and len(lanes):
+            nothing: list[Value] = [NULL for aggregator in self.script.aggregators if aggregator.expression is not None]
+            frame.batches.append(Batch(lanes, frame.row[lanes], [np.full(len(lanes), -1, np.int64)], nothing))
 
     def _kept(self, values: list[Value], lanes: Lanes, going_on: Lanes) -> list[Value]:
         """The values of the lanes that go on."""

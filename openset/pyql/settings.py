@@ -33,7 +33,7 @@ class RunSettings:
     deadline: float | None = None
     timeout_ms: int = 30_000
     max_expanded_rows: int = 1_000_000_000
-    max_memory_bytes: int = 2_000_000_000
+    max_memory_bytes: int = 1_000_000_000
 
     def check_deadline(self) -> None:
         """Raises RunTimeError when the time budget is used up."""

@@ -56,7 +56,6 @@ class ContainerOps:
     """Container operations over lanes. `cells` are (kinds, payloads) of one value per lane."""
 
     def __init__(self, evaluator: Evaluator, store: ContainerStore):
-        self.evaluator = evaluator
         self.store = store
         self.table = evaluator.table
 

@@ -18,8 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from openset.errors import OpenSetError, RunTimeError
-from openset.query.work import Work, WorkerState
+from openset.errors import OpenSetError
+from openset.query.memory import give_back
+from openset.query.work import Work, WorkerState, budget_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,8 @@ def perform(work: Work, state: WorkerState) -> Reply:
     """Runs one piece of work; whatever it raises becomes part of the reply."""
     try:
         return Reply(result=work.run(state))
-    except OpenSetError as error:
-        return Reply(error=error)
-    except MemoryError:
-        return Reply(error=RunTimeError("the query needs more memory than this machine has"))
-    except RecursionError:
-        return Reply(error=RunTimeError("the query is nested too deeply"))
+    except (OpenSetError, MemoryError, RecursionError) as error:
+        return Reply(error=budget_error(error))
     except Exception:
         return Reply(defect=traceback.format_exc())
 
@@ -73,15 +70,19 @@ def main(descriptor: int, data_dir: Path) -> None:
     while True:
         message = received.get()
         try:
-            work = pickle.loads(message)
+            work: Work | None = pickle.loads(message)
         except Exception:
-            reply = Reply(defect=traceback.format_exc())
+            reply: Reply | None = Reply(defect=traceback.format_exc())
         else:
+            assert work is not None
             reply = perform(work, state)
         try:
+            assert reply is not None
             connection.send_bytes(encode(reply))
         except OSError:
             os._exit(0)
+        message, work, reply = b"", None, None
+        give_back()
 
 
 def start() -> None:
