@@ -20,6 +20,7 @@ from openset.pyql.lane_map import Ints, Kinds, LaneMap
 from openset.pyql.vectors import CONTAINER, DOUBLE, INT, NONE, Mask
 
 LIST, DICT, SET = 1, 2, 3
+_INT64_EDGE = float(1 << 63)
 # What an entry takes: keys, values, order, flags and its slots in the hash table.
 ENTRY_BYTES = 80
 
@@ -280,7 +281,7 @@ def normal_keys(kinds: Kinds, payloads: Ints) -> tuple[Kinds, Ints]:
     if not len(doubles):
         return kinds, payloads
     values = payloads[doubles].view(np.float64)
-    whole = (values == np.floor(values)) & (np.abs(values) < 9.2e18)
+    whole = (values == np.floor(values)) & (values >= -_INT64_EDGE) & (values < _INT64_EDGE)
     kinds, payloads = kinds.copy(), payloads.copy()
     kinds[doubles[whole]] = INT
     payloads[doubles[whole]] = values[whole].astype(np.int64)

@@ -21,7 +21,7 @@ _INT64_EDGE = float(1 << 63)
 
 def shown_key(key: Key) -> Key:
     """A key as results show it: a whole double is the int it equals."""
-    if isinstance(key, float) and key.is_integer() and abs(key) < _INT64_EDGE:
+    if isinstance(key, float) and key.is_integer() and -_INT64_EDGE <= key < _INT64_EDGE:
         return int(key)
     return key
 
