@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from openset.errors import InternalError
+from openset.store.delta import Base
 from openset.store.identity import SelectedPersonIds
 from openset.store.lookup import ColumnValue, people_in_file, people_in_rows
 from openset.store.merge import Layer
+from openset.store.ranges import expand_ranges, offsets_of
 from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import PartitionState, RecordReader, load_state
@@ -189,6 +191,51 @@ class PartitionView:
             ]
         return self._blocks[max_rows_per_block]
 
+    def blocks_of(self, people: BitMap, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
+        """Blocks of some people, by ordinal, whose rows are copied together: for people who are few.
+
+        People whom the view does not know, or who have no events, are left out. The Blocks are not kept.
+        """
+        wanted = np.frombuffer(people.to_array(), np.uint32).astype(np.int64)
+        blocks: list[Block] = []
+        if self._base_columns is not None:
+            base = self._state.base
+            known = wanted[wanted < base.people]
+            if self._include is not None:
+                known = known[self._include[known]]
+            blocks += self._gathered(base, self._base_columns, known, known, max_rows_per_block)
+        layer = self._layer
+        if layer is not None and self._layer_columns is not None:
+            places = np.flatnonzero(np.isin(layer.people, wanted, assume_unique=True))
+            rows = self._layer_columns
+            blocks += self._gathered(layer, rows, places, layer.people[places], max_rows_per_block)
+        return blocks
+
+    def _gathered(
+        self,
+        source: Base | Layer,
+        columns: _Columns,
+        places: NDArray[np.int64],
+        ordinals: NDArray[np.int64],
+        max_rows: int,
+    ) -> Iterator[Block]:
+        """Blocks of the people at some places of a file or layer."""
+        starts = source.row_start[places]
+        lengths = source.row_start[places + 1] - starts
+        row_start = offsets_of(lengths)
+        ids = SelectedPersonIds(self._persons, ordinals)
+        for first, last in people_ranges(row_start, max_rows):
+            rows = expand_ranges(starts[first:last], lengths[first:last])
+            yield Block(
+                ids=ids,
+                row_start=row_start[first : last + 1] - row_start[first],
+                stamp=source.stamp[rows],
+                event_start=None if source.event_start is None else source.event_start[rows],
+                columns=_BlockColumns(columns, rows),
+                first_person=first,
+                ordinals=ordinals[first:last],
+            )
+
     def person_rows(self, person_id: PersonId) -> Block | None:
         """A Block of one person, None when there is no such person or no event of theirs."""
         ordinal = self._persons.index(person_id)
@@ -327,16 +374,18 @@ class _LayerColumns(_Columns):
 
 
 class _BlockColumns(Mapping[str, Column]):
-    """The columns of a Block: a range of rows of those of its layer."""
+    """The columns of a Block: some rows of those of its layer. A range of rows shares its memory."""
 
-    def __init__(self, columns: _Columns, rows: slice):
+    def __init__(self, columns: _Columns, rows: slice | NDArray[np.int64]):
         self._columns = columns
         self._rows = rows
         self._made: dict[str, Column] = {}
 
     def __getitem__(self, name: str) -> Column:
         if name not in self._made:
-            self._made[name] = self._columns.column(name)[self._rows]
+            column, rows = self._columns.column(name), self._rows
+            valid = None if column.valid is None else column.valid[rows]
+            self._made[name] = Column(column.type, column.values[rows], valid, column.dictionary)
         return self._made[name]
 
     def __contains__(self, name: Any) -> bool:
