@@ -32,6 +32,7 @@ from openset.pyql.frames import (
 )
 from openset.pyql.matching import MatchLoop
 from openset.pyql.node_table import NodeTable
+from openset.pyql.scalar_run import placed
 from openset.pyql.settings import RECURSION_LIMIT
 from openset.pyql.tallies import order_matters
 from openset.pyql.vector_containers import may_hold
@@ -93,7 +94,10 @@ class Executor:
         for statement in statements:
             if lanes is not None and not len(lanes):
                 break
-            lanes = self.statement(frame, statement, lanes)
+            try:
+                lanes = self.statement(frame, statement, lanes)
+            except RunTimeError as error:
+                raise error if isinstance(statement, tree.Match | tree.For) else placed(error, statement.at) from None
         return lanes
 
     def _loop_body(self, frame: Frame, body: tree.Body) -> None:
