@@ -21,12 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 from support.choices import Choices
-from support.comparing import Skipped, compare
-from support.event_maker import Event, cut, make_events, make_people
+from support.comparing import Skipped, compare, compare_outcomes, compare_segments, without_aggregators
+from support.event_maker import Event, cut, make_events, make_people, whole
 from support.expression_maker import Features
 from support.found_cases import FoundCase, people_of
 from support.script_maker import make_script
 from support.shrinking import shrink
+from support.small_limits import small_limits
 
 from openset.errors import ParseError
 from openset.pyql.evaluate import Evaluator
@@ -38,14 +39,34 @@ _MOST_FAILURES = 20
 def problem_of(text: str, events: Sequence[Event], people: Sequence[Any] | None = None) -> str | None:
     """What is wrong with the answers for a script, None where they agree, where it does not parse or asks too much."""
     known = people_of(events) if people is None else list(people)
-    cuts = [cut(Choices.seeded(seed), events, known) for seed in range(3)]
+    choices = Choices.seeded(0)
+    cuts = [cut(choices, events, known) for _ in range(3)]
+    block = whole(events, known)
+    members = [
+        None,
+        np.array([choices.chance(60) for _ in known], np.bool_),
+        np.array([False for _ in known], np.bool_),
+    ]
+    returning = (
+        f"{without_aggregators(text)}return {choices.pick(('amount', 'kind', 'price', 'flag', 'session - 1'))}\n"
+    )
     try:
-        return compare(text, events, known, cuts)
+        return (
+            compare(text, events, known, cuts)
+            or compare_segments(text, block, members)
+            or compare_outcomes(returning, block)
+            or _under_small_limits(text, events, known)
+        )
     except (Skipped, ParseError):
         return None
     except Exception as error:  # a defect of either side is what is looked for
         place = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}: {error}"
+
+
+def _under_small_limits(text: str, events: Sequence[Event], people: Sequence[Any]) -> str | None:
+    with small_limits():
+        return compare(text, events, people, [])
 
 
 def shrunk(text: str, events: Sequence[Event], found: str) -> tuple[str, list[Event]]:

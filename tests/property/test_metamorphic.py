@@ -11,7 +11,17 @@ from collections.abc import Sequence
 
 import pytest
 from support.choices import Choices
-from support.comparing import Answer, Node, Skipped, difference, engine_answer, magnitudes_of, merged_answer, parsed
+from support.comparing import (
+    Answer,
+    Node,
+    Skipped,
+    difference,
+    engine_answer,
+    magnitudes_of,
+    merged_answer,
+    parsed,
+    without_aggregators,
+)
 from support.event_maker import Event, Person, cut, make_events, make_people, whole
 from support.expression_maker import Features
 from support.script_maker import make_script
@@ -89,15 +99,6 @@ def test_counts_of_disjoint_people_add_up(number: int) -> None:
         return
     if everyone.error is None:
         assert counts(everyone.root) == added(counts(first.root), counts(second.root))
-
-
-def without_aggregators(text: str) -> str:
-    lines = text.splitlines()
-    if lines[0] == "agg:":
-        lines = lines[1:]
-        while lines[0].startswith(" "):
-            lines.pop(0)
-    return "\n".join(lines) + "\n"
 
 
 Counts = dict[tuple[object, ...], list[int]]

@@ -245,7 +245,8 @@ def _first_partial(engine_run: EngineRun, block: Block, members: Sequence[NDArra
 
 
 def compare_outcomes(text: str, block: Block) -> str | None:
-    """How what the engine says about each person (tallied, returned) differs from what the oracle says."""
+    """How what the engine says about each person (tallied, returned) differs from what the oracle says. Scripts that
+    say so have no agg: section."""
     script = parsed(text)
     try:
         expected = [
@@ -278,6 +279,16 @@ def _unless_raises(call: Callable[[], object], expected: RunTimeError) -> str | 
     except RunTimeError:
         return None
     return f"only the oracle raises: {expected.message}"
+
+
+def without_aggregators(text: str) -> str:
+    """A script without its agg: section."""
+    lines = text.splitlines()
+    if lines[0] == "agg:":
+        lines = lines[1:]
+        while lines[0].startswith(" "):
+            lines.pop(0)
+    return "\n".join(lines) + "\n"
 
 
 # ---------------------------------------------------------------- showing
