@@ -12,12 +12,14 @@ from openset.http.insert import Insert
 from openset.http.logs import log_request
 from openset.http.node import Node
 from openset.http.ping import Ping
+from openset.http.query_column import ColumnQuery
 from openset.http.query_events import EventsQuery
 from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
 from openset.http.table import TableList, TableResource
 
 _TABLE = r"(?P<table>[^/]+)"
+_COLUMN = r"(?P<column>[^/]+)"
 
 # A trailing slash is tolerated everywhere.
 ROUTES: list[tuple[str, type[Resource]]] = [
@@ -27,6 +29,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (rf"/v1/table/{_TABLE}/?", TableResource),
     (rf"/v1/insert/{_TABLE}/?", Insert),
     (rf"/v1/query/{_TABLE}/events?/?", EventsQuery),
+    (rf"/v1/query/{_TABLE}/column/{_COLUMN}/?", ColumnQuery),
     (rf"/v1/query/{_TABLE}/person/?", PersonQuery),
 ]
 

@@ -6,6 +6,7 @@ A resource parses the request, hands it to the query or store layer, and answers
 from __future__ import annotations
 
 import asyncio
+import gzip
 import traceback
 import zlib
 from collections.abc import Coroutine
@@ -20,6 +21,7 @@ import openset
 from openset.errors import LimitError, OpenSetError, QueryError
 from openset.http.envelope import MethodError, UnavailableError, as_error, encode_error
 from openset.http.node import Node
+from openset.query.formats import Document
 from openset.query.parameters import RequestParameters
 
 log = structlog.get_logger("openset.http")
@@ -31,7 +33,13 @@ _INFLATE_WINDOW_BYTES = 1 << 12
 # Smaller bodies are inflated on the event loop, larger ones in a thread.
 _INFLATE_INLINE_BYTES = 1 << 15
 
-Answer = bytes | dict[str, Any]
+# Smaller answers are not worth compressing; larger ones are compressed in a thread.
+_COMPRESS_FROM_BYTES = 1_024
+_COMPRESS_INLINE_BYTES = 1 << 15
+# The fastest level: most of the gain, and answers are made once and read once.
+_COMPRESS_LEVEL = 1
+
+Answer = bytes | dict[str, Any] | Document
 
 
 @stream_request_body
@@ -122,9 +130,25 @@ class Resource(RequestHandler):
             if self._gone:
                 return
             raise
+        if not isinstance(answer, Document):
+            body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+            answer = Document(body, "application/json; charset=utf-8", {})
+        body = await self._compressed(answer.body)
         if not self._gone:
-            self.set_header("Content-Type", "application/json; charset=utf-8")
-            self.finish(answer if isinstance(answer, bytes) else msgspec.json.encode(answer))
+            self.set_header("Content-Type", answer.content_type)
+            for name, value in answer.headers.items():
+                self.set_header(name, value)
+            self.finish(body)
+
+    async def _compressed(self, body: bytes) -> bytes:
+        """The body, gzipped where the client takes that and it is worth it."""
+        self.add_header("Vary", "Accept, Accept-Encoding")
+        if len(body) < _COMPRESS_FROM_BYTES or not takes_gzip(self.request.headers.get("Accept-Encoding", "")):
+            return body
+        self.set_header("Content-Encoding", "gzip")
+        if len(body) <= _COMPRESS_INLINE_BYTES:
+            return gzip.compress(body, _COMPRESS_LEVEL, mtime=0)
+        return await asyncio.to_thread(gzip.compress, body, _COMPRESS_LEVEL, mtime=0)
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -186,6 +210,18 @@ class Resource(RequestHandler):
 
 def _unsupported(method: str) -> Any:
     return getattr(RequestHandler, method.lower())
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Whether an Accept-Encoding header names gzip (or everything) with a weight above zero."""
+    weights: dict[str, float] = {}
+    for entry in accept_encoding.lower().split(","):
+        coding, _, option = (part.strip() for part in entry.partition(";"))
+        try:
+            weights[coding] = float(option.removeprefix("q=")) if option else 1.0
+        except ValueError:
+            weights[coding] = 0.0
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
 
 
 def inflate(body: bytes, limit: int) -> bytes:

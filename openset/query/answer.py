@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class QueryAnswer:
     """body: what is written as JSON.
 
     aggregates: where the body is a result tree, the names of the columns its `c` (`c2`, …) become in a flat table:

@@ -34,7 +34,7 @@ class ExplainWork:
     def run(self, state: WorkerState) -> Portion[Extent]:
         """Looks at sizes; values in files are not read."""
         people = rows = 0
-        sizes = Counter({name: 0 for name in self.columns})
+        sizes = Counter(dict.fromkeys(self.columns, 0))
         for snapshot in self.snapshots:
             for block in state.views.view(snapshot).blocks():
                 asked = block.runnable
@@ -57,10 +57,12 @@ def column_bytes(block: Block, name: str) -> int:
     return int(column.values.nbytes + (0 if column.valid is None else column.valid.nbytes))
 
 
-def explanation(plan: str, columns: frozenset[str], extents: Sequence[Extent], partitions: int) -> dict[str, Any]:
+def explanation(plan: str, extents: Sequence[Extent], partitions: int) -> dict[str, Any]:
     """The answer of `explain=true`. columns: bytes by column, in order; bytes: of all of them."""
-    sizes = sum((extent.column_bytes for extent in extents), Counter[str]())
-    shown = {name: sizes[name] for name in sorted(columns)}
+    shown: dict[str, int] = {}
+    for extent in extents:
+        for name, size_bytes in sorted(extent.column_bytes.items()):
+            shown[name] = shown.get(name, 0) + size_bytes
     return {
         "explain": {
             "plan": plan.splitlines(),

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from openset.query.answer import Answer
+from openset.query.answer import QueryAnswer
+from openset.query.compare import compared_segments
 from openset.query.executor import Executor
 from openset.query.explain import ExplainWork, explanation
 from openset.query.fan_out import PartitionedWork, fan_out
@@ -51,6 +52,10 @@ class Facts:
     started: float = field(default_factory=time.monotonic)
     partitions: int = 0
 
+    def deadline(self, common: Common) -> float:
+        """Until when the query may run, in time.monotonic() seconds."""
+        return self.started + common.timeout_ms / 1000
+
     def shown(self, people: int, events: int, rows: int) -> dict[str, Any]:
         """The `info` of an answer."""
         return {
@@ -67,42 +72,52 @@ class Facts:
 class Prepared:
     """A query that is ready to run over a table.
 
-    work: what workers do, without snapshots.  columns: what it reads, "stamp" and "action" among them.
-    plan: how, as readable text.  render: the results of the work to an answer; called in a thread, may raise
-    OpenSetError.
+    work: what workers do, without snapshots and without what is compared (fields `snapshots` and `compared`).
+    columns: what it reads, "stamp" and "action" among them.  plan: how, as readable text.
+    render: makes an answer of the results of the work; called in a thread, may raise OpenSetError.
     """
 
     work: PartitionedWork
     columns: frozenset[str]
     plan: str
-    render: Callable[[Sequence[Any], Facts], Answer]
+    render: Callable[[Sequence[Any], Facts], QueryAnswer]
 
 
 class Query(Protocol):
-    """A query as it was asked. `table` names the table, `common` is what all queries have."""
+    """A query as it was asked. `table` names the table, `common` is what all queries have.
+
+    segments: the names that are compared, None for everyone and no comparison.
+    """
 
     @property
     def table(self) -> str: ...
 
     @property
+    def segments(self) -> Sequence[str] | None: ...
+
+    @property
     def common(self) -> Common: ...
 
-    async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared | Answer:
+    async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared | QueryAnswer:
         """The query ready to run, or an answer that needs no run (debug). Raises ParseError, QueryError."""
         ...
 
 
-async def run_query(tools: Tools, query: Query) -> Answer:
+async def run_query(tools: Tools, query: Query) -> QueryAnswer:
     """The answer of a query. Raises ParseError, QueryError, RunTimeError."""
     facts = Facts()
-    prepared = await query.prepare(tools, tools.store.table(query.table), facts)
-    if isinstance(prepared, Answer):
-        return prepared
-    with tools.store.pinned_snapshot(query.table) as snapshots:
+    schema = tools.store.table(query.table)
+    prepared = await query.prepare(tools, schema, facts)
+    with (
+        compared_segments(tools.store.segments, schema.id, query.segments, facts.now_ms) as compared,
+        tools.store.pinned_snapshot(query.table) as snapshots,
+    ):
+        if isinstance(prepared, QueryAnswer):
+            return prepared
         facts = replace(facts, partitions=len(snapshots))
-        work = replace(prepared.work, snapshots=snapshots)
         if query.common.explain:
-            extents = await fan_out(tools.executor, ExplainWork(prepared.columns, snapshots, work.settings))
-            return Answer(explanation(prepared.plan, prepared.columns, extents, len(snapshots)))
-        results = await fan_out(tools.executor, work)
+            looking = ExplainWork(prepared.columns, snapshots, prepared.work.settings)
+            return QueryAnswer(explanation(prepared.plan, await fan_out(tools.executor, looking), len(snapshots)))
+        work: Any = prepared.work
+        results = await fan_out(tools.executor, replace(work, snapshots=snapshots, compared=compared))
     return await asyncio.to_thread(prepared.render, results, facts)

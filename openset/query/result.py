@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from openset.errors import QueryError, RunTimeError
 from openset.pyql import tree
@@ -93,6 +95,22 @@ def _nodes_in(target: Partial, source: Partial) -> list[int]:
         assert key is not None
         nodes[node] = target.child(nodes[source.parents[node]], key)
     return nodes
+
+
+def leaf_tree(name: str, totals: NDArray[np.int64], keys: Sequence[Value], counts: NDArray[np.int64]) -> dict[str, Any]:
+    """A tree of one root and leaves below it, in the order they are given, with one aggregate.
+
+    totals: int64[segments], of the root. counts: int64[segments, keys].
+    """
+    names = ["c", *(f"c{number}" for number in range(2, len(totals) + 1))]
+    leaves: list[dict[str, Any]] = [{"g": key} for key in keys]
+    root: dict[str, Any] = {"g": name}
+    for aggregates, total, row in zip(names, totals.tolist(), counts.tolist(), strict=True):
+        root[aggregates] = [total]
+        for leaf, count in zip(leaves, row, strict=True):
+            leaf[aggregates] = [count]
+    root["_"] = leaves
+    return {"_": [root]}
 
 
 def encode(answer: dict[str, Any]) -> bytes:

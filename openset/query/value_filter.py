@@ -160,4 +160,3 @@ def _compare_int(values: NDArray[Any], operator: str, bound: Number) -> NDArray[
         upwards = operator in ("gt", "gte")
         return np.full(len(values), upwards == (whole < _INT64_MIN), np.bool_)
     return _compare(values, operator, whole)
-
