@@ -27,6 +27,24 @@ from openset_format.block import ColumnType
 Parameters = Mapping[str, ParameterValue]
 
 
+class Unanswerable:
+    """Instead of a value to look up."""
+
+
+# No row can have it.
+NOBODY = Unanswerable()
+# Rows may have it that no single look-up finds.
+UNKNOWN = Unanswerable()
+
+
+@dataclass(frozen=True, slots=True)
+class EverCondition:
+    """A person has a row with this value, of the column's own type."""
+
+    column: str
+    value: ColumnValue
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HasValue:
     """A row has this value in a column. strict: as `in` compares, else as `==` does."""
@@ -36,19 +54,11 @@ class HasValue:
     value: tree.Literal_ | tree.Parameter
     strict: bool = False
 
-    def people(self, view: PartitionView, parameters: Parameters) -> BitMap | None:
-        """Exactly the people with such a row, None when the index does not know."""
+    def looked_up(self, parameters: Parameters) -> ColumnValue | Unanswerable:
+        """The value to look up."""
         value = self.value
-        wanted = _column_value(
-            self.type, parameters[value.name] if isinstance(value, tree.Parameter) else value.value, self.strict
-        )
-        # The table may have changed since the script was compiled; a column that is gone reads as None.
-        now = "text" if self.column == "action" else view.schema.column_types.get(self.column)
-        if now is None or wanted is NOBODY:
-            return BitMap()
-        if now != self.type or isinstance(wanted, _Answer):
-            return None
-        return view.people_with(self.column, wanted)
+        given = parameters[value.name] if isinstance(value, tree.Parameter) else value.value
+        return _column_value(self.type, given, self.strict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,15 +67,25 @@ class EverHas:
 
     alternatives: tuple[HasValue, ...]
 
+    def conditions(self, parameters: Parameters) -> list[EverCondition] | None:
+        """What to look up, without what nobody has; None where a value cannot be looked up."""
+        found = [(each.column, each.looked_up(parameters)) for each in self.alternatives]
+        if any(value is UNKNOWN for _, value in found):
+            return None
+        return [EverCondition(column, value) for column, value in found if not isinstance(value, Unanswerable)]
+
     def people(self, view: PartitionView, parameters: Parameters) -> BitMap | None:
         """Exactly these people of a partition, None when an index does not know. Shared: do not change it."""
+        conditions = self.conditions(parameters)
+        if conditions is None:
+            return None
         found = []
-        for alternative in self.alternatives:
-            people = alternative.people(view, parameters)
+        for condition in conditions:
+            people = view.people_with(condition.column, condition.value)
             if people is None:
                 return None
             found.append(people)
-        return reduce(or_, found)
+        return reduce(or_, found) if found else BitMap()
 
     @property
     def columns(self) -> list[str]:
@@ -93,6 +113,15 @@ class Candidates:
     def columns(self) -> list[str]:
         """The columns that are asked, each once."""
         return list(dict.fromkeys(name for facts in self.matches for fact in facts for name in fact.columns))
+
+
+def ever_conditions(script: tree.Script, parameters: Parameters) -> list[EverCondition] | None:
+    """The conditions of which any makes a person a member of a segment; None when it takes more than those.
+
+    With no condition at all nobody belongs to it.
+    """
+    fact = membership(script)
+    return None if fact is None else fact.conditions(parameters)
 
 
 def membership(script: tree.Script) -> EverHas | None:
@@ -225,15 +254,7 @@ def _has_value(column: tree.ColumnRead, value: tree.Expression, strict: bool = F
     return (fact,) if known else None
 
 
-class _Answer:
-    """What to say instead of a value to look up."""
-
-
-NOBODY = _Answer()
-UNKNOWN = _Answer()
-
-
-def _column_value(kind: ColumnType, value: ParameterValue | None, strict: bool) -> ColumnValue | _Answer:
+def _column_value(kind: ColumnType, value: ParameterValue | None, strict: bool) -> ColumnValue | Unanswerable:
     """The value of a column of this type that equals a value of the script."""
     if value is None:
         return UNKNOWN
@@ -248,4 +269,4 @@ def _column_value(kind: ColumnType, value: ParameterValue | None, strict: bool) 
         return NOBODY if number is None else _column_value(kind, number, strict)
     if not math.isfinite(value) or value != int(value) or (kind == "bool" and value not in (0, 1)):
         return NOBODY
-    return int(value)
+    return bool(value) if kind == "bool" else int(value)

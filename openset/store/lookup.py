@@ -11,12 +11,17 @@ from pyroaring import BitMap
 from openset.errors import InternalError
 from openset.store.delta import Base
 from openset.store.merge import Layer
-from openset_format.block import Column
+from openset_format.block import Column, ColumnType
 from openset_format.errors import FormatError
 from openset_format.membership import bitmap_of
 
 # A value of the column's own type: text, int, or bool.
 ColumnValue = str | int | bool
+
+
+def is_looked_up(value: ColumnValue, column_type: ColumnType) -> bool:
+    """Whether a value can stand in a column of this type, and such columns are looked up by value."""
+    return type(value) is {"text": str, "int": int, "bool": bool, "double": None}[column_type]
 
 
 def people_in_file(base: Base, column_id: int | None, value: ColumnValue) -> BitMap | None:

@@ -19,7 +19,7 @@ from pyroaring import BitMap
 from openset.errors import InternalError
 from openset.store.delta import Base
 from openset.store.identity import SelectedPersonIds
-from openset.store.lookup import ColumnValue, people_in_file, people_in_rows
+from openset.store.lookup import ColumnValue, is_looked_up, people_in_file, people_in_rows
 from openset.store.merge import Layer
 from openset.store.ranges import expand_ranges, offsets_of
 from openset.store.schema import ColumnSchema, TableSchema
@@ -155,13 +155,19 @@ class PartitionView:
     def people_with(self, column: str, value: ColumnValue) -> BitMap | None:
         """The ordinals of the people with a row in which a column of the table, or "action", has this value.
 
-        value: of the column's own type (text, int or bool). None when the index of the file does not know; what is
-        only in the overlay is always known. The bitmap is shared: do not change it. Raises KeyError for an unknown
-        column, InternalError for a damaged file.
+        value: of the column's own type (text, int or bool). None when the index of the file does not know, or the
+        column is of another type; what is only in the overlay is always known. A column that the table has not (any
+        more) reads as None. The bitmap is shared: do not change it. Raises InternalError for a damaged file.
         """
+        column_schema = None if column == "action" else self.schema.column(column)
+        if column != "action" and column_schema is None:
+            return BitMap()
+        if not is_looked_up(value, "text" if column_schema is None else column_schema.type):
+            return None
         known = BitMap()
         if self._base_columns is not None:
-            in_file = people_in_file(self._state.base, self._column_id(column), value)
+            column_id = None if column_schema is None else column_schema.id
+            in_file = people_in_file(self._state.base, column_id, value)
             if in_file is None:
                 return None
             known = in_file - self._touched if self._touched else in_file
@@ -169,15 +175,6 @@ class PartitionView:
         if layer is not None and columns is not None and columns.has(column):
             known = known | people_in_rows(layer, columns.column(column), value)
         return known
-
-    def _column_id(self, name: str) -> int | None:
-        """None for the action. Raises KeyError."""
-        if name == "action":
-            return None
-        column = self.schema.column(name)
-        if column is None:
-            raise KeyError(name)
-        return column.id
 
     def blocks(self, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
         """Blocks that together answer for every person once. A person is never split over Blocks.

@@ -155,9 +155,14 @@ def test_people_with_a_value_are_those_whose_rows_have_it(tables: list[list[Part
     assert known > 100
 
 
-def test_a_column_that_is_not_in_the_table(tables: list[list[PartitionView]]) -> None:
-    with pytest.raises(KeyError):
-        tables[3][0].people_with("no_such_column", "red")
+def test_values_that_no_column_can_have(tables: list[list[PartitionView]]) -> None:
+    view = tables[3][0]
+    assert view.people_with("no_such_column", "red") == BitMap()
+    assert view.people_with("colour", 7) is None
+    assert view.people_with("units", "7") is None
+    assert view.people_with("units", True) is None
+    assert view.people_with("gift", 1) is None
+    assert view.people_with("price", 7) is None
 
 
 @settings(max_examples=150, deadline=None)
