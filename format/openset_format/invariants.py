@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .block import INTEGER_PERSON, Column, PersonIds
 from .dictionary import PackedTexts
 from .hashing import HashIndex, hashes_of
-from .person_index import BITMAP_SHARE, DamagedBitmapError, PersonIndex, StoredIndex, column_bytes
+from .person_index import BITMAP_SHARE, DamagedBitmapError, PersonIndex, column_bytes
 from .persons import MappedPersonIds, person_hashes
 from .reader import ACTION_GROUP, PartitionFile
 
@@ -155,7 +155,8 @@ def _index(file: PartitionFile, group: str, column: Column) -> Iterator[Finding]
     if not np.array_equal(keys, np.unique(values)):
         yield name, 0, "not the distinct values of the column in ascending order"
         return
-    yield from _bitmap_sizes(group, column, stored)
+    too_large = np.diff(stored.offsets) * BITMAP_SHARE > column_bytes(column)
+    yield from _first(f"{group}/index/offsets", too_large, "a bitmap of more than a tenth of the column's bytes")
     people = np.repeat(np.arange(file.people, dtype=np.uint32), np.diff(file.row_start))[present]
     index = PersonIndex(stored, file.people)
     for place, key in enumerate(keys.tolist()):
@@ -166,11 +167,3 @@ def _index(file: PartitionFile, group: str, column: Column) -> Iterator[Finding]
             continue
         if bitmap is not None and not np.array_equal(bitmap.to_array(), np.unique(people[values == keys[place]])):
             yield f"{group}/index/bytes", int(stored.offsets[place]), f"not the people who have value {key}"
-
-
-def _bitmap_sizes(group: str, column: Column, stored: StoredIndex) -> Iterator[Finding]:
-    size_bytes = column_bytes(column)
-    too_large = np.diff(stored.offsets) * BITMAP_SHARE > size_bytes
-    yield from _first(f"{group}/index/offsets", too_large, "a bitmap of more than a tenth of the column's bytes")
-    if len(stored.data) > size_bytes:
-        yield f"{group}/index/bytes", size_bytes, "more bytes than the column has"

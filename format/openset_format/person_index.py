@@ -26,6 +26,8 @@ FEW_VALUES = 1_024
 VALUE_LIMIT = 1 << 16
 # A bitmap may take this part of the bytes of its column.
 BITMAP_SHARE = 10
+# Distinct pairs of value and person are found in a table while it has no more cells than this for each row.
+TABLE_CELLS_PER_ROW = 8
 # The smallest bitmap there is: one person, as a run.
 _LEAST_BITMAP_BYTES = 15
 
@@ -157,6 +159,28 @@ def _people_by_value(
     values: NDArray[Any], person_of_row: NDArray[np.uint32], present: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """The distinct people of each value, value after value, and where each value's people start (and the last end)."""
+    people = int(person_of_row[-1]) + 1
+    if len(present) * people <= TABLE_CELLS_PER_ROW * len(values):
+        return _by_table(values, person_of_row, present, people)
+    return _by_sorting(values, person_of_row, present)
+
+
+def _by_table(
+    values: NDArray[Any], person_of_row: NDArray[np.uint32], present: NDArray[np.int64], people: int
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """A cell for every value and person, set by the rows."""
+    line = np.zeros(int(present[-1]) + 1, np.int64)
+    line[present] = np.arange(len(present)) * people
+    cells = np.zeros(len(present) * people, np.bool_)
+    cells[line[values] + person_of_row] = True
+    found = np.flatnonzero(cells)
+    return (found % people).astype(np.uint32), np.searchsorted(found, np.arange(len(present) + 1) * people)
+
+
+def _by_sorting(
+    values: NDArray[Any], person_of_row: NDArray[np.uint32], present: NDArray[np.int64]
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """For many values or people of few rows."""
     new = np.ones(len(values), np.bool_)
     new[1:] = (values[1:] != values[:-1]) | (person_of_row[1:] != person_of_row[:-1])
     values, person_of_row = values[new], person_of_row[new]
@@ -169,10 +193,7 @@ def _people_by_value(
 
 
 def _bitmaps(people: NDArray[np.uint32], bounds: NDArray[np.int64], size_bytes: int) -> list[bytes]:
-    """The serialised bitmap of each value, empty for those that are too large.
-
-    None takes more than its share of the column's bytes, and all together no more than the column: the smallest stay.
-    """
+    """The serialised bitmap of each value, empty where it takes more than its share of the column's bytes."""
     raw = memoryview(people.astype("<u4", copy=False).tobytes())
     bitmaps: list[bytes] = []
     for first, last in pairwise((bounds * 4).tolist()):
@@ -180,9 +201,4 @@ def _bitmaps(people: NDArray[np.uint32], bounds: NDArray[np.int64], size_bytes: 
         bitmap.run_optimize()
         data = bitmap.serialize()
         bitmaps.append(b"" if len(data) * BITMAP_SHARE > size_bytes else data)
-    sizes = np.array([len(data) for data in bitmaps], np.int64)
-    by_size = np.argsort(sizes, kind="stable")
-    beyond = by_size[np.cumsum(sizes[by_size]) > size_bytes]
-    for place in beyond.tolist():
-        bitmaps[place] = b""
     return bitmaps

@@ -101,14 +101,12 @@ def test_a_bitmap_beyond_a_tenth_of_the_column_is_left_out() -> None:
     assert bitmap(index, 1) is None
 
 
-def test_the_largest_bitmaps_go_when_all_are_more_than_the_column() -> None:
-    column = random_column("text", 50_000, 250, 0, 3)
-    index = build_index(column, people_of(50_000, 40_000, 4))
+def test_a_whole_index_takes_about_three_bytes_per_row_at_most() -> None:
+    """Everybody has a value of their own in every row, of as many values as are indexed."""
+    rows = 64 * 4_000
+    index = build_index(random_column("text", rows, 4_000, 0, 3), np.arange(rows, dtype=np.uint32))
     assert index is not None
-    sizes = np.diff(index.offsets)
-    kept = sizes[sizes > 0]
-    assert 0 < len(kept) < 250
-    assert kept.sum() <= column_bytes(column) < kept.sum() + 2 * kept.max()
+    assert 2 * rows < index.data.nbytes + index.offsets.nbytes + index.keys.nbytes < 3.2 * rows
 
 
 @pytest.mark.parametrize(
@@ -252,11 +250,24 @@ def test_a_bitmap_that_cannot_be_read_is_damage(path: Path, monkeypatch: pytest.
         index.people(0)
 
 
-def test_verify_refuses_an_index_that_is_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openset_format.writer, "build_index", lambda column, people: everything(column, people))
-    write_partition(path, large_content(columns={1: random_column("text", 6_000, 240, 0, 1)}))
+def test_verify_refuses_bitmaps_that_are_too_large(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openset_format.writer, "build_index", everything)
+    rows = 400
+    write_partition(
+        path,
+        content_of(
+            [],
+            {1: "bool"},
+            persons=PersonIds.of(list(range(rows))),
+            row_start=np.arange(rows + 1),
+            stamp=np.arange(rows),
+            event_start=None,
+            action=random_column("text", rows, 2, 0, 1),
+            columns={1: random_column("bool", rows, 2, 0, 1)},
+        ),
+    )
     messages = [str(problem) for problem in verify_partition(path)]
-    assert any("more bytes than the column has" in message for message in messages)
+    assert messages and all("a bitmap of more than a tenth of the column's bytes" in message for message in messages)
 
 
 def everything(column: Column, people: Any) -> StoredIndex:
