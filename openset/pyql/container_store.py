@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from openset.errors import RunTimeError
 from openset.pyql.lane_map import Ints, Kinds, LaneMap
-from openset.pyql.vectors import CONTAINER, DOUBLE, INT, NONE, Mask
+from openset.pyql.vectors import CONTAINER, DOUBLE, ERROR, INT, NONE, Mask, dense, first_of, unique_codes
 
 LIST, DICT, SET = 1, 2, 3
 _INT64_EDGE = float(1 << 63)
 # What an entry takes: keys, values, order, flags and its slots in the hash table.
 ENTRY_BYTES = 80
+# From so many lanes on it may pay to look for those that ask the same.
+_MANY_LANES = 1 << 12
 
 
 class ContainerStore:
@@ -77,6 +79,9 @@ class ContainerStore:
         kinds = self.kind[handles]
         made = self.new(LIST, len(handles))
         self.kind[made] = kinds
+        # Of an empty list all members are known.
+        self._indexed[made] = self.size[handles] == 0
+        self._generation[made] = 1
         slot, entry = self.elements(handles)
         self._insert(
             made[slot],
@@ -147,9 +152,26 @@ class ContainerStore:
 
     def find(self, handles: Ints, key: tuple[Kinds, Ints]) -> Ints:
         """The live entry of each key of a dict or set, -1 where there is none."""
-        entry = self._entries.find(handles, *normal_keys(*key))
+        kinds, payloads = normal_keys(*key)
+        entry = self._find_shared(handles, kinds, payloads)
+        if entry is None:
+            entry = self._entries.find(handles, kinds, payloads)
         entry[entry >= 0] = np.where(self.alive[entry[entry >= 0]], entry[entry >= 0], -1)
         return entry
+
+    def _find_shared(self, handles: Ints, kinds: Kinds, payloads: Ints) -> Ints | None:
+        """Entries where many lanes ask few containers for few keys, looked up once per pair; None where they do not."""
+        if len(handles) < _MANY_LANES:
+            return None
+        owners, width = dense(handles)
+        keys, size = dense(payloads)
+        keys, size = keys * ERROR + kinds, size * ERROR
+        if width * size > len(handles):
+            return None
+        pairs, inverse = unique_codes(owners * size + keys, width * size)
+        example = first_of(inverse, len(pairs))
+        found: Ints = self._entries.find(handles[example], kinds[example], payloads[example])[inverse]
+        return found
 
     def values_of(self, entry: Ints) -> tuple[Kinds, Ints]:
         """The values of entries, None for entry -1."""
