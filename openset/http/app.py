@@ -13,9 +13,11 @@ from openset.http.logs import log_request
 from openset.http.node import Node
 from openset.http.ping import Ping
 from openset.http.query_column import ColumnQuery
+from openset.http.query_counts import CountsQuery
 from openset.http.query_events import EventsQuery
 from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
+from openset.http.segments import SegmentList, SegmentResource
 from openset.http.table import TableList, TableResource
 
 _TABLE = r"(?P<table>[^/]+)"
@@ -27,9 +29,12 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/cluster/init/?", ClusterInit),
     (r"/v1/table/?", TableList),
     (rf"/v1/table/{_TABLE}/?", TableResource),
+    (rf"/v1/table/{_TABLE}/segments/?", SegmentList),
+    (rf"/v1/table/{_TABLE}/segments/(?P<name>[^/]+)/?", SegmentResource),
     (rf"/v1/insert/{_TABLE}/?", Insert),
     (rf"/v1/query/{_TABLE}/events?/?", EventsQuery),
     (rf"/v1/query/{_TABLE}/column/{_COLUMN}/?", ColumnQuery),
+    (rf"/v1/query/{_TABLE}/(?:counts|segment)/?", CountsQuery),
     (rf"/v1/query/{_TABLE}/person/?", PersonQuery),
 ]
 

@@ -11,6 +11,8 @@ import structlog
 from openset.errors import ConfigError, OpenSetError
 from openset.query.compactor import Compactor
 from openset.query.executor import Executor
+from openset.query.frame import Tools
+from openset.query.refresher import Refresher
 from openset.query.work import PlanCache
 from openset.store.compaction import Policy
 from openset.store.store import Store
@@ -46,6 +48,7 @@ class Node:
         self.active: set[Resource] = set()
         self._policy = policy
         self._compactor: Compactor | None = None
+        self._refresher: Refresher | None = None
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
     async def open(self, init: int | None = None) -> None:
@@ -62,6 +65,7 @@ class Node:
             self._opened.exception()  # requests may wait for it, or none may
             raise
         self._compactor = Compactor(store)
+        self._refresher = Refresher(Tools(store, self.executor, self.plans))
         self._opened.set_result(store)
 
     async def _open_store(self, init: int | None) -> Store:
@@ -88,6 +92,8 @@ class Node:
         """Ends the workers, then flushes and closes the store."""
         if self._compactor is not None:
             await self._compactor.close()
+        if self._refresher is not None:
+            await self._refresher.close()
         await self.executor.close()
         if self._opened.done() and self._opened.exception() is None:
             await asyncio.to_thread(self._opened.result().close)

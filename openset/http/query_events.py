@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from openset.http.resource import Answer, Resource
-from openset.pyql.settings import SESSION_TIME_MS
+from openset.http.query import MAX_TRIM, QueryResource, common_parameters, session_time_ms
+from openset.http.resource import Answer
 from openset.query.compare import compared_names
-from openset.query.events import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, EventsRequest, run_events
+from openset.query.events import EventsRequest
+from openset.query.parameters import RequestParameters
 
-MAX_SESSION_TIME_MS = 1 << 53
+
+def events_request(table: str, script: str, parameters: RequestParameters) -> EventsRequest:
+    """An events query as its parameters ask for it; those of the script are still unread. Raises QueryError."""
+    return EventsRequest(
+        table=table,
+        script=script,
+        common=common_parameters(parameters),
+        parameters=parameters,
+        segments=compared_names(parameters.text("segments")),
+        sort=parameters.text("sort"),
+        ascending=parameters.choice("order", ("asc", "desc")) == "asc",
+        trim=parameters.integer("trim", 0, MAX_TRIM),
+        session_time_ms=session_time_ms(parameters),
+        debug=parameters.flag("debug"),
+    )
 
 
-class EventsQuery(Resource):
+class EventsQuery(QueryResource):
     async def post(self, table: str) -> None:
         await self.respond(self._events(table), cancellable=True)
 
     async def _events(self, table: str) -> Answer:
-        parameters = self.parameters()
-        session_time_ms = parameters.integer("session_time", 0, MAX_SESSION_TIME_MS)
-        request = EventsRequest(
-            table=table,
-            script=await self.script(),
-            parameters=parameters,
-            segments=compared_names(parameters.text("segments")),
-            sort=parameters.text("sort"),
-            ascending=parameters.choice("order", ("asc", "desc")) == "asc",
-            trim=parameters.integer("trim", 0, 1 << 31),
-            session_time_ms=SESSION_TIME_MS if session_time_ms is None else session_time_ms,
-            timeout_ms=parameters.integer("timeout", 1, MAX_TIMEOUT_MS) or DEFAULT_TIMEOUT_MS,
-            debug=parameters.flag("debug"),
-            info=parameters.flag("info"),
-        )
-        return await run_events(await self.node.store(), self.node.executor, self.node.plans, request)
+        return await self.answer(events_request(table, await self.script(), self.parameters()))

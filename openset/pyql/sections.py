@@ -6,12 +6,14 @@ A section runs to the next @segment line; its script may be indented or not.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Literal, cast
 
 from openset.pyql import names, syntax, tree
 from openset.pyql.checks import check_script
 from openset.pyql.layout import Line, nest
+from openset.pyql.limits import MAX_SEGMENT_NAME_CHARACTERS
 from openset.pyql.messages import did_you_mean, listed, quoted
 from openset.pyql.reader import Reader
 from openset.pyql.source import Source
@@ -88,8 +90,16 @@ def _section(source: Source, header: Line, lines: list[Line], columns: Mapping[s
     return tree.Section(
         name=name, ttl_seconds=ttl_seconds, refresh_seconds=refresh_seconds, use_cached=use_cached,
         script=None if algebra else check_script(source, script, columns, segment=True, at=at),
-        algebra=algebra, text=source.text[at:end], at=source.position(header.start),
+        algebra=algebra, text=_text(source, header, at, end), at=source.position(header.start),
     )  # fmt: skip
+
+
+def _text(source: Source, header: Line, at: int, end: int) -> str:
+    """The script of a section without the indentation it has in the request."""
+    margin = at - source.position(at).column + 1
+    if source.text[margin:at].strip():  # it begins behind the colon of the @segment line
+        return textwrap.dedent(" " * header.indent + source.text[at:end]).strip()
+    return textwrap.dedent(source.text[margin:end]).strip()
 
 
 def _after_colon(header: Line) -> Line | None:
@@ -121,6 +131,9 @@ def _header(source: Source, line: Line) -> tuple[str, float | None, float | None
             line.start + start.end(), "A segment has a name of letters, digits and _; write @segment name:"
         )
     name = found.group()
+    if len(name) > MAX_SEGMENT_NAME_CHARACTERS:
+        at = line.start + found.start()
+        raise source.error(at, f"A segment's name has at most {MAX_SEGMENT_NAME_CHARACTERS} characters; shorten it.")
     spans: dict[str, float | None] = {}
     use_cached = False
     index = found.end()

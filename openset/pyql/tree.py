@@ -302,7 +302,8 @@ class Script(Node):
 class Section(Node):
     """One @segment of a counts request. ttl_seconds None means forever (the default).
 
-    text: the section's script as written, without its @segment line; positions refer to the whole request.
+    text: the section's script without its @segment line and without the indentation it has in the request, to which
+    positions refer.
     """
 
     name: str

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from openset.errors import QueryError
+from openset.pyql import tree
 from openset.pyql.engine import Members
 from openset.query.parameters import suggestion
 from openset.store.members import Compared, MemberCache
@@ -51,9 +52,13 @@ def compared_segments(
         yield tuple(None if name == EVERYONE else found[name].ref for name in names)
 
 
-def unknown_segment(name: str, known: Iterable[str]) -> QueryError:
+def unknown_segment(name: str, known: Iterable[str], at: tree.Position | None = None) -> QueryError:
     """The error for a name that no segment has."""
-    return QueryError(f"there is no segment {name!r}{suggestion(name, known) or '; a counts query makes one'}")
+    return QueryError(
+        f"there is no segment {name!r}{suggestion(name, known) or '; a counts query makes one'}",
+        line=None if at is None else at.line,
+        column=None if at is None else at.column,
+    )
 
 
 def compared_blocks(

@@ -1,53 +1,65 @@
-"""The events query: compile, fan out to the workers, merge their partials, render.
+"""The events query: a script over everyone's events; the workers' partials are merged into one result tree.
 
-The event loop only looks up the compiled script and waits; parsing, merging and rendering run in threads, the script
-itself in the executor's workers. With compared segments there is a Partial for each of them.
+With compared segments there is a Partial for each of them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from openset.pyql.engine import EngineRun, Plan
+from openset.pyql import tree
+from openset.pyql.engine import EngineRun
 from openset.pyql.partial import Partial
-from openset.pyql.settings import RunSettings
-from openset.query.compare import compared_blocks, compared_segments, scanned
-from openset.query.executor import Executor
-from openset.query.fan_out import Portion, fan_out, turn
+from openset.pyql.settings import SESSION_TIME_MS, RunSettings
+from openset.query.answer import QueryAnswer, aggregate_names
+from openset.query.compare import compared_blocks, scanned
+from openset.query.fan_out import Portion, turn
+from openset.query.frame import Common, Facts, Prepared, Tools
+from openset.query.index_only import candidates
 from openset.query.parameters import RequestParameters
-from openset.query.result import Order, compared_tree, encode, sort_index
-from openset.query.work import PlanCache, WorkerState, plan_of
+from openset.query.result import Order, compared_tree, sort_index
+from openset.query.work import WorkerState
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
-from openset.store.store import Store
-
-DEFAULT_TIMEOUT_MS = 30_000
-MAX_TIMEOUT_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventsRequest:
-    """An events query as it was asked. `parameters` still holds the script's values and what is unknown.
-
-    segments: the names that are compared, None for everyone and no comparison.
-    """
+    """An events query as it was asked. `parameters` still holds the script's values and what is unknown."""
 
     table: str
     script: str
+    common: Common
     parameters: RequestParameters
-    segments: Sequence[str] | None
-    sort: str | None
-    ascending: bool
-    trim: int | None
-    session_time_ms: int
-    timeout_ms: int
-    debug: bool
-    info: bool
+    segments: Sequence[str] | None = None
+    sort: str | None = None
+    ascending: bool = False
+    trim: int | None = None
+    session_time_ms: int = SESSION_TIME_MS
+    debug: bool = False
+
+    async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared | QueryAnswer:
+        """Raises ParseError, QueryError."""
+        plan = await tools.plans.get_in_thread(self.script, schema)
+        script = plan.script
+        settings = RunSettings(
+            now_ms=facts.now_ms,
+            session_time_ms=self.session_time_ms,
+            parameters=self.parameters.script_values(script.parameters),
+            deadline=facts.deadline(self.common),
+            timeout_ms=self.common.timeout_ms,
+        )
+        self.parameters.finish()
+        sort = self.sort if self.sort is not None else script.sort
+        order = Order(sort_index(script.aggregators, sort), self.ascending, self.trim)
+        if self.debug:
+            return QueryAnswer({"debug": plan.describe()})
+        work = EventsWork(self.script, schema, (), settings, self.common.info, None)
+        render = partial(_rendered, script.aggregators, order, tuple(self.segments or ()), self.common.info)
+        return Prepared(work, script.columns, plan.describe(), render, candidates(script))
 
 
 @dataclass(slots=True, eq=False)
@@ -108,57 +120,19 @@ class EventsWork:
         return Portion(answer, done)
 
 
-async def run_events(store: Store, executor: Executor, plans: PlanCache, request: EventsRequest) -> bytes:
-    """The answer as JSON. Raises ParseError, QueryError, RunTimeError."""
-    started = time.monotonic()
-    now_ms = time.time_ns() // 1_000_000
-    schema = store.table(request.table)
-    plan = await _compiled(plans, request.script, schema)
-    values = request.parameters.script_values(plan.script.parameters)
-    request.parameters.finish()
-    sort = request.sort if request.sort is not None else plan.script.sort
-    order = Order(sort_index(plan.script.aggregators, sort), request.ascending, request.trim)
-    settings = RunSettings(
-        now_ms=now_ms,
-        session_time_ms=request.session_time_ms,
-        parameters=values,
-        deadline=started + request.timeout_ms / 1000,
-        timeout_ms=request.timeout_ms,
-    )
-    with (
-        compared_segments(store.segments, schema.id, request.segments, now_ms) as compared,
-        store.pinned_snapshot(request.table) as snapshots,
-    ):
-        if request.debug:
-            return encode({"debug": plan.describe()})
-        work = EventsWork(request.script, schema, snapshots, settings, request.info, compared)
-        answers: list[EventsAnswer] = await fan_out(executor, work)
-    nothing = EventsAnswer([Partial(plan.script.aggregators) for _ in compared or (None,)])
-    facts = {"partitions": len(snapshots), "snapshot_time": now_ms}
-    return await asyncio.to_thread(_rendered, answers or [nothing], order, facts if request.info else None, started)
-
-
-async def _compiled(plans: PlanCache, script: str, schema: TableSchema) -> Plan:
-    plan = plans.lookup(script, schema)
-    if plan is None:
-        plan = await asyncio.to_thread(plan_of, script, schema)
-        plans.keep(script, schema, plan)
-    return plan
-
-
-def _rendered(answers: Sequence[EventsAnswer], order: Order, facts: dict[str, Any] | None, started: float) -> bytes:
-    merged = answers[0]
+def _rendered(
+    aggregators: Sequence[tree.Aggregator],
+    order: Order,
+    segments: tuple[str, ...],
+    info: bool,
+    answers: Sequence[EventsAnswer],
+    facts: Facts,
+) -> QueryAnswer:
+    merged = answers[0] if answers else EventsAnswer([Partial(aggregators) for _ in segments or (None,)])
     for answer in answers[1:]:
         merged.merge(answer)
-    shown = compared_tree(merged.partials, order)
-    if facts is not None:
-        elapsed_ms = round(1000 * (time.monotonic() - started), 3)
-        shown["info"] = {
-            "people": merged.people,
-            "events": merged.events,
-            "rows": merged.rows,
-            "ms": elapsed_ms,
-            **facts,
-        }
-        shown["log"] = [line for partial in merged.partials for line in partial.log]
-    return encode(shown)
+    body = compared_tree(merged.partials, order)
+    if info:
+        body["info"] = facts.shown(merged.people, merged.events, merged.rows)
+        body["log"] = [line for each in merged.partials for line in each.log]
+    return QueryAnswer(body, aggregate_names([aggregator.alias for aggregator in aggregators], segments))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from openset.query.compare import compared_segments
 from openset.query.executor import Executor
 from openset.query.explain import ExplainWork, explanation
 from openset.query.fan_out import PartitionedWork, fan_out
+from openset.query.index_only import Candidates
 from openset.query.work import PlanCache
 from openset.store.schema import TableSchema
 from openset.store.store import Store
@@ -73,14 +75,18 @@ class Prepared:
     """A query that is ready to run over a table.
 
     work: what workers do, without snapshots and without what is compared (fields `snapshots` and `compared`).
-    columns: what it reads, "stamp" and "action" among them.  plan: how, as readable text.
+    columns: what it reads.  plan: how, as readable text.
     render: makes an answer of the results of the work; called in a thread, may raise OpenSetError.
+    candidates: what indexes say about whom it does anything for, None when they say nothing.
+    held: what has to stay until the work is done; whoever runs the query closes it.
     """
 
     work: PartitionedWork
     columns: frozenset[str]
     plan: str
     render: Callable[[Sequence[Any], Facts], QueryAnswer]
+    candidates: Candidates | None = None
+    held: ExitStack = field(default_factory=ExitStack)
 
 
 class Query(Protocol):
@@ -109,6 +115,7 @@ async def run_query(tools: Tools, query: Query) -> QueryAnswer:
     schema = tools.store.table(query.table)
     prepared = await query.prepare(tools, schema, facts)
     with (
+        ExitStack() if isinstance(prepared, QueryAnswer) else prepared.held,
         compared_segments(tools.store.segments, schema.id, query.segments, facts.now_ms) as compared,
         tools.store.pinned_snapshot(query.table) as snapshots,
     ):
@@ -116,7 +123,8 @@ async def run_query(tools: Tools, query: Query) -> QueryAnswer:
             return prepared
         facts = replace(facts, partitions=len(snapshots))
         if query.common.explain:
-            looking = ExplainWork(prepared.columns, snapshots, prepared.work.settings)
+            settings = prepared.work.settings
+            looking = ExplainWork(prepared.columns, snapshots, settings, compared, prepared.candidates)
             return QueryAnswer(explanation(prepared.plan, await fan_out(tools.executor, looking), len(snapshots)))
         work: Any = prepared.work
         results = await fan_out(tools.executor, replace(work, snapshots=snapshots, compared=compared))

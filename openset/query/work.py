@@ -7,52 +7,106 @@ nothing here is locked.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from openset.errors import OpenSetError, RunTimeError
+from openset.pyql import tree
 from openset.pyql.engine import Plan, compile_plan
-from openset.pyql.parse import parse_script
+from openset.pyql.parse import parse_script, parse_sections
+from openset.query.index_only import EverHas, membership
 from openset.store.members import MemberCache
 from openset.store.schema import TableSchema
 from openset.store.views import ViewCache
 
 PLANS_KEPT = 256
 
+Made = TypeVar("Made")
 
-class PlanCache:
-    """Compiled scripts, the most recently used ones, by text and schema version."""
+
+class ScriptCache(Generic[Made]):
+    """What was made of scripts, for those most recently used, by text and table as it was."""
+
+    def __init__(self, make: Callable[[str, TableSchema], Made], limit: int = PLANS_KEPT):
+        self._make = make
+        self._limit = limit
+        self._made: OrderedDict[tuple[str, TableSchema], Made] = OrderedDict()
+
+    def lookup(self, script: str, schema: TableSchema) -> Made | None:
+        """What was made of the script when it is kept."""
+        key = (script, schema)
+        if key in self._made:
+            self._made.move_to_end(key)
+        return self._made.get(key)
+
+    def keep(self, script: str, schema: TableSchema, made: Made) -> None:
+        """Keeps it, in place of the one that was not used for longest."""
+        self._made[(script, schema)] = made
+        if len(self._made) > self._limit:
+            self._made.popitem(last=False)
+
+    def get(self, script: str, schema: TableSchema) -> Made:
+        """It, kept or made now. Raises ParseError."""
+        made = self.lookup(script, schema)
+        if made is None:
+            made = self._make(script, schema)
+            self.keep(script, schema, made)
+        return made
+
+    async def get_in_thread(self, script: str, schema: TableSchema) -> Made:
+        """`get`, for the event loop. Raises ParseError."""
+        made = self.lookup(script, schema)
+        if made is None:
+            made = await asyncio.to_thread(self._make, script, schema)
+            self.keep(script, schema, made)
+        return made
+
+
+class PlanCache(ScriptCache[Plan]):
+    """Compiled scripts, and beside them the compiled sections of counts requests."""
 
     def __init__(self, limit: int = PLANS_KEPT):
-        self._limit = limit
-        self._plans: OrderedDict[tuple[str, TableSchema], Plan] = OrderedDict()
-
-    def lookup(self, script: str, schema: TableSchema) -> Plan | None:
-        """The plan when it is kept."""
-        key = (script, schema)
-        if key in self._plans:
-            self._plans.move_to_end(key)
-        return self._plans.get(key)
-
-    def keep(self, script: str, schema: TableSchema, plan: Plan) -> None:
-        """Keeps a plan, in place of the one that was not used for longest."""
-        self._plans[(script, schema)] = plan
-        if len(self._plans) > self._limit:
-            self._plans.popitem(last=False)
+        super().__init__(plan_of, limit)
+        self.sections: ScriptCache[CompiledSections] = ScriptCache(sections_of, limit)
 
     def plan(self, script: str, schema: TableSchema) -> Plan:
         """The plan of a script for a table as it is, kept or made now. Raises ParseError."""
-        plan = self.lookup(script, schema)
-        if plan is None:
-            plan = plan_of(script, schema)
-            self.keep(script, schema, plan)
-        return plan
+        return self.get(script, schema)
 
 
 def plan_of(script: str, schema: TableSchema) -> Plan:
     """Parses, checks and plans a script. Raises ParseError."""
     return compile_plan(parse_script(script, schema.column_types))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledSection:
+    """A section of a counts request.
+
+    plan: None where it is set algebra. fact: what decides alone who belongs to it, for the index; None where it takes
+    more.
+    """
+
+    section: tree.Section
+    plan: Plan | None
+    fact: EverHas | None
+
+
+CompiledSections = tuple[CompiledSection, ...]
+
+
+def sections_of(script: str, schema: TableSchema) -> CompiledSections:
+    """Parses, checks and plans the sections of a counts request. Raises ParseError."""
+    return tuple(
+        CompiledSection(section, None, None)
+        if section.script is None
+        else CompiledSection(section, compile_plan(section.script), membership(section.script))
+        for section in parse_sections(script, schema.column_types)
+    )
 
 
 def budget_error(error: OpenSetError | MemoryError | RecursionError) -> OpenSetError:

@@ -243,7 +243,9 @@ class Segments:
             due = [
                 (self._refresh_at(stored), stored.version, stored)
                 for stored in self._stored.values()
-                if self._is_alive(stored, now_ms) and self._refresh_at(stored) <= now_ms
+                if stored.segment.refresh_seconds is not None
+                and self._is_alive(stored, now_ms)
+                and self._refresh_at(stored) <= now_ms
             ]
             chosen = min(due)[2] if due else None
             assert self._refreshing is None
@@ -340,7 +342,7 @@ class Segments:
                 log.error("a stored segment cannot be read", file=str(path), reason=str(error))
                 continue
             self._replace((table_id, segment.name), StoredSegment(table_id, version, segment))
-            if segment.journal_id != journal_id or segment.sequence > last_sequence:
+            if segment.sequence and (segment.journal_id != journal_id or segment.sequence > last_sequence):
                 log.error("a stored segment knows events that are lost", segment=segment.name, file=str(path))
                 self._replace((table_id, segment.name), None)
         self._unlink(self._idle())

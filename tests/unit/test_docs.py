@@ -30,7 +30,9 @@ def routes() -> list[str]:
     """Every method and path, `GET /v1/table/{table}`."""
     found = []
     for pattern, handler in ROUTES:
-        path = pattern.replace("(?P<table>[^/]+)", "{table}").replace("events?", "events").removesuffix("/?")
+        path = re.sub(r"\(\?P<(\w+)>[^)]*\)", r"{\1}", pattern).removesuffix("/?")
+        # Of two names of an address the first is the one that is documented.
+        path = re.sub(r"\(\?:(\w+)\|\w+\)", r"\1", path.replace("events?", "events"))
         methods = [method for method in METHODS if method.lower() in vars(handler)]
         assert methods, f"{handler.__name__} answers to no method"
         found += [f"{method} {path}" for method in methods]

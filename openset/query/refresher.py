@@ -1,0 +1,94 @@
+"""Background refresh of stored segments, one at a time on the query workers, and removal of those beyond their ttl.
+
+A refresh that fails is shown in the listing of segments and tried again after its time; the earlier computation stays
+until its ttl is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from openset.errors import OpenSetError
+from openset.query.counts import prepared_counts
+from openset.query.frame import Common, Facts, Prepared, Tools, run_query
+from openset.query.stored_segments import definition_of
+from openset.store.schema import TableSchema
+from openset.store.segments import StoredSegment
+
+log = structlog.get_logger("openset.segments")
+
+WAKE_SECONDS = 0.2
+EXPIRY_CHECK_SECONDS = 5.0
+
+
+class Refresher:
+    """The daemon's background task. Made on the event loop, runs until `close`."""
+
+    def __init__(self, tools: Tools):
+        self._tools = tools
+        self._segments = tools.store.segments
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Ends the task; a refresh that runs is given up."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        checked = time.monotonic()
+        while True:
+            try:
+                if not await self._refresh_next():
+                    await asyncio.sleep(WAKE_SECONDS)
+                if time.monotonic() > checked + EXPIRY_CHECK_SECONDS:
+                    checked = time.monotonic()
+                    await asyncio.to_thread(self._segments.remove_expired, _now_ms())
+            except Exception:  # the task must outlive whatever goes wrong with one segment
+                log.exception("segments could not be looked after")
+                await asyncio.sleep(EXPIRY_CHECK_SECONDS)
+
+    async def _refresh_next(self) -> bool:
+        """Whether a segment was due."""
+        with self._segments.next_refresh(_now_ms()) as stored:
+            if stored is None:
+                return False
+            name = stored.segment.name
+            started = time.monotonic()
+            try:
+                await self._refresh(stored)
+            except Exception as error:
+                reason = error.message if isinstance(error, OpenSetError) else f"a defect of OpenSet: {error}"
+                self._segments.refresh_failed(stored, reason, _now_ms())
+                log.error("refresh failed", segment=name, reason=reason, exc_info=not isinstance(error, OpenSetError))
+            else:
+                log.info("refreshed", segment=name, ms=round(1000 * (time.monotonic() - started), 1))
+            return True
+
+    async def _refresh(self, stored: StoredSegment) -> None:
+        """Raises OpenSetError."""
+        schema = next((schema for schema in self._tools.store.tables() if schema.id == stored.table_id), None)
+        assert schema is not None, "a segment of no table"
+        await run_query(self._tools, _Refresh(schema.name, Common(stored.segment.timeout_ms), stored))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Refresh:
+    """The counts query that computes a stored segment again."""
+
+    table: str
+    common: Common
+    stored: StoredSegment
+    segments: None = None
+
+    async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared:
+        """Raises ParseError, QueryError."""
+        definition = await definition_of(tools.plans, schema, self.stored)
+        return prepared_counts(tools.store.segments, definition, self.common, facts)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
