@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from openset.errors import InsertError
 from openset.store.decode import Decoded, Event, Problem, check_event, decode_body
-from openset.store.encode import Coder, ColumnBuilder, build_batch
+from openset.store.encode import ColumnBuilder, build_batch
 from openset.store.expand import ROWS_PER_EVENT, BadEvent, Row, expand
-from openset.store.ranges import count_within, offsets_of
+from openset.store.now import NowStamps
+from openset.store.ranges import offsets_of
 from openset.store.schema import TableSchema
 from openset.store.stamps import LAST_STAMP, SECONDS_BELOW, BadStamp, parse_stamp
 from openset_format.batch import EventBatch, encode_batch
@@ -64,10 +65,12 @@ def prepare_insert(
     newline_delimited: bool = False,
     skip_bad: bool = False,
     rows_per_event: int = ROWS_PER_EVENT,
+    now_stamps: NowStamps | None = None,
 ) -> Insert:
     """Reads, checks, expands and encodes a request body.
 
     now_ms: what a missing stamp means; further events of the same person and action get the next milliseconds.
+    now_stamps: of the table, where earlier requests without stamps count too.
     Raises InsertError when the body is not JSON, or when an event is bad and bad ones are not skipped.
     """
     decoded = decode_body(body, newline_delimited)
@@ -85,7 +88,7 @@ def prepare_insert(
     batch = None
     if len(good):
         events = decoded.events if len(good) == len(decoded.events) else [decoded.events[e] for e in good.tolist()]
-        _set_missing_stamps(stamps := stamps[good], events, now_ms)
+        _set_missing_stamps(stamps := stamps[good], events, now_ms, now_stamps or NowStamps())
         starts = offsets_of(collector.row_counts)
         batch = build_batch(
             [event.person for event in events],
@@ -239,11 +242,9 @@ def _gather_rows(
                 values.append(value)
 
 
-def _set_missing_stamps(stamps: NDArray[np.int64], events: Sequence[Event], now_ms: int) -> None:
+def _set_missing_stamps(stamps: NDArray[np.int64], events: Sequence[Event], now_ms: int, given: NowStamps) -> None:
     """Replaces NOW by now, now+1, … per person and action."""
     missing = np.flatnonzero(stamps == NOW)
     if len(missing):
-        coder: Coder[Any] = Coder()
         named = [events[position] for position in missing.tolist()]
-        pairs = coder.encode([(event.person, event.action) for event in named])
-        stamps[missing] = now_ms + count_within(pairs)
+        stamps[missing] = given.take([(event.person, event.action) for event in named], now_ms)

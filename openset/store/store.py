@@ -24,6 +24,7 @@ from openset.store.compaction import STAGING_SUFFIX, CompactionResult, Compactio
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.lock import DirectoryLock, check_file_system
+from openset.store.now import NowStamps
 from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.recovery import recover
@@ -55,6 +56,7 @@ class Store:
         self._catalog = Catalog(data_dir, files)
         # Guards the catalog's changes. Taken before _lock.
         self._catalog_lock = threading.Lock()
+        self._now_stamps: dict[int, NowStamps] = {}  # by table id
         # Guards partitions, compacting and pins; held for moments only.
         self._lock = threading.Lock()
         self._compacting: set[tuple[int, int]] = set()
@@ -178,14 +180,16 @@ class Store:
 
         Raises InsertError for bad bodies and bad events, QueryError for an unknown table, ConfigError.
         """
+        schema = self.table(table)
         return prepare_insert(
             body,
-            self.table(table),
+            schema,
             self._initialised(),
             int(time.time() * 1_000) if now_ms is None else now_ms,
             newline_delimited=newline_delimited,
             skip_bad=skip_bad,
             rows_per_event=rows_per_event,
+            now_stamps=self._now_stamps.setdefault(schema.id, NowStamps()),
         )
 
     def submit(self, table: str, insert: Insert) -> Future[int]:

@@ -118,6 +118,14 @@ def test_events_without_a_stamp_get_now_and_the_next_milliseconds(daemon: Daemon
     assert tocks == [ticks[0]]
 
 
+def test_events_without_a_stamp_of_many_requests_are_all_kept(daemon: Daemon) -> None:
+    event = {"person": "in a hurry", "action": "view"}
+    for count in (100, 1, 100, 1):
+        assert post(daemon, [event] * count).json["accepted"] == count
+    events = daemon.request("GET", "/v1/query/cart/person", sid="in a hurry").json["events"]
+    assert len({event["stamp"] for event in events}) == len(events) == 202
+
+
 def test_the_same_identity_replaces(daemon: Daemon) -> None:
     event = {"person": "same", "stamp": STAMP, "action": "buy", "attr": {"price": 1}}
     post(daemon, [event, {**event, "attr": {"price": 2}}])

@@ -1,0 +1,50 @@
+"""The stamps of events that come without one: now, and the next milliseconds for further events of a person and action.
+
+An event is known by person, stamp and action, so two events sent without a stamp must not get the same one, whether
+they come in one request or in two of the same millisecond: the later would replace the earlier. What was given is
+remembered until it is past. Shortcut: not across restarts, which take longer than the milliseconds that are at stake.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openset.store.encode import Coder
+from openset.store.ranges import count_within
+from openset_format.block import PersonId
+
+# What is past is forgotten when at least so many are remembered, and twice as many as the last time.
+_FORGET_FROM = 4_096
+
+Name = tuple[PersonId, str]
+
+
+class NowStamps:
+    """Gives stamps to the events of one table that have none. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next_free: dict[Name, int] = {}
+        self._forget_at = _FORGET_FROM
+
+    def take(self, names: Sequence[Name], now_ms: int) -> NDArray[np.int64]:
+        """int64[len(names)], ms: for each (person, action), in order, now or the first stamp after those given."""
+        coder: Coder[Any] = Coder()
+        codes = coder.encode(names)
+        counts = np.bincount(codes, minlength=len(coder)).tolist()
+        with self._lock:
+            if len(self._next_free) >= self._forget_at:
+                self._forget(now_ms)
+            held = self._next_free
+            first = [max(now_ms, held.get(name, 0)) for name in coder]
+            held.update((name, start + count) for name, start, count in zip(coder, first, counts, strict=True))
+        return np.array(first, np.int64)[codes] + count_within(codes)
+
+    def _forget(self, now_ms: int) -> None:
+        self._next_free = {name: free for name, free in self._next_free.items() if free > now_ms}
+        self._forget_at = max(_FORGET_FROM, 2 * len(self._next_free))
