@@ -99,7 +99,8 @@ class CountsWork:
     """The sections over as many partitions as fit into a turn.
 
     stored: segments that set algebra refers to and that no section above makes.  cached: sections that are answered
-    from an earlier computation.  compared: always None, as every query's work is given it.
+    from an earlier computation.  measure: whether to say what was scanned.  compared: always None, as every query's work
+    is given it.
     """
 
     script: str
@@ -108,6 +109,7 @@ class CountsWork:
     settings: RunSettings
     stored: Mapping[str, SegmentRef]
     cached: Mapping[str, SegmentRef]
+    measure: bool
     compared: Compared | None = None
 
     def run(self, state: WorkerState) -> Portion[list[PartitionCounts]]:
@@ -122,7 +124,7 @@ class CountsWork:
         self, state: WorkerState, sections: CompiledSections, snapshot: PartitionSnapshot, view: PartitionView
     ) -> PartitionCounts:
         scripts = [each for each in sections if each.plan is not None and each.section.name not in self.cached]
-        members, scanned = script_members(view, scripts, self.settings)
+        members, scanned = script_members(view, scripts, self.settings, measure=self.measure)
         of_script = {each.section.name: bitmap for each, bitmap in zip(scripts, members, strict=True)}
         made: dict[str, BitMap] = {}
 
@@ -172,6 +174,7 @@ def prepared_counts(segments: Segments, definition: Definition, common: Common, 
             settings,
             {name: one.ref for name, one in stored.items()},
             {name: one.ref for name, one in cached.items()},
+            common.info,
         )
         computed = [each for each in definition.sections if each.section.name not in cached]
         return Prepared(

@@ -34,9 +34,9 @@ class Scanned:
 
 
 def script_members(
-    view: PartitionView, sections: Sequence[CompiledSection], settings: RunSettings
+    view: PartitionView, sections: Sequence[CompiledSection], settings: RunSettings, *, measure: bool = False
 ) -> tuple[list[BitMap], Scanned]:
-    """The members of each section that is a script, and what had to be read for them.
+    """The members of each section that is a script, and with `measure` what had to be read for them.
 
     What the index knows is not looked for in events; the other scripts that want Blocks of one size run in one pass
     over them. Raises RunTimeError.
@@ -51,7 +51,7 @@ def script_members(
                 found[place] += members_of_block(plan_of(sections[place]), block, settings)
         for place in places:
             members[place] = _joined(found[place])
-    everyone = view.blocks(left[0][0]) if left else []
+    everyone = view.blocks(left[0][0]) if left and measure else []
     _, events, rows = scanned(everyone, [[None]] * len(everyone))
     return [known for known in members if known is not None], Scanned(events, rows)
 
