@@ -6,6 +6,8 @@ A type error stops the lanes it happens on and marks their people: the interpret
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import tzinfo
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,8 @@ class Evaluator:
     def __init__(self, run: BlockRun):
         self.run = run
         self.table = run.table
-        self._pure = functions.pure_functions()
+        self._zone = run.settings.zone
+        self._pure = functions.pure_functions(self._zone)
         self.containers = ContainerOps(self, run.store)
 
     def release(self) -> None:
@@ -286,7 +289,7 @@ class Evaluator:
             return self.containers.length(arguments[0], count)
         if name == "url_decode":
             return self.containers.mapped(self._pure[name], arguments, count)
-        return vector_functions.call(name, self._pure[name], arguments, count, self.table)
+        return vector_functions.call(name, self._pure[name], arguments, count, self.table, self._zone)
 
     def _window(self, name: str, arguments: list[Value], frame: Frame, lanes: Positions | None) -> Value:
         count = self.count(frame, lanes)
@@ -297,13 +300,15 @@ class Evaluator:
             if fast is not None:
                 return fast
             return map_distinct(_within, [Vec(INT, stamps), *arguments], count, self.table)
-        bounds = [map_distinct(dates.bound_ms, [argument], count, self.table) for argument in arguments]
+        bound_ms = partial(dates.bound_ms, zone=self._zone)
+        bounds = [map_distinct(bound_ms, [argument], count, self.table) for argument in arguments]
         if any(isinstance(bound, Const) and isinstance(bound.value, Failure) for bound in bounds):
             return Const(Failure())
         low = binary("<=", bounds[0], Vec(INT, stamps), count, self.table)
         high = binary("<", Vec(INT, stamps), bounds[1], count, self.table)
         if any(isinstance(bound, Vec) and bound.kinds is not None and (bound.kinds == ERROR).any() for bound in bounds):
-            return map_distinct(_between, [Vec(INT, stamps), *arguments], count, self.table)
+            between = partial(_between, self._zone)
+            return map_distinct(between, [Vec(INT, stamps), *arguments], count, self.table)
         return Vec(BOOL, self.truth(low, count) & self.truth(high, count))
 
 
@@ -316,6 +321,6 @@ def _within(stamp: int, span: Any, moment: Any) -> bool:
     return bool(abs(stamp - moment) <= span)
 
 
-def _between(stamp: int, low: Any, high: Any) -> bool:
-    first, last = dates.bound_ms(low), dates.bound_ms(high)
+def _between(zone: tzinfo, stamp: int, low: Any, high: Any) -> bool:
+    first, last = dates.bound_ms(low, zone), dates.bound_ms(high, zone)
     return first is not None and last is not None and first <= stamp < last

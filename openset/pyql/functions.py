@@ -6,10 +6,10 @@ A function of None gives None, except `len`, `int`, `float` (0) and `str` ('None
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, tzinfo
 from decimal import ROUND_HALF_UP, Context, Decimal
-from functools import partial
+from functools import lru_cache, partial
 
 from openset.errors import RunTimeError
 from openset.pyql import containers, dates, text
@@ -124,7 +124,8 @@ def _by_unit(function: Callable[..., int | None], prefix: str, units: str, **mor
 Function = Callable[..., Value]
 
 
-def pure_functions(zone: tzinfo = UTC) -> dict[str, Function]:
+@lru_cache(maxsize=64)
+def pure_functions(zone: tzinfo = UTC) -> Mapping[str, Function]:
     """Every pure function of names.FUNCTIONS, by name; the date functions in a time zone."""
     return {
         "bucket": bucket,

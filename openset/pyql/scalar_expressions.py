@@ -20,7 +20,7 @@ from openset.pyql.settings import RECURSION_LIMIT
 from openset.pyql.tallying import inline_value
 from openset.pyql.values import BINARY_OPERATIONS, in_range, is_true, negated, unchanged
 
-_PURE = pure_functions()
+_PURE = frozenset(pure_functions())
 
 
 def compile_expression(expression: tree.Expression) -> Evaluator:
@@ -178,14 +178,15 @@ def _slice(expression: tree.Slice) -> Evaluator:
 # ---------------------------------------------------------------- calls
 
 
-def _pure_call(function: Callable[..., Value], expression: tree.Call) -> Evaluator:
+def _pure_call(expression: tree.Call) -> Evaluator:
+    name = expression.function
     arguments = compile_expressions(expression.arguments)
     at = expression.at
 
     def evaluate(run: Run) -> Value:
         values = [argument(run) for argument in arguments]
         try:
-            return function(*values)
+            return run.functions[name](*values)
         except RunTimeError as error:
             raise placed(error, at) from None
 
@@ -194,7 +195,7 @@ def _pure_call(function: Callable[..., Value], expression: tree.Call) -> Evaluat
 
 def _call(expression: tree.Call) -> Evaluator:
     if expression.function in _PURE:
-        return _pure_call(_PURE[expression.function], expression)
+        return _pure_call(expression)
     if expression.function in _MOMENTS:
         return _MOMENTS[expression.function]
     function = {"iter_within": _is_within, "iter_between": _is_between}[expression.function]
@@ -204,14 +205,14 @@ def _call(expression: tree.Call) -> Evaluator:
     def evaluate(run: Run) -> Value:
         left, right = first(run), second(run)
         try:
-            return function(run.cursor.stamps[run.cursor.row], left, right)
+            return function(run, left, right)
         except RunTimeError as error:
             raise placed(error, at) from None
 
     return evaluate
 
 
-def _is_within(stamp: int, span: Value, moment: Value) -> bool:
+def _is_within(run: Run, span: Value, moment: Value) -> bool:
     """iter_within(SPAN, T): |stamp - T| <= SPAN; false when either is None."""
     for value in (span, moment):
         if value is not None and not isinstance(value, (int, float)):
@@ -220,13 +221,14 @@ def _is_within(stamp: int, span: Value, moment: Value) -> bool:
         return False
     assert isinstance(span, (int, float))
     assert isinstance(moment, (int, float))
-    return abs(stamp - moment) <= span
+    return abs(run.cursor.stamps[run.cursor.row] - moment) <= span
 
 
-def _is_between(stamp: int, start: Value, stop: Value) -> bool:
+def _is_between(run: Run, start: Value, stop: Value) -> bool:
     """iter_between(A, B): A <= stamp < B; false when either is None."""
-    first, last = dates.bound_ms(start), dates.bound_ms(stop)
-    return first is not None and last is not None and first <= stamp < last
+    zone = run.settings.zone
+    first, last = dates.bound_ms(start, zone), dates.bound_ms(stop, zone)
+    return first is not None and last is not None and first <= run.cursor.stamps[run.cursor.row] < last
 
 
 def _stamp_of(run: Run, row: int | None) -> Value:

@@ -14,6 +14,7 @@ from openset.pyql import tree
 from openset.pyql.budget import Budget
 from openset.pyql.containers import CONTAINERS, ELEMENT_BYTES, Value, copy_value, deep_bytes
 from openset.pyql.cursor import PersonCursor
+from openset.pyql.functions import pure_functions
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
 from openset_format.block import Block
@@ -62,6 +63,7 @@ class Run:
     def __init__(self, program: Program, block: Block, settings: RunSettings, partial: Partial):
         self.program = program
         self.settings = settings
+        self.functions = pure_functions(settings.zone)
         self.partial = partial
         self.cursor = PersonCursor(block, settings.session_time_ms)
         self.budget = Budget(settings, self._variable_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 
 from openset.errors import RunTimeError
 
@@ -24,6 +25,7 @@ class RunSettings:
     deadline: time.monotonic() seconds after which the run ends with an error, or None.
     timeout_ms: what the deadline was made from, for the message.
     max_expanded_rows: lanes and rows visited by matches in all, per partition.
+    zone: of the date functions, and of dates without an offset in iter_between.
     max_memory_bytes: what the run may hold in temporaries, texts and containers, per partition.
     """
 
@@ -34,6 +36,7 @@ class RunSettings:
     timeout_ms: int = 30_000
     max_expanded_rows: int = 1_000_000_000
     max_memory_bytes: int = 1_000_000_000
+    zone: tzinfo = UTC
 
     def check_deadline(self) -> None:
         """Raises RunTimeError when the time budget is used up."""

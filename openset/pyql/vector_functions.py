@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, tzinfo
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +14,7 @@ from openset.pyql import dates
 from openset.pyql.texts import TextTable
 from openset.pyql.vector_ops import kind, map_distinct
 from openset.pyql.vectors import BOOL, DOUBLE, INT, Const, Value, Vec
+from openset.pyql.zones import zone_table
 
 Ints = NDArray[np.int64]
 
@@ -20,23 +23,30 @@ _DAY_MS = 86_400_000
 _LEAST_MS, _GREATEST_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
-def call(name: str, scalar: Callable[..., Any], arguments: list[Value], count: int, table: TextTable) -> Value:
-    """A pure built-in on every lane. scalar: its meaning for single values."""
+def call(
+    name: str,
+    scalar: Callable[..., Any],
+    arguments: list[Value],
+    count: int,
+    table: TextTable,
+    zone: tzinfo = UTC,
+) -> Value:
+    """A pure built-in on every lane. scalar: its meaning for single values. zone: of the date functions."""
     first = arguments[0] if arguments else None
     if isinstance(first, Vec) and first.kind in (INT, DOUBLE, BOOL):
-        result = _fast(name, first, arguments)
+        result = _fast(name, first, arguments, zone)
         if result is not None:
             return result
     return map_distinct(scalar, arguments, count, table)
 
 
-def _fast(name: str, value: Vec, arguments: list[Value]) -> Value | None:
+def _fast(name: str, value: Vec, arguments: list[Value], zone: tzinfo) -> Value | None:
     if name.startswith("to_"):
         return _span(value, dates.SPAN_UNITS_MS[name[3:]]) if value.kind == INT else None
     if name.startswith("get_"):
-        return _dated(value, _PARTS[name[4:]])
+        return _dated(value, partial(_part, name[4:], zone))
     if name.startswith("date_"):
-        return _dated(value, _STARTS[name[5:]])
+        return _dated(value, partial(_start, name[5:], zone))
     if name == "bucket" and isinstance(arguments[1], Const):
         return _bucket(value, arguments[1])
     if name in ("int", "trunc"):
@@ -52,8 +62,8 @@ def _span(value: Vec, unit_ms: int) -> Vec | None:
     return Vec(INT, np.sign(value.data) * (np.abs(value.data) // unit_ms), value.valid)
 
 
-def _dated(value: Vec, part: Callable[[Ints], Ints]) -> Vec | None:
-    """A part of the date of each stamp; None (no fast way) where one is no int or lies outside the years 1 to 9999."""
+def _dated(value: Vec, date: Callable[[Ints], Ints | None]) -> Vec | None:
+    """What a date function gives for each stamp; None, no fast way, where one is no int or beyond years 1 to 9999."""
     if value.kind != INT:
         return None
     data = cast(Ints, value.data)
@@ -63,8 +73,33 @@ def _dated(value: Vec, part: Callable[[Ints], Ints]) -> Vec | None:
             return None
         if low < dates.SECONDS_BELOW:
             data = np.where(data < dates.SECONDS_BELOW, data * 1000, data)
-    result = part(data)
+    result = date(data)
+    if result is None:
+        return None
     return Vec(INT, result if value.valid is None else np.where(value.valid, result, 0), value.valid)
+
+
+def _part(unit: str, zone: tzinfo, stamps: Ints) -> Ints | None:
+    """A part of the date of each stamp, in ms; None where there is no fast way."""
+    if zone is UTC or not len(stamps):
+        return _PARTS[unit](stamps)
+    table = zone_table(zone, int(stamps.min()), int(stamps.max()))
+    return None if table is None else _PARTS[unit](table.to_local(stamps))
+
+
+def _start(unit: str, zone: tzinfo, stamps: Ints) -> Ints | None:
+    """Where the interval of each stamp began; None where there is no fast way.
+
+    A time of day that comes twice on a day stays in the half it is in; days and what is longer begin the first time.
+    """
+    if zone is UTC or not len(stamps):
+        return _STARTS[unit](stamps)
+    table = zone_table(zone, int(stamps.min()), int(stamps.max()))
+    if table is None:
+        return None
+    local = table.to_local(stamps)
+    second = table.is_second(stamps, local) if unit in ("second", "minute", "hour") else None
+    return table.to_stamps(_STARTS[unit](local), second)
 
 
 def _days(ms: Ints) -> Ints:
