@@ -20,6 +20,7 @@ from openset.errors import InsertError
 _CHUNK_CHARACTERS = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLANK = " \t\r\n"
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 STANDARD_INPUT = "-"
 
 
@@ -61,7 +62,7 @@ def open_source(name: str) -> Iterator[CountingReader]:
 
 
 def read_events(source: CountingReader, file: str) -> Iterator[bytes]:
-    """Yields the JSON text of every event of a file. Raises InsertError where the file is not JSON."""
+    """Yields the JSON text of every event of a file, on one line. Raises InsertError where an array is not JSON."""
     name = shown_name(file)
     buffered = io.BufferedReader(source, 1 << 20)
     stream: BinaryIO = buffered
@@ -121,5 +122,6 @@ def _array_elements(text: io.TextIOWrapper, name: str) -> Iterator[bytes]:
             buffer, position = rest + more, 0
             continue
         element += 1
-        yield buffer[position:stop].encode()
+        # Between the tokens a line break means as much as a blank, and texts have none.
+        yield buffer[position:stop].encode().translate(_ONE_LINE)
         position = stop

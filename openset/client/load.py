@@ -87,8 +87,13 @@ def load_files(
     parameters = {"on_error": "skip"} if skip_bad_events else {}
 
     def send(batch: _Batch) -> Any:
-        body = b"[" + b",".join(batch.events) + b"]"
-        return connection.request("POST", f"/v1/insert/{segment(table)}", parameters=parameters, body=body)
+        return connection.request(
+            "POST",
+            f"/v1/insert/{segment(table)}",
+            parameters=parameters,
+            body=b"\n".join(batch.events),  # lines, so that one which is not JSON is a bad event like others
+            content_type="application/x-ndjson",
+        )
 
     def finish(batch: _Batch, answer: Future[Any]) -> None:
         try:

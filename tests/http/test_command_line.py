@@ -158,6 +158,21 @@ def test_bad_events_are_named_by_file_and_number(daemon: Daemon, tmp_path: Path)
     assert f"rejected: {path}, event 3: " in skipped.stderr
 
 
+def test_lines_that_are_not_json_are_bad_events(daemon: Daemon, tmp_path: Path) -> None:
+    create(daemon, "torn", b'{"columns": []}')
+    good = '{"person": "%s", "action": "view", "stamp": 1700000000}\n'
+    path = tmp_path / "torn.ndjson"
+    path.write_text(good % "ann" + '{"person": "ben", \n' + "\n" + good % "carl" + "[]\n")
+    refused = run(daemon, "load", "torn", str(path))
+    assert refused.returncode == 1
+    assert f"{path}, event 2: the line is not JSON" in refused.stderr
+    skipped = run(daemon, "load", "torn", str(path), "--skip-bad-events")
+    assert skipped.returncode == 0
+    assert "2 events accepted" in skipped.stdout
+    assert "2 rejected" in skipped.stdout
+    assert f"rejected: {path}, event 4: an event must be a JSON object" in skipped.stderr
+
+
 def create(daemon: Daemon, table: str, body: bytes) -> None:
     """Creates a table with a definition of its own."""
     with Connection(daemon.url) as connection:

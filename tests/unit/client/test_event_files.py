@@ -21,7 +21,9 @@ EVENTS: list[dict[str, Any]] = [
 
 def events_of(path: Path) -> list[Any]:
     with open_source(str(path)) as source:
-        return [json.loads(text) for text in read_events(source, path.name)]
+        texts = list(read_events(source, path.name))
+    assert not any(b"\n" in text or b"\r" in text for text in texts)
+    return [json.loads(text) for text in texts]
 
 
 @pytest.mark.parametrize(
