@@ -19,6 +19,7 @@ from openset.query.fan_out import Portion, turn
 from openset.query.frame import Common, Facts, Prepared, Tools
 from openset.query.index_only import candidates
 from openset.query.parameters import RequestParameters
+from openset.query.pruning import blocks_to_read, shown_candidates
 from openset.query.result import Order, compared_tree, sort_index
 from openset.query.work import WorkerState
 from openset.store.members import Compared
@@ -55,18 +56,21 @@ class EventsRequest:
         self.parameters.finish()
         sort = self.sort if self.sort is not None else script.sort
         order = Order(sort_index(script.aggregators, sort), self.ascending, self.trim)
+        possible = candidates(script)
+        shown = plan.describe() + shown_candidates(possible)
         if self.debug:
-            return QueryAnswer({"debug": plan.describe()})
+            return QueryAnswer({"debug": shown})
         work = EventsWork(self.script, schema, (), settings, self.common.info, None)
         render = partial(_rendered, script.aggregators, order, tuple(self.segments or ()), self.common.info)
-        return Prepared(work, script.columns, plan.describe(), render, candidates(script))
+        return Prepared(work, script.columns, shown, render, possible)
 
 
 @dataclass(slots=True, eq=False)
 class EventsAnswer:
     """What was found so far. partials: one for each compared segment, else one.
 
-    people, events, rows: how many the script visited, whichever segments they belong to.
+    people, events, rows: how many the answer is about, whichever segments they belong to and whether or not they had to
+    be read; counted when there is to be `info`.
     """
 
     partials: list[Partial]
@@ -100,23 +104,20 @@ class EventsWork:
         segments = 1 if self.compared is None else len(self.compared)
         script_run = EngineRun(plan, self.settings, want_log=self.want_log, segments=segments)
         answer = EventsAnswer(script_run.partials)
+        possible = candidates(plan.script)
+        compared: Compared = [None] if self.compared is None else self.compared
         done = 0
         for snapshot in turn(self.snapshots):
-            blocks = state.views.view(snapshot).blocks(plan.block_rows)
-            if self.compared is None:
-                script_run.add(blocks)
-            else:
-                blocks, masks = compared_blocks(state.members, self.compared, snapshot.partition, blocks)
-                script_run.add(blocks, masks)
-                if self.want_log:
-                    people, events, rows = scanned(blocks, masks)
-                    answer.people += people
-                    answer.events += events
-                    answer.rows += rows
+            view, partition = state.views.view(snapshot), snapshot.partition
+            read = blocks_to_read(view, possible, self.settings, plan.block_rows, state.members, compared, partition)
+            script_run.add(*compared_blocks(state.members, compared, partition, read))
+            if self.want_log:
+                everyone = compared_blocks(state.members, compared, partition, view.blocks(plan.block_rows))
+                people, events, rows = scanned(*everyone)
+                answer.people += people
+                answer.events += events
+                answer.rows += rows
             done += 1
-        if self.compared is None:
-            whole = script_run.partial
-            answer.people, answer.events, answer.rows = whole.people, whole.events, whole.rows
         return Portion(answer, done)
 
 
