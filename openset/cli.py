@@ -1,4 +1,6 @@
-"""The command line: `openset serve | load | query | person | format`. load, query and person talk HTTP to a daemon.
+"""The command line: `openset serve | load | query | counts | segments | person | format`.
+
+All but serve and format talk HTTP to a daemon.
 
 Responsible for options, exit codes and for what is printed where: answers go to standard output, everything else to
 standard error. Exit codes: 0 done, 1 refused or bad input, 2 wrong usage, 3 no daemon.
@@ -208,6 +210,66 @@ def query(
     for line in lines:
         click.echo(line)
     click.echo(f"{len(lines):,} rows in {answer.seconds * 1000:,.1f} ms", err=True)
+
+
+@main.command()
+@click.argument("table")
+@click.argument("script")
+@url_option
+@click.option("--param", "parameters", multiple=True, metavar="K=V", help="{{K}} as int, double, bool, else as text.")
+@click.option(
+    "--param-str", "text_parameters", multiple=True, metavar="K=V", help="{{K}} as text, whatever V reads as."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+@click.option("--debug", is_flag=True, help="Print how the sections would be answered instead of running them.")
+def counts(
+    table: str,
+    script: str,
+    url: str,
+    parameters: Sequence[str],
+    text_parameters: Sequence[str],
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Make segments of @segment sections and count their people. SCRIPT as for query."""
+    from openset.client.parameters import query_parameters
+    from openset.client.query import run_query
+    from openset.client.tree_table import tree_table
+
+    request = query_parameters(parameters, text_parameters)
+    if debug:
+        request["debug"] = "true"
+    with Connection(url) as connection:
+        answer = run_query(connection, table, script_text(script), request, "counts")
+    if as_json:
+        print_json(answer.body)
+        return
+    if debug:
+        print_debug(answer.body)
+        return
+    header, lines = tree_table(answer.nodes, ["people"])
+    click.echo(click.style(header, bold=True))
+    for line in lines:
+        click.echo(line)
+    click.echo(f"{len(lines):,} segments in {answer.seconds * 1000:,.1f} ms", err=True)
+
+
+@main.command()
+@click.argument("table")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+def segments(table: str, url: str, as_json: bool) -> None:
+    """Show the stored segments of a table."""
+    from openset.client.connection import segment
+    from openset.client.segment_text import segment_lines
+
+    with Connection(url) as connection:
+        answer = connection.get(f"/v1/table/{segment(table)}/segments")
+    if as_json:
+        print_json(answer)
+        return
+    for line in segment_lines(answer["segments"]):
+        click.echo(line)
 
 
 def script_text(script: str) -> str:

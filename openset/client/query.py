@@ -1,4 +1,4 @@
-"""One events query from the client's side: the request, the answer, the names of its columns, the time it took.
+"""One query from the client's side: the request, the answer, the names of its columns, the time it took.
 
 Responsible for asking and for naming what came back. The daemon's answer has aggregators as bare lists; their names
 are in the script, so it is parsed here too, against the columns of the table.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from openset.client.connection import Connection, segment
 from openset.errors import ParseError
@@ -37,12 +37,18 @@ class Answer:
         return nodes
 
 
-def run_query(connection: Connection, table: str, script: str, parameters: Mapping[str, str] | None = None) -> Answer:
-    """Runs a script for everyone in the table. Raises Refused and Unreachable."""
+def run_query(
+    connection: Connection,
+    table: str,
+    script: str,
+    parameters: Mapping[str, str] | None = None,
+    resource: Literal["events", "counts"] = "events",
+) -> Answer:
+    """Runs a script for everyone in the table, or makes the segments of its sections. Raises Refused and Unreachable."""
     started = time.perf_counter()
     body = connection.request(
         "POST",
-        f"/v1/query/{segment(table)}/events",
+        f"/v1/query/{segment(table)}/{resource}",
         parameters=parameters,
         body=script.encode(),
         content_type="text/plain; charset=utf-8",
