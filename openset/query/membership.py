@@ -19,6 +19,7 @@ from openset.pyql.block_run import TooMuchAtOnce
 from openset.pyql.engine import Plan, outcomes
 from openset.pyql.settings import RunSettings
 from openset.query.compare import scanned
+from openset.query.pruning import few_candidates
 from openset.query.work import CompiledSection
 from openset.store.views import PartitionView
 from openset_format.block import Block
@@ -38,10 +39,16 @@ def script_members(
 ) -> tuple[list[BitMap], Scanned]:
     """The members of each section that is a script, and with `measure` what had to be read for them.
 
-    What the index knows is not looked for in events; the other scripts that want Blocks of one size run in one pass
-    over them. Raises RunTimeError.
+    What the index knows is not looked for in events, and where it leaves few people only theirs are read; the other
+    scripts that want Blocks of one size run in one pass over them. Raises RunTimeError.
     """
     members = [None if each.fact is None else each.fact.people(view, settings.parameters) for each in sections]
+    read = [plan_of(each).block_rows for each, known in zip(sections, members, strict=True) if known is None]
+    for place, each in enumerate(sections):
+        few = None if members[place] is not None else few_candidates(view, each.candidates, settings)
+        if few is not None:
+            blocks = view.blocks_of(few, plan_of(each).block_rows)
+            members[place] = _joined([part for b in blocks for part in members_of_block(plan_of(each), b, settings)])
     left = sorted((plan_of(sections[place]).block_rows, place) for place, known in enumerate(members) if known is None)
     for block_rows, group in groupby(left, key=lambda entry: entry[0]):
         places = [place for _, place in group]
@@ -51,7 +58,7 @@ def script_members(
                 found[place] += members_of_block(plan_of(sections[place]), block, settings)
         for place in places:
             members[place] = _joined(found[place])
-    everyone = view.blocks(left[0][0]) if left and measure else []
+    everyone = view.blocks(min(read)) if read and measure else []
     _, events, rows = scanned(everyone, [[None]] * len(everyone))
     return [known for known in members if known is not None], Scanned(events, rows)
 

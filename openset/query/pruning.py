@@ -30,10 +30,15 @@ def blocks_to_read(
 
     candidates: what the indexes may say about the script. compared: whose results are wanted.
     """
-    few = None if candidates is None else _if_few(candidates.people(view, settings.parameters), view)
+    few = few_candidates(view, candidates, settings)
     if few is None:
         few = _if_few(_members(cache, compared, partition), view)
     return view.blocks(block_rows) if few is None else view.blocks_of(few, block_rows)
+
+
+def few_candidates(view: PartitionView, candidates: Candidates | None, settings: RunSettings) -> BitMap | None:
+    """The people for whom a script can do anything, where the indexes know that they are few."""
+    return None if candidates is None else _if_few(candidates.people(view, settings.parameters), view)
 
 
 def _if_few(people: BitMap | None, view: PartitionView) -> BitMap | None:

@@ -18,7 +18,7 @@ from openset.errors import OpenSetError, RunTimeError
 from openset.pyql import tree
 from openset.pyql.engine import Plan, compile_plan
 from openset.pyql.parse import parse_script, parse_sections
-from openset.query.index_only import EverHas, membership
+from openset.query.index_only import Candidates, EverHas, candidates, membership
 from openset.store.members import MemberCache
 from openset.store.schema import TableSchema
 from openset.store.views import ViewCache
@@ -88,12 +88,13 @@ class CompiledSection:
     """A section of a counts request.
 
     plan: None where it is set algebra. fact: what decides alone who belongs to it, for the index; None where it takes
-    more.
+    more. candidates: what the indexes may then say about whom it can take in.
     """
 
     section: tree.Section
     plan: Plan | None
     fact: EverHas | None
+    candidates: Candidates | None
 
 
 CompiledSections = tuple[CompiledSection, ...]
@@ -102,9 +103,11 @@ CompiledSections = tuple[CompiledSection, ...]
 def sections_of(script: str, schema: TableSchema) -> CompiledSections:
     """Parses, checks and plans the sections of a counts request. Raises ParseError."""
     return tuple(
-        CompiledSection(section, None, None)
+        CompiledSection(section, None, None, None)
         if section.script is None
-        else CompiledSection(section, compile_plan(section.script), membership(section.script))
+        else CompiledSection(
+            section, compile_plan(section.script), membership(section.script), candidates(section.script)
+        )
         for section in parse_sections(script, schema.column_types)
     )
 
