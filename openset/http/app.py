@@ -15,6 +15,7 @@ from openset.http.ping import Ping
 from openset.http.query_column import ColumnQuery
 from openset.http.query_counts import CountsQuery
 from openset.http.query_events import EventsQuery
+from openset.http.query_histogram import HistogramQuery
 from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
 from openset.http.segments import SegmentList, SegmentResource
@@ -22,6 +23,7 @@ from openset.http.table import TableList, TableResource
 
 _TABLE = r"(?P<table>[^/]+)"
 _COLUMN = r"(?P<column>[^/]+)"
+_NAME = r"(?P<name>[^/]+)"
 
 # A trailing slash is tolerated everywhere.
 ROUTES: list[tuple[str, type[Resource]]] = [
@@ -30,10 +32,11 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/table/?", TableList),
     (rf"/v1/table/{_TABLE}/?", TableResource),
     (rf"/v1/table/{_TABLE}/segments/?", SegmentList),
-    (rf"/v1/table/{_TABLE}/segments/(?P<name>[^/]+)/?", SegmentResource),
+    (rf"/v1/table/{_TABLE}/segments/{_NAME}/?", SegmentResource),
     (rf"/v1/insert/{_TABLE}/?", Insert),
     (rf"/v1/query/{_TABLE}/events?/?", EventsQuery),
     (rf"/v1/query/{_TABLE}/column/{_COLUMN}/?", ColumnQuery),
+    (rf"/v1/query/{_TABLE}/histogram/{_NAME}/?", HistogramQuery),
     (rf"/v1/query/{_TABLE}/(?:counts|segment)/?", CountsQuery),
     (rf"/v1/query/{_TABLE}/person/?", PersonQuery),
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,12 @@ from openset.pyql.explain import describe
 from openset.pyql.frames import RESULT_VALUE
 from openset.pyql.interpreter import deep_recursion, evaluate_people, interpret
 from openset.pyql.node_table import NodeTable, PublishedNodes
+from openset.pyql.outcomes import Outcomes
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
 from openset.pyql.tallies import TallyBook
 from openset.pyql.texts import TextTable
 from openset.pyql.values import is_true
-from openset.pyql.vectors import scalars
 from openset_format.block import Block
 
 Members = NDArray[np.bool_] | None
@@ -131,20 +131,6 @@ class EngineRun:
             partial.events += int(state.event_counts[answered].sum())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcomes:
-    """What a script did for each person of a Block, for segments and histograms.
-
-    people: int64[n], the people (0…people-1) it ran for.  tallied: bool[n].  returned: n values of the top-level
-    `return`; None where there was none.  member: bool[n], tallied or returned something true.
-    """
-
-    people: NDArray[np.int64]
-    tallied: NDArray[np.bool_]
-    returned: list[Any]
-    member: NDArray[np.bool_]
-
-
 def outcomes(plan: Plan, block: Block, settings: RunSettings) -> Outcomes:
     """Runs a segment or histogram script over a Block. Raises RunTimeError."""
     state = BlockRun(block, settings, TextTable(settings.max_memory_bytes))
@@ -157,15 +143,15 @@ def outcomes(plan: Plan, block: Block, settings: RunSettings) -> Outcomes:
             tallied[block.person_of_row[batch.row]] = True
         value = frame.read(RESULT_VALUE, None)
         member = tallied[people] | executor.evaluator.truth(value, len(people))
-    returned = scalars(value, len(people), state.table)
     left = np.flatnonzero(state.failed[people])
+    answered: dict[int, Any] = {}
     for position, (person, outcome) in zip(
         left.tolist(), evaluate_people(plan.script, block, settings, people[left].tolist()), strict=True
     ):
         tallied[person] = outcome.tallied
-        returned[position] = cast(Any, outcome.returned)
+        answered[position] = outcome.returned
         member[position] = outcome.tallied or is_true(outcome.returned)
-    return Outcomes(people, tallied[people], returned, member)
+    return Outcomes(people, tallied[people], member, value, state.table, answered)
 
 
 def run(plan: Plan, blocks: Iterable[Block], settings: RunSettings, *, want_log: bool = False) -> Partial:

@@ -22,7 +22,7 @@ from openset.query.answer import QueryAnswer, aggregate_names
 from openset.query.compare import compared_blocks, scanned
 from openset.query.fan_out import Portion, turn
 from openset.query.frame import Common, Facts, Prepared, Tools
-from openset.query.parameters import parse_number, suggestion
+from openset.query.parameters import bucket_width, suggestion
 from openset.query.result import leaf_tree
 from openset.query.value_counts import Key, ValueCounter, ValueCounts, bucket_key, merged
 from openset.query.value_filter import FilteredType, Number, ValueFilter, value_filter
@@ -63,8 +63,7 @@ class ColumnRequest:
         work = ColumnWork(column, values, bucket, (), settings, self.common.info, None)
         grouped = "" if bucket is None else f" in buckets of {bucket}"
         plan = f"distinct people per value of {column}{grouped}, counted on codes, without a script"
-        integers = column_type != "double" and isinstance(bucket, int)
-        shape = _Shape(column, bucket, integers, self.ascending, self.trim, tuple(self.segments or ()))
+        shape = _Shape(column, bucket, self.ascending, self.trim, tuple(self.segments or ()))
         return Prepared(work, frozenset({column}), plan, partial(_rendered, shape, self.common.info))
 
 
@@ -158,19 +157,15 @@ def _bucket(column: str, column_type: FilteredType, text: str | None) -> Number 
         return None
     if column_type in ("text", "bool"):
         raise QueryError(f"bucket= is for numbers; the column {column!r} holds {column_type} values")
-    width = parse_number("bucket", text)
-    if width <= 0:
-        raise QueryError(f"bucket={text} must be above zero")
-    return width
+    return bucket_width(text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shape:
-    """How the counts become a tree. integers: values and buckets are integers."""
+    """How the counts become a tree."""
 
     column: str
     bucket: Number | None
-    integers: bool
     ascending: bool
     trim: int | None
     segments: tuple[str, ...]
@@ -181,10 +176,11 @@ def _rendered(shape: _Shape, info: bool, answers: Sequence[ColumnAnswer], facts:
     keys, people = _ranked(counts, shape)
     body = leaf_tree(shape.column, counts.any_value, keys, people)
     if info:
-        looked_at = [(answer.people, answer.events, answer.rows) for answer in answers]
-        body["info"] = facts.shown(*(sum(column) for column in zip(*looked_at, strict=True))) if looked_at else (
-            facts.shown(0, 0, 0)
-        )  # fmt: skip
+        body["info"] = facts.shown(
+            sum(answer.people for answer in answers),
+            sum(answer.events for answer in answers),
+            sum(answer.rows for answer in answers),
+        )
     return QueryAnswer(body, aggregate_names([PEOPLE], shape.segments))
 
 
@@ -213,4 +209,4 @@ def _key(counts: ValueCounts, place: int, shape: _Shape) -> Key:
     if place >= 2 + len(counts.numbers):
         return counts.texts[place - 2 - len(counts.numbers)]
     number = counts.numbers[place - 2].item()
-    return shown_key(number if shape.bucket is None else bucket_key(number, shape.bucket, shape.integers))
+    return shown_key(number if shape.bucket is None else bucket_key(number, shape.bucket))

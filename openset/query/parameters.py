@@ -52,6 +52,14 @@ def parse_number(name: str, text: str) -> int | float:
     return number
 
 
+def bucket_width(text: str) -> int | float:
+    """The width that `bucket=` gives. Raises QueryError."""
+    width = parse_number("bucket", text)
+    if width <= 0:
+        raise QueryError(f"bucket={text} must be above zero")
+    return width
+
+
 def parse_bool(name: str, text: str) -> bool:
     """true or false, as a parameter gives it. Raises QueryError."""
     if text.lower() not in ("true", "false"):

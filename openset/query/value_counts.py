@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openset.pyql.values import in_range
 from openset.query.value_filter import Number, ValueFilter
 from openset_format.block import Column, TextDictionary
 
@@ -54,7 +55,7 @@ def merged(parts: Sequence[ValueCounts], segments: int) -> ValueCounts:
     for part, place in zip(parts, places, strict=True):
         text_counts[:, place] += part.text_counts
     some = [part for part in parts if len(part.numbers)]
-    numbers, number_counts = _merged_numbers([(part.numbers, part.number_counts) for part in some], segments)
+    numbers, number_counts = merged_numbers([(part.numbers, part.number_counts) for part in some], segments)
     nothing = np.zeros((segments, 2), np.int64)
     return ValueCounts(
         list(index),
@@ -66,7 +67,8 @@ def merged(parts: Sequence[ValueCounts], segments: int) -> ValueCounts:
     )
 
 
-def _merged_numbers(parts: Sequence[tuple[NDArray[Any], Counts]], segments: int) -> tuple[NDArray[Any], Counts]:
+def merged_numbers(parts: Sequence[tuple[NDArray[Any], Counts]], segments: int) -> tuple[NDArray[Any], Counts]:
+    """Counts by number (int64[segments, numbers] each) as one, numbers ascending and each once."""
     if not parts:
         return np.zeros(0, np.int64), np.zeros((segments, 0), np.int64)
     numbers = np.concatenate([numbers for numbers, _ in parts])
@@ -119,7 +121,7 @@ class ValueCounter:
     def result(self) -> ValueCounts:
         """What was counted so far."""
         parts = [counts.named() for counts in self._texts.values()]
-        numbers, number_counts = _merged_numbers(self._numbers, self._segments)
+        numbers, number_counts = merged_numbers(self._numbers, self._segments)
         nothing = np.zeros(0, np.int64), np.zeros((self._segments, 0), np.int64)
         zero = np.zeros((self._segments, 2), np.int64), np.zeros(self._segments, np.int64)
         texts = [ValueCounts(names, counts, *nothing, *zero) for names, counts in parts]
@@ -153,7 +155,7 @@ class ValueCounter:
         self._any += pairs.people_of(chosen)
         if not len(taken):
             return
-        numbers, codes = _coded(taken)
+        numbers, codes = coded(taken)
         counts = pairs.counts(codes, chosen, len(numbers))
         some = np.flatnonzero(counts.any(axis=0))
         self._numbers.append((numbers[some], counts[:, some]))
@@ -256,7 +258,7 @@ def _both(first: Mask | None, second: Mask | None) -> Mask | None:
     return first & second
 
 
-def _coded(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def coded(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The distinct values, ascending (perhaps with some that do not occur), and the place of each value among them."""
     if values.dtype.kind == "i":
         low, high = int(values.min()), int(values.max())
@@ -286,8 +288,8 @@ def bucket_numbers(values: NDArray[Any], width: Number) -> tuple[NDArray[Any], M
     return numbers, None if finite.all() else finite
 
 
-def bucket_key(number: int | float, width: Number, integers: bool) -> int | float:
-    """Where a bucket begins. integers: the values and the width are integers."""
-    if integers:
-        return int(number) * int(width)
-    return float(number) * float(width)
+def bucket_key(number: int | float, width: Number) -> int | float:
+    """Where a bucket begins, by its number. A double where an integer of 64 bits does not reach."""
+    begin = in_range(number * width if isinstance(number, int) else number * float(width))
+    assert isinstance(begin, int | float), "buckets come from finite numbers"
+    return begin
