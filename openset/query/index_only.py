@@ -115,15 +115,6 @@ class Candidates:
         return list(dict.fromkeys(name for facts in self.matches for fact in facts for name in fact.columns))
 
 
-def ever_conditions(script: tree.Script, parameters: Parameters) -> list[EverCondition] | None:
-    """The conditions of which any makes a person a member of a segment; None when it takes more than those.
-
-    With no condition at all nobody belongs to it.
-    """
-    fact = membership(script)
-    return None if fact is None else fact.conditions(parameters)
-
-
 def membership(script: tree.Script) -> EverHas | None:
     """The facts that decide alone who belongs to a segment, None when it takes more than facts.
 

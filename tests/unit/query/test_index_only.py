@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from openset.pyql.parse import parse_script
-from openset.query.index_only import candidates, ever_conditions, membership
+from openset.query.index_only import candidates, membership
 from openset_format.block import ColumnType
 
 COLUMNS: dict[str, ColumnType] = {"product": "text", "units": "int", "price": "double", "gift": "bool"}
@@ -13,7 +13,8 @@ PARAMETERS = {"what": "rug", "many": 3, "much": 2.5, "yes": True}
 
 
 def conditions_of(text: str) -> list[tuple[str, object]] | None:
-    found = ever_conditions(parse_script(text, COLUMNS, segment=True), PARAMETERS)
+    fact = membership(parse_script(text, COLUMNS, segment=True))
+    found = None if fact is None else fact.conditions(PARAMETERS)
     return None if found is None else [(one.column, one.value) for one in found]
 
 
