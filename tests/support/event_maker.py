@@ -65,9 +65,10 @@ GAPS_MS = (
 
 
 def make_people(choices: Choices) -> list[Person]:
-    """One to eight people, text and int ids mixed in most cases."""
-    count = choices.weighted(((1, 1), (2, 2), (4, 4), (3, 6), (2, 9)))
-    return choices.shuffled(PEOPLE)[:count]
+    """One to nine people, text and int ids mixed in most cases; now and then a crowd."""
+    count = choices.weighted(((2, 1), (4, 2), (8, 4), (6, 6), (4, 9), (1, 60)))
+    crowd: list[Person] = [*PEOPLE, *(f"p{number}" for number in range(20, 50)), *range(100, 118)]
+    return choices.shuffled(PEOPLE)[:count] if count <= len(PEOPLE) else crowd
 
 
 def make_events(choices: Choices, people: Sequence[Person]) -> list[Event]:
@@ -76,7 +77,7 @@ def make_events(choices: Choices, people: Sequence[Person]) -> list[Event]:
     huge = choices.chance(12)
     events = []
     for person in people:
-        count = choices.weighted(((1, 0), (2, 1), (3, 3), (4, 6), (3, 10)))
+        count = choices.weighted(((2, 0), (4, 1), (6, 3), (8, 6), (6, 10), (1, 40 if len(people) > 20 else 15)))
         stamp = choices.pick(STARTS) + choices.pick(GAPS_MS)
         for _ in range(count):
             events.append(

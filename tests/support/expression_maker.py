@@ -57,10 +57,10 @@ class Features:
     @classmethod
     def chosen(cls, choices: Choices) -> Features:
         """Some features."""
-        shares = {"functions": 30, "moves": 30, "inline": 30, "dates": 25, "text": 35, "containers": 25, "log": 6,
-                  "parameters": 15, "huge": 12, "mistakes": 12}  # fmt: skip
+        shares = {"functions": 30, "moves": 30, "inline": 35, "dates": 25, "text": 35, "containers": 25, "log": 6,
+                  "parameters": 15, "huge": 12, "mistakes": 15}  # fmt: skip
         on = {name: choices.chance(share) for name, share in shares.items()}
-        on["calls_in_where"] = on["functions"] and choices.chance(15)
+        on["calls_in_where"] = on["functions"] and choices.chance(35)
         on["odd_containers"] = on["containers"] and choices.chance(15)
         on["loops"] = on["containers"] or choices.chance(5)
         return cls(**on)
@@ -151,7 +151,7 @@ class ExpressionMaker:
             return self.containers.number()
         if way == 11 and self.features.text:
             return self._position_in_text(depth)
-        return f"-({self._number_leaf()})" if choices.chance(20) else self._number_leaf()
+        return f"{choices.pick('--+')}({self._number_leaf()})" if choices.chance(20) else self._number_leaf()
 
     def _number_leaf(self) -> str:
         choices = self.choices
@@ -212,7 +212,7 @@ class ExpressionMaker:
         kind = self.choices.pick(("SUM", "COUNT", "AVG", "MIN", "MAX", "DISTINCT", "SUM", "COUNT"))
         columns = ("amount", "price", "amount", "price", "flag")
         if kind in ("COUNT", "DISTINCT"):
-            columns = (*columns, "kind", "label", "action", "person", "session", "stamp")
+            columns = (*columns, "kind", "label", "action", "person", "session", "session", "stamp")
         return self.inline(kind, self.choices.pick(columns if kind not in ("MIN", "MAX") else columns[:4]), depth)
 
     def inline(self, kind: str, column: str, depth: int) -> str:

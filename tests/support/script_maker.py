@@ -84,7 +84,7 @@ class ScriptMaker:
         """What the script reads and nothing assigns, and sometimes a start value for the rest."""
         choices = self.choices
         lines = []
-        containers = set(FIRST_VALUES) if self.features.containers or self.features.loops else set()
+        containers = set(FIRST_VALUES) if self.features.containers or self.features.loops else {"l"}
         for name in sorted(self.expressions.names.read | containers):
             if name in FIRST_VALUES:
                 if not (self.features.mistakes and name in assigned and choices.chance(20)):
@@ -201,11 +201,13 @@ class ScriptMaker:
                 (4 if blocks and depth else 1 if blocks else 0, self._if),
                 ((7 if depth == 0 else 4) if blocks and self.matches < 3 else 0, self._match),
                 (2 if blocks and features.loops else 0, self._for),
-                (3 if features.containers else 0, self._change),
+                (8 if features.containers else 0, self._change),
                 (3 if features.moves else 0, self._move),
                 (4 if self.expressions.names.callables else 0, self._call),
                 (3 if features.log else 0, self._log),
                 (2 if depth and blocks else 0, self._leave_if),
+                (2 if features.mistakes else 0, self._mistake),
+                (0 if self.choices.chance(95) else 1, self._pass),
             )
         )
         lines = make(indent, depth)
@@ -279,7 +281,37 @@ class ScriptMaker:
 
     def _change(self, indent: int, depth: int) -> list[str]:
         """Something that changes a container."""
-        return [_INDENT * indent + line for line in self.expressions.containers.change()]
+        make = self.expressions.containers
+        lines = [line for _ in range(self.choices.integer(1, 3)) for line in make.change()]
+        return [_INDENT * indent + line for line in lines]
+
+    def _pass(self, indent: int, depth: int) -> list[str]:
+        return [f"{_INDENT * indent}pass"]
+
+    def _mistake(self, indent: int, depth: int) -> list[str]:
+        """Something that is a type error, or may be one; often only some people get there."""
+        make, choices = self.expressions, self.choices
+        name = choices.pick(("n", "t", "x", "l", "d"))
+        make.names.read |= {name, "n", "l"}
+        line = choices.pick(
+            (f"iter_set({name})", "iter_set(0.5)", f"tally({name})", f"tally(flag, {name})", f"{name}.append(1)",
+             f"x = {name}.strip()", f"x = len({name})", f"x = 1 in {name}", f"x = {name}[0]", f"x = {name}['k']",
+             f"x = {name}[1.0]", f"{name}[0] = 1", f"del {name}[0]", f"x = {name}[0:1]", f"x = -{name}", f"x = +{name}",
+             f"x = iter_within({name}, stamp)", f"x = iter_between({name}, now)", "x = iter_between('soon', now)",
+             f"x = get_hour({name})", f"x = date_week({name})", f"x = to_days({name})", f"x = bucket({name}, 2)",
+             f"x = round(price, {name})", "x = round(amount, 0.5)", f"x = fix(price, {name})", f"x = trunc({name})",
+             f"x = {name}.find('a')", f"x = label.find({name})",
+             f"x = label.split({name})", f"x = label.replace('a', {name})",
+             f"x = {name} * 2", f"x = {name} % 2", f"x = {name}.keys()", f"x = {{ {name}: 1}}", f"x = set({name}, [1])",
+             f"x = url_decode({name})", f"x = str({name})", f"l += {name}", f"x = {name} == [1]", f"{name} += 1",
+             f"x = -{name} + {name}", f"x = {name} is l")
+        )  # fmt: skip
+        margin = _INDENT * indent
+        if choices.chance(30):
+            return [f"{margin}for e in {name}:", f"{margin}{_INDENT}x = e"]
+        if choices.chance(50):
+            return [f"{margin}if {make.column_test()}:", f"{margin}{_INDENT}{line}"]
+        return [f"{margin}{line}"]
 
     # ------------------------------------------------------------ jumps
 
@@ -316,9 +348,9 @@ class ScriptMaker:
         choices, margin = self.choices, _INDENT * indent
         words = ["match"]
         if choices.chance(30):
-            words.append(
-                "{{events}}" if self.features.parameters and choices.chance(40) else str(choices.integer(1, 3))
-            )
+            limit = "{{half}}" if self.features.mistakes and choices.chance(20) else "{{events}}"
+            by_parameter = self.features.parameters and choices.chance(40)
+            words.append(limit if by_parameter else str(choices.integer(1, 3)))
         if choices.chance(60):
             words += ["where", self.expressions.where(2)]
         self.loops += 1
