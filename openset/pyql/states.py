@@ -1,9 +1,9 @@
 """What each aggregator keeps per node of a result tree, and how two of them merge.
 
 A state holds arrays indexed by node. Vector methods take `nodes` (int64, each node at most once per call) and one
-value per node; `add_value` is the scalar form for the interpreter. Merging is associative and commutative except that
-sums of doubles round. Integer sums wrap in 64 bits and are exact when the true sum fits; beyond that the double sum
-is the answer, as the language says for int overflow.
+value per node; `add_value` is the scalar form for the interpreter. Merging is associative and commutative, sums of
+doubles included as far as results show (`precise`). Integer sums wrap in 64 bits and are exact when the true sum fits;
+beyond that the double sum is the answer, as the language says for int overflow.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.pyql import tree
+from openset.pyql import precise, tree
 
 Value = str | int | float | bool
 PersonId = str | int
+Doubles = NDArray[np.float64]
 NodeIds = NDArray[np.int64]
 
 _WRAP = 1 << 64
@@ -65,7 +66,7 @@ class CountState:
 class SumState:
     """Sum and number of values; `mean` makes the result an average.
 
-    ints: int64, wrapping sum of the int values.  totals: float64, sum of all values.
+    ints: int64, wrapping sum of the int values.  totals, rests: float64, sum of all values and what rounding took.
     counted: int64, how many.  doubles: bool, whether a double was among them.
     """
 
@@ -73,11 +74,12 @@ class SumState:
         self.mean = mean
         self.ints = np.zeros(1, dtype=np.int64)
         self.totals = np.zeros(1, dtype=np.float64)
+        self.rests = np.zeros(1, dtype=np.float64)
         self.counted = np.zeros(1, dtype=np.int64)
         self.doubles = np.zeros(1, dtype=np.bool_)
 
     def reserve(self, capacity: int) -> None:
-        for name in ("ints", "totals", "counted", "doubles"):
+        for name in ("ints", "totals", "rests", "counted", "doubles"):
             setattr(self, name, _grown(getattr(self, name), capacity))
 
     def add_ints(
@@ -85,12 +87,14 @@ class SumState:
     ) -> None:
         """Sums of int values per node: the wrapping int64 sum and the same as a double."""
         self.ints[nodes] += ints
-        self.totals[nodes] += totals
+        self._add(nodes, totals, 0.0)
         self.counted[nodes] += counted
 
-    def add_doubles(self, nodes: NodeIds, totals: NDArray[np.float64], counted: NDArray[np.int64]) -> None:
-        """Sums of double values per node."""
-        self.totals[nodes] += totals
+    def add_doubles(
+        self, nodes: NodeIds, totals: NDArray[np.float64], rests: NDArray[np.float64], counted: NDArray[np.int64]
+    ) -> None:
+        """Sums of double values per node, with what rounding took."""
+        self._add(nodes, totals, rests)
         self.counted[nodes] += counted
         self.doubles[nodes] |= counted > 0
 
@@ -100,13 +104,18 @@ class SumState:
             self.doubles[node] = True
         else:
             self.ints[node] = _wrapped(int(self.ints[node]) + int(value))
-        self.totals[node] += value
+        self._add(node, float(value), 0.0)
         self.counted[node] += 1
+
+    def _add(
+        self, nodes: NodeIds | int, totals: NDArray[np.float64] | float, rests: NDArray[np.float64] | float
+    ) -> None:
+        self.totals[nodes], self.rests[nodes] = precise.add(self.totals[nodes], self.rests[nodes], totals, rests)
 
     def merge(self, other: SumState, nodes: NodeIds) -> None:
         count = len(nodes)
         self.ints[nodes] += other.ints[:count]
-        self.totals[nodes] += other.totals[:count]
+        self._add(nodes, other.totals[:count], other.rests[:count])
         self.counted[nodes] += other.counted[:count]
         self.doubles[nodes] |= other.doubles[:count]
 
@@ -160,7 +169,8 @@ class ExtremeState:
             self.add_value(node, value)
 
     def value(self, node: int) -> Value | None:
-        return self.values[node]
+        held = self.values[node]
+        return held + 0.0 if isinstance(held, float) else held  # 0.0 for -0.0: which of them came first says nothing
 
 
 class LatestState:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.pyql import grouping, tree
+from openset.pyql import grouping, precise, tree
 from openset.pyql.evaluate import Evaluator
 from openset.pyql.frames import Batch
 from openset.pyql.inline import text_extremes
@@ -235,10 +235,12 @@ class TallyBook:
             if not len(positions):
                 continue
             assert kind in (BOOL, INT, DOUBLE)
-            found = grouping.sums(node[positions], self.size, data)
-            if found.doubles:
-                state.add_doubles(targets, found.totals, found.counted)
+            taken = node[positions]
+            if kind == DOUBLE:
+                totals, rests = precise.group_sums(taken, self.size, data)
+                state.add_doubles(targets, totals, rests, grouping.counts(taken, self.size))
             else:
+                found = grouping.sums(taken, self.size, data)
                 state.add_ints(targets, found.ints, found.totals, found.counted)
 
     def _add_extremes(self, state: ExtremeState, targets: NodeIds, node: NDArray[np.int64], value: Vec) -> None:
