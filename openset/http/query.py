@@ -9,6 +9,7 @@ from openset.pyql.settings import SESSION_TIME_MS
 from openset.query.formats import document, negotiated
 from openset.query.frame import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, Common, Query, Tools, run_query
 from openset.query.parameters import RequestParameters
+from openset.query.time_zone import UTC_NAME, zone_of
 
 MAX_SESSION_TIME_MS = 1 << 53
 MAX_TRIM = 1 << 31
@@ -27,6 +28,15 @@ def session_time_ms(parameters: RequestParameters) -> int:
     """How long without an event a session lasts. Raises QueryError."""
     given = parameters.integer("session_time", 0, MAX_SESSION_TIME_MS)
     return SESSION_TIME_MS if given is None else given
+
+
+def time_zone(parameters: RequestParameters) -> str:
+    """The name of the zone of the date functions. Raises QueryError when no zone has it."""
+    name = parameters.text("tz")
+    if name is None:
+        return UTC_NAME
+    zone_of(name)
+    return name
 
 
 class QueryResource(Resource):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openset.http.query import MAX_TRIM, QueryResource, common_parameters, session_time_ms
+from openset.http.query import MAX_TRIM, QueryResource, common_parameters, session_time_ms, time_zone
 from openset.http.resource import Answer
 from openset.query.compare import compared_names
 from openset.query.events import EventsRequest
@@ -21,6 +21,7 @@ def events_request(table: str, script: str, parameters: RequestParameters) -> Ev
         ascending=parameters.choice("order", ("asc", "desc")) == "asc",
         trim=parameters.integer("trim", 0, MAX_TRIM),
         session_time_ms=session_time_ms(parameters),
+        time_zone=time_zone(parameters),
         debug=parameters.flag("debug"),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openset.http.query import MAX_TRIM, QueryResource, common_parameters, session_time_ms
+from openset.http.query import MAX_TRIM, QueryResource, common_parameters, session_time_ms, time_zone
 from openset.http.resource import Answer
 from openset.query.compare import compared_names
 from openset.query.histogram import HistogramRequest, Scale
@@ -27,6 +27,7 @@ def histogram_request(table: str, name: str, script: str, parameters: RequestPar
         descending=parameters.choice("order", ("asc", "desc")) == "desc",
         trim=parameters.integer("trim", 0, MAX_TRIM),
         session_time_ms=session_time_ms(parameters),
+        time_zone=time_zone(parameters),
         debug=parameters.flag("debug"),
     )
 

@@ -21,6 +21,7 @@ from openset.query.index_only import candidates
 from openset.query.parameters import RequestParameters
 from openset.query.pruning import blocks_to_read, shown_candidates
 from openset.query.result import Order, compared_tree, sort_index
+from openset.query.time_zone import UTC_NAME, zone_of
 from openset.query.work import WorkerState
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
@@ -40,6 +41,7 @@ class EventsRequest:
     ascending: bool = False
     trim: int | None = None
     session_time_ms: int = SESSION_TIME_MS
+    time_zone: str = UTC_NAME
     debug: bool = False
 
     async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared | QueryAnswer:
@@ -52,6 +54,7 @@ class EventsRequest:
             parameters=self.parameters.script_values(script.parameters),
             deadline=facts.deadline(self.common),
             timeout_ms=self.common.timeout_ms,
+            zone=zone_of(self.time_zone),
         )
         self.parameters.finish()
         sort = self.sort if self.sort is not None else script.sort

@@ -25,6 +25,7 @@ from openset.query.fan_out import Portion, turn
 from openset.query.frame import Common, Facts, Prepared, Tools
 from openset.query.parameters import RequestParameters
 from openset.query.result import leaf_tree
+from openset.query.time_zone import UTC_NAME, zone_of
 from openset.query.value_counts import Counts, bucket_key, bucket_numbers, coded, merged_numbers
 from openset.query.value_filter import Number
 from openset.query.work import WorkerState
@@ -104,6 +105,7 @@ class HistogramRequest:
     descending: bool = False
     trim: int | None = None
     session_time_ms: int = SESSION_TIME_MS
+    time_zone: str = UTC_NAME
     debug: bool = False
 
     async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared | QueryAnswer:
@@ -115,6 +117,7 @@ class HistogramRequest:
             parameters=self.parameters.script_values(plan.script.parameters),
             deadline=facts.deadline(self.common),
             timeout_ms=self.common.timeout_ms,
+            zone=zone_of(self.time_zone),
         )
         self.parameters.finish()
         if self.debug:
