@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from openset.pyql import names, syntax, tree
-from openset.pyql.messages import did_you_mean, quoted
+from openset.pyql.messages import did_you_mean, nearest, quoted
 from openset.pyql.resolve import Scope
 from openset.pyql.source import Source
 from openset_format.block import ColumnType
@@ -189,7 +189,16 @@ class Statements:
                 )
             if name == "tally":
                 raise self._scope.error(expression.at, "`tally` needs a key; write tally('all') to count everyone.")
+            self._refuse_misspelt(expression)
         return tree.Evaluate(self._scope.expression(expression), at=at)
+
+    def _refuse_misspelt(self, name: syntax.Name) -> None:
+        """A line that is one unknown name is most likely a misspelt statement."""
+        if self._scope.is_known(name.name):
+            return
+        close = nearest(name.name, ("break", "continue", "exit", "pass", "return"))
+        if close is not None:
+            raise self._scope.error(name.at, f"{quoted(name.name)} is unknown; did you mean {quoted(close)}?")
 
     def _statement_call(self, call: syntax.Call, known: names.Builtin, at: tree.Position) -> tree.Statement:
         scope = self._scope

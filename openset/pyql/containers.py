@@ -267,7 +267,8 @@ def position_of(index: Value) -> int:
         return int(index)
     if isinstance(index, float) and index.is_integer():
         return int(index)
-    raise RunTimeError(f"an index into a list or text must be a whole number, this is {kind_of(index)}")
+    shown = str(index) if isinstance(index, float) else kind_of(index)
+    raise RunTimeError(f"an index into a list or text must be a whole number, this is {shown}")
 
 
 def element(container: Value, index: Value) -> Value:
@@ -295,7 +296,7 @@ def set_element(container: Value, index: Value, value: Value) -> None:
         position = position_of(index)
         if not -len(container) <= position < len(container):
             raise RunTimeError(
-                f"the list has {len(container)} elements and none at {position}; use .append() to add one"
+                f"the list has no element at {position}, its length is {len(container)}; use .append() to add one"
             )
         container[position] = value
     elif container is None:

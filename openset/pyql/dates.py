@@ -80,7 +80,7 @@ def bound_ms(value: Value, zone: tzinfo = UTC) -> int | None:
 @lru_cache(maxsize=256)
 def _parsed(text: str, zone: tzinfo) -> int | None:
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text.strip().upper())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=zone)
         return (moment.astimezone(UTC) - _EPOCH) // _MILLISECOND

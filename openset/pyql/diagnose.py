@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from openset.errors import ParseError
 from openset.pyql.layout import BLOCK_WORDS, first_word
 from openset.pyql.messages import nearest, quoted
-from openset.pyql.names import AGGREGATORS, DURATION_UNITS_MS, INLINE_AGGREGATIONS, KEYWORDS
+from openset.pyql.names import AGGREGATORS, DURATION_UNITS_MS, INLINE_AGGREGATIONS, KEYWORDS, STATEMENT_CALLS
 from openset.pyql.source import Source
 
 # Whole pieces as the user wrote them: runs of signs stay together, so that `&&` is one.
@@ -173,6 +173,11 @@ def _is_word(piece: str) -> bool:
     return piece.isidentifier()
 
 
+def _begins_value(piece: str) -> bool:
+    """Whether a piece is a word, a number, a text or a parameter."""
+    return piece[:1].isalnum() or piece[:1] in ("_", "'", '"') or piece.startswith("{{")
+
+
 # ---------------------------------------------------------------- the questions, in the order they are asked
 
 
@@ -216,6 +221,8 @@ def _number(spot: _Spot) -> str | None:
 
 
 def _unit(spot: _Spot) -> str | None:
+    if spot.here in DURATION_UNITS_MS and not spot.value_missing:
+        return f"A unit of time follows a number only; write {spot.before} * 1 {spot.here.removesuffix('s')}."
     if not spot.before[:1].isdigit() or not _is_word(spot.here):
         return None
     unit = nearest(spot.here, (unit for unit in DURATION_UNITS_MS if unit.endswith("s")))
@@ -305,10 +312,19 @@ def _aggregator_line(spot: _Spot) -> str | None:
 def _misspelt_statement(spot: _Spot) -> str | None:
     if spot.place != "statement" or spot.assigned or spot.value_missing or spot.before != spot.first:
         return None
-    if spot.first in KEYWORDS or not (_is_word(spot.here) or spot.here == ":"):
+    if spot.first in STATEMENT_CALLS:
+        return f"{quoted(spot.first)} needs brackets around what follows; write {spot.first}(…)."
+    if spot.first in KEYWORDS or not (_begins_value(spot.here) or spot.here == ":"):
         return None
     close = nearest(spot.first, BLOCK_WORDS | {"return", "break", "del", "continue"})
     return f"{quoted(spot.first)} is unknown; did you mean {quoted(close)}?" if close else None
+
+
+def _small_aggregation(spot: _Spot) -> str | None:
+    name = spot.before.upper()
+    if spot.place != "agg" and name in INLINE_AGGREGATIONS and not spot.value_missing and _is_word(spot.here):
+        return f"Aggregations over all rows of the person are written in capitals; write {name} {spot.here}."
+    return None
 
 
 def _lambda(spot: _Spot) -> str | None:
@@ -351,6 +367,8 @@ def _header(spot: _Spot) -> str | None:
                 return f"{quoted(spot.here)} is unknown; did you mean `where`?"
             return "After `match` comes a number or {{parameter}}, or where and a condition; write match where …:"
         return "After `match` comes a number, or where and a condition; write match where …:"
+    if place == "match" and spot.earlier == "match" and not spot.value_missing and spot.here:
+        return f"After the number of events comes where and a condition; write match {spot.before} where …:"
     return None
 
 
@@ -384,6 +402,8 @@ def _value(spot: _Spot) -> str | None:
 
 def _between(spot: _Spot) -> str | None:
     here = spot.here
+    if here == ":" and spot.place == "brackets":
+        return "A colon stands once in a slice x[a:b], which has no step, and once in an entry {key: value}; remove it."
     if here == ":":
         return "A colon ends only if, elif, else, match, for and def lines; remove it."
     if here == ",":
@@ -435,6 +455,7 @@ _QUESTIONS: tuple[Callable[[_Spot], str | None], ...] = (
     _lambda,
     _single_words,
     _aggregator_line,
+    _small_aggregation,
     _misspelt_statement,
     _keyword,
     _value,

@@ -39,6 +39,16 @@ _FOREIGN_FUNCTIONS = {
     "exit": "write exit without brackets.",
     "break": "write break without brackets.",
 }
+# Words of other languages for the values that a keyword stands for, in small letters.
+_FOREIGN_VALUES = {
+    "null": "None",
+    "nil": "None",
+    "undefined": "None",
+    "nan": "None",
+    "none": "None",
+    "true": "True",
+    "false": "False",
+}
 _FOREIGN_METHODS = {
     "items": "write for k, v in d:",
     "values": "write for k, v in d:",
@@ -169,7 +179,8 @@ class Scope:
         if builtin is not None and builtin.bare:
             return tree.Call(canonical, (), at=self.source.position(node.at))
         if builtin is not None:
-            raise self.error(node.at, f"{quoted(name)} is a function; write {name}(…).")
+            brackets = "(…)" if builtin.max_arguments else "()"
+            raise self.error(node.at, f"{quoted(name)} is a function; write {name}{brackets}.")
         if name in names.MOVES or name in names.STATEMENT_CALLS:
             raise self.error(
                 node.at, f"{quoted(name)} is a statement without a value; write {name}(…) on its own line."
@@ -182,6 +193,8 @@ class Scope:
         reserved = self._reserved(name)
         if reserved is not None:
             return self.error(at, reserved)
+        if name.lower() in _FOREIGN_VALUES:
+            return self.error(at, f"The name {quoted(name)} is unknown; write {_FOREIGN_VALUES[name.lower()]}.")
         hint = did_you_mean(
             name, self._known(),
             "it is no column and no function, and nothing assigns it; write it as a text in quotes or assign it first.",
@@ -197,6 +210,10 @@ class Scope:
                 " write it there."
             )
         return None
+
+    def is_known(self, name: str) -> bool:
+        """Whether a name means something in this script."""
+        return name in self._known()
 
     def _known(self) -> list[str]:
         return [

@@ -118,6 +118,8 @@ def _no_such_operation(operator: str, left: Value, right: Value) -> str:
     message = f"{kind_of(left)} {operator} {kind_of(right)} is not possible"
     if operator == "+" and isinstance(left, str):
         return message + "; str(x) turns a value into text"
+    if operator == "+" and isinstance(right, str):
+        return message + "; str(x) turns a value into text, int(x) or float(x) text into a number"
     if isinstance(left, str) or isinstance(right, str):
         return message + "; int(x) or float(x) turns text into a number"
     return message
