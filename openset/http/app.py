@@ -12,6 +12,7 @@ from openset.http.insert import Insert
 from openset.http.logs import log_request
 from openset.http.node import Node
 from openset.http.ping import Ping
+from openset.http.query_batch import BatchQuery
 from openset.http.query_column import ColumnQuery
 from openset.http.query_counts import CountsQuery
 from openset.http.query_events import EventsQuery
@@ -36,6 +37,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (rf"/v1/insert/{_TABLE}/?", Insert),
     (rf"/v1/query/{_TABLE}/events?/?", EventsQuery),
     (rf"/v1/query/{_TABLE}/column/{_COLUMN}/?", ColumnQuery),
+    (rf"/v1/query/{_TABLE}/batch/?", BatchQuery),
     (rf"/v1/query/{_TABLE}/histogram/{_NAME}/?", HistogramQuery),
     (rf"/v1/query/{_TABLE}/(?:counts|segment)/?", CountsQuery),
     (rf"/v1/query/{_TABLE}/person/?", PersonQuery),

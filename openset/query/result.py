@@ -113,7 +113,7 @@ def leaf_tree(name: str, totals: NDArray[np.int64], keys: Sequence[Value], count
     return {"_": [root]}
 
 
-def encode(answer: dict[str, Any]) -> bytes:
+def encode(answer: Any) -> bytes:
     """The answer as JSON. Raises RunTimeError for a tree that is nested too deeply to be written."""
     try:
         return msgspec.json.encode(answer)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, tzinfo
 from functools import lru_cache
-from zoneinfo import ZoneInfo, available_timezones
+from importlib.resources import files
+from zoneinfo import ZoneInfo
 
 from openset.errors import QueryError
 from openset.query.parameters import suggestion
@@ -26,4 +27,5 @@ def zone_of(name: str) -> tzinfo:
 
 @lru_cache(maxsize=1)
 def _known_names() -> frozenset[str]:
-    return frozenset(available_timezones())
+    """The list that comes with the package; looking through the system's files takes a fifth of a second."""
+    return frozenset(files("tzdata").joinpath("zones").read_text(encoding="ascii").split())
