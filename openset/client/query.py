@@ -44,7 +44,7 @@ def run_query(
     parameters: Mapping[str, str] | None = None,
     resource: Literal["events", "counts"] = "events",
 ) -> Answer:
-    """Runs a script for everyone in the table, or makes the segments of its sections. Raises Refused and Unreachable."""
+    """Runs a script for everyone in the table, or makes segments of its sections. Raises Refused and Unreachable."""
     started = time.perf_counter()
     body = connection.request(
         "POST",

@@ -14,7 +14,7 @@ from openset.pyql import names, syntax, tree
 from openset.pyql.checks import check_script
 from openset.pyql.layout import Line, nest
 from openset.pyql.limits import MAX_SEGMENT_NAME_CHARACTERS
-from openset.pyql.messages import did_you_mean, listed, quoted
+from openset.pyql.messages import did_you_mean, listed, nearest, quoted
 from openset.pyql.reader import Reader
 from openset.pyql.source import Source
 from openset_format.block import ColumnType
@@ -182,9 +182,12 @@ def _algebra_of(source: Source, script: syntax.Script) -> tree.SetAlgebra | None
         expression = first.expression
     elif isinstance(first, syntax.Return):
         expression = first.value
-    if not isinstance(expression, syntax.Call) or expression.name not in names.SEGMENT_NAMES:
+    if not isinstance(expression, syntax.Call):
         return None
     if any(definition.name.name == expression.name for definition in script.functions):
+        return None
+    if expression.name not in names.SEGMENT_NAMES:
+        _check_misspelt(source, expression)
         return None
     if len(script.body) > 1 or script.functions or script.aggregators is not None or script.sort is not None:
         at = script.body[1].at if len(script.body) > 1 else expression.at
@@ -192,6 +195,14 @@ def _algebra_of(source: Source, script: syntax.Script) -> tree.SetAlgebra | None
             at, f"{quoted(expression.name)} makes up a whole section; put other statements into a section of their own."
         )
     return _algebra(source, expression)
+
+
+def _check_misspelt(source: Source, call: syntax.Call) -> None:
+    """Raises ParseError for a call of something unknown that reads like an operation on segments."""
+    known = {*names.FUNCTIONS, *names.FUNCTION_SYNONYMS, *names.MOVES, *names.STATEMENT_CALLS}
+    meant = None if call.name in known else nearest(call.name, names.SEGMENT_NAMES)
+    if meant is not None:
+        raise source.error(call.at, f"There is no function {quoted(call.name)}; did you mean {quoted(meant)}?")
 
 
 def _algebra(source: Source, call: syntax.Call) -> tree.SetAlgebra:

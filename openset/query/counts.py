@@ -7,6 +7,7 @@ the daemon adds the counts up and stores what was computed before it answers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,19 +15,18 @@ from functools import partial
 
 from pyroaring import BitMap
 
-from openset.errors import QueryError
-from openset.pyql.settings import SESSION_TIME_MS, ParameterValue, RunSettings
+from openset.pyql.settings import SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer
-from openset.query.compare import unknown_segment
+from openset.query.definition import Definition, cached_sections, described, operands
 from openset.query.fan_out import Portion, turn
 from openset.query.frame import Common, Facts, Prepared, Tools
 from openset.query.membership import Scanned, algebra_members, operand_names, script_members
 from openset.query.parameters import RequestParameters
 from openset.query.section_plan import describe_section
-from openset.query.work import CompiledSection, CompiledSections, WorkerState
+from openset.query.work import CompiledSections, WorkerState
 from openset.store.members import Compared, SegmentRef
 from openset.store.schema import TableSchema
-from openset.store.segments import Computed, Segment, SegmentColumn, Segments, StoredSegment
+from openset.store.segments import Computed, Segments, StoredSegment
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.views import PartitionView
 from openset_format.membership import serialized
@@ -61,23 +61,6 @@ class CountsRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Definition:
-    """A counts request that was understood.
-
-    script, schema: what the sections are compiled from, here and on the workers.  values: of the placeholders.
-    replaces: for a refresh, the computation that it replaces.
-    """
-
-    script: str
-    schema: TableSchema
-    sections: CompiledSections
-    values: Mapping[str, ParameterValue]
-    session_time_ms: int
-    timeout_ms: int
-    replaces: StoredSegment | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class PartitionCounts:
     """What a partition knows of the sections.
 
@@ -99,8 +82,7 @@ class CountsWork:
     """The sections over as many partitions as fit into a turn.
 
     stored: segments that set algebra refers to and that no section above makes.  cached: sections that are answered
-    from an earlier computation.  measure: whether to say what was scanned.  compared: always None, as every query's work
-    is given it.
+    from an earlier computation.  measure: whether to say what was scanned.  compared: always None; all work has it.
     """
 
     script: str
@@ -158,8 +140,8 @@ def prepared_counts(segments: Segments, definition: Definition, common: Common, 
     wanted += [each.section.name for each in definition.sections if each.section.use_cached]
     with ExitStack() as held:
         found = held.enter_context(segments.pinned(definition.schema.id, wanted, facts.now_ms))
-        stored = _resolved(segments, definition, found, facts.now_ms)
-        cached = _cached(definition, found, facts.now_ms)
+        stored = operands(segments, definition, found, facts.now_ms)
+        cached = cached_sections(definition, found, facts.now_ms)
         settings = RunSettings(
             now_ms=facts.now_ms,
             session_time_ms=definition.session_time_ms,
@@ -198,7 +180,7 @@ def _rendered(
     """Stores what was computed, then answers. Raises InternalError, QueryError."""
     parts = [part for portion in portions for part in portion]
     counts = [sum(part.counts[position] for part in parts) for position in range(len(definition.sections))]
-    _store(segments, definition, cached, counts, parts, facts.now_ms)
+    _store(segments, definition, cached, counts, parts)
     names = [each.section.name for each in definition.sections]
     body: dict[str, object] = {"_": [{"g": name, "c": [people]} for name, people in zip(names, counts, strict=True)]}
     if info:
@@ -210,108 +192,29 @@ def _rendered(
     return QueryAnswer(body, ("people",))
 
 
-def _resolved(
-    segments: Segments, definition: Definition, found: Mapping[str, StoredSegment], now_ms: int
-) -> dict[str, StoredSegment]:
-    """The stored segments that set algebra refers to. Raises QueryError for a name that nothing has."""
-    stored: dict[str, StoredSegment] = {}
-    above: list[str] = []
-    later = [each.section.name for each in definition.sections]
-    for each in definition.sections:
-        section = each.section
-        for name, at in [] if section.algebra is None else operand_names(section.algebra):
-            if name in above:
-                continue
-            if name in found:
-                stored[name] = found[name]
-                continue
-            if name == section.name:
-                raise QueryError(f"segment {name!r} refers to itself", line=at.line, column=at.column)
-            if name in later:
-                raise QueryError(
-                    f"section {name!r} stands below {section.name!r}, which refers to it; move it up",
-                    line=at.line,
-                    column=at.column,
-                )
-            known = [one.segment.name for one in segments.all(definition.schema.id, now_ms)]
-            raise unknown_segment(name, [*above, *known], at)
-        above.append(section.name)
-    return stored
-
-
-def _cached(definition: Definition, found: Mapping[str, StoredSegment], now_ms: int) -> dict[str, StoredSegment]:
-    """The sections that an earlier computation of the same may answer."""
-    return {
-        each.section.name: found[each.section.name]
-        for each in definition.sections
-        if each.section.use_cached
-        and each.section.name in found
-        and _is_same(found[each.section.name].segment, _described(definition, each, now_ms, 0, "", 0), now_ms)
-    }
-
-
-def _is_same(earlier: Segment, wanted: Segment, now_ms: int) -> bool:
-    """Whether it is a computation of the same question, within both their times to live."""
-    return (
-        earlier.script == wanted.script
-        and _typed(earlier.parameters) == _typed(wanted.parameters)
-        and earlier.session_time_ms == wanted.session_time_ms
-        and earlier.columns == wanted.columns
-        and (wanted.ttl_seconds is None or now_ms < earlier.made_at_ms + 1_000 * wanted.ttl_seconds)
-    )
-
-
-def _typed(parameters: Mapping[str, ParameterValue]) -> dict[str, tuple[type, ParameterValue]]:
-    return {name: (type(value), value) for name, value in parameters.items()}
-
-
-def _described(
-    definition: Definition, each: CompiledSection, made_at_ms: int, people: int, journal_id: str, sequence: int
-) -> Segment:
-    """What is stored with a section's members."""
-    section, script = each.section, each.section.script
-    replaced = None if definition.replaces is None else definition.replaces.segment
-    read = () if script is None else tuple(sorted(script.columns))
-    found = [definition.schema.column(name) for name in read]
-    return Segment(
-        name=section.name,
-        script=section.text,
-        ttl_seconds=section.ttl_seconds if replaced is None else replaced.ttl_seconds,
-        refresh_seconds=section.refresh_seconds if replaced is None else replaced.refresh_seconds,
-        made_at_ms=made_at_ms,
-        people=people,
-        parameters={} if script is None else {name: definition.values[name] for name in sorted(script.parameters)},
-        session_time_ms=definition.session_time_ms,
-        timeout_ms=definition.timeout_ms,
-        columns=tuple(SegmentColumn(column.id, column.name, column.type) for column in found if column is not None),
-        journal_id=journal_id,
-        sequence=sequence,
-    )
-
-
 def _store(
     segments: Segments,
     definition: Definition,
     cached: Mapping[str, StoredSegment],
     counts: Sequence[int],
     parts: Sequence[PartitionCounts],
-    now_ms: int,
 ) -> None:
     """Stores what was computed. What was answered from an earlier computation takes the new ttl and refresh."""
     journal_id = next((part.journal_id for part in parts), "")
     sequence = max((part.sequence for part in parts), default=0)
+    now_ms = time.time_ns() // 1_000_000
     computed: list[Computed] = []
     for each, people in zip(definition.sections, counts, strict=True):
         name = each.section.name
         if name in cached:
             earlier = cached[name].segment
-            wanted = _described(
+            wanted = described(
                 definition, each, earlier.made_at_ms, earlier.people, earlier.journal_id, earlier.sequence
             )  # fmt: skip
             if (wanted.ttl_seconds, wanted.refresh_seconds) != (earlier.ttl_seconds, earlier.refresh_seconds):
                 segments.describe_again(cached[name], wanted)
             continue
-        segment = _described(definition, each, now_ms, people, journal_id, sequence)
+        segment = described(definition, each, now_ms, people, journal_id, sequence)
         computed.append(Computed(segment, {part.partition: part.members[name] for part in parts}))
     if computed:
         segments.put(definition.schema.id, computed, definition.replaces)

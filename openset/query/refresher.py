@@ -53,20 +53,20 @@ class Refresher:
 
     async def _refresh_next(self) -> bool:
         """Whether a segment was due."""
-        with self._segments.next_refresh(_now_ms()) as stored:
-            if stored is None:
-                return False
-            name = stored.segment.name
-            started = time.monotonic()
-            try:
-                await self._refresh(stored)
-            except Exception as error:
-                reason = error.message if isinstance(error, OpenSetError) else f"a defect of OpenSet: {error}"
-                self._segments.refresh_failed(stored, reason, _now_ms())
-                log.error("refresh failed", segment=name, reason=reason, exc_info=not isinstance(error, OpenSetError))
-            else:
-                log.info("refreshed", segment=name, ms=round(1000 * (time.monotonic() - started), 1))
-            return True
+        stored = self._segments.next_refresh(_now_ms())
+        if stored is None:
+            return False
+        name = stored.segment.name
+        started = time.monotonic()
+        try:
+            await self._refresh(stored)
+        except Exception as error:
+            reason = error.message if isinstance(error, OpenSetError) else f"a defect of OpenSet: {error}"
+            self._segments.refresh_failed(stored, reason, _now_ms())
+            log.error("refresh failed", segment=name, reason=reason, exc_info=not isinstance(error, OpenSetError))
+        else:
+            log.info("refreshed", segment=name, ms=round(1000 * (time.monotonic() - started), 1))
+        return True
 
     async def _refresh(self, stored: StoredSegment) -> None:
         """Raises OpenSetError."""

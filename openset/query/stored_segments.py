@@ -9,7 +9,7 @@ from typing import Any
 
 from openset.errors import OpenSetError, QueryError
 from openset.query.compare import unknown_segment
-from openset.query.counts import Definition
+from openset.query.definition import Definition
 from openset.query.work import PlanCache
 from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.segments import StoredSegment

@@ -8,6 +8,7 @@ one before are not disturbed. What is damaged is reported and left out: a segmen
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,8 +31,6 @@ SEGMENTS_DIRECTORY = "segments"
 SEGMENT_SUFFIX = ".segment"
 SEGMENTS_PER_TABLE = 10_000
 LEAST_REFRESH_SECONDS = 1.0
-# A refresh that is not more often than the ttl comes when this share of the ttl is over, so that nobody sees a gap.
-REFRESH_BEFORE_TTL = 0.9
 
 
 class SegmentColumn(msgspec.Struct, frozen=True):
@@ -65,7 +64,7 @@ class Segment(msgspec.Struct, frozen=True):
 
     @property
     def expires_at_ms(self) -> float:
-        """When it reads as unknown."""
+        """When its ttl is over."""
         return float("inf") if self.ttl_seconds is None else self.made_at_ms + 1_000 * self.ttl_seconds
 
     @property
@@ -73,10 +72,12 @@ class Segment(msgspec.Struct, frozen=True):
         """When it is to be computed again; infinite when never."""
         if self.refresh_seconds is None:
             return float("inf")
-        wait_seconds = max(self.refresh_seconds, LEAST_REFRESH_SECONDS)
-        if self.ttl_seconds is not None and wait_seconds == self.ttl_seconds:
-            wait_seconds *= REFRESH_BEFORE_TTL
-        return self.made_at_ms + 1_000 * wait_seconds
+        return self.made_at_ms + 1_000 * max(self.refresh_seconds, LEAST_REFRESH_SECONDS)
+
+    @property
+    def is_kept_fresh(self) -> bool:
+        """Whether it is computed again before its ttl is over."""
+        return self.refresh_at_ms <= self.expires_at_ms and self.refresh_seconds is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,12 +127,12 @@ class Segments:
         self._writing = threading.RLock()
         self._stored: dict[tuple[int, str], StoredSegment] = {}
         self._next_version: dict[int, int] = {}
-        self._refreshing: tuple[int, str] | None = None
         self._failures: dict[tuple[int, str], _Failure] = {}
         self._pinned: dict[Path, int] = {}
         self._superseded: set[Path] = set()
+        now_ms = time.time() * 1_000
         for table_id in table_ids:
-            self._read_table(table_id, journal_id, last_sequence)
+            self._read_table(table_id, journal_id, last_sequence, now_ms)
 
     # --- looking up ------------------------------------------------------------------------------------------------
 
@@ -146,8 +147,8 @@ class Segments:
     def failure(self, stored: StoredSegment) -> str | None:
         """Why the last refresh of this segment failed, None when it did not."""
         with self._lock:
-            failure = self._failures.get((stored.table_id, stored.segment.name))
-            return failure.reason if failure is not None and failure.version == stored.version else None
+            failure = self._failure_of(stored)
+            return None if failure is None else failure.reason
 
     @contextmanager
     def pinned(self, table_id: int, names: Iterable[str], now_ms: float) -> Iterator[dict[str, StoredSegment]]:
@@ -233,12 +234,8 @@ class Segments:
 
     # --- refreshing ------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def next_refresh(self, now_ms: float) -> Iterator[StoredSegment | None]:
-        """The segment whose refresh is due for longest, oldest computation first; None when none is.
-
-        It does not expire while the context lasts. One at a time.
-        """
+    def next_refresh(self, now_ms: float) -> StoredSegment | None:
+        """The segment whose refresh is due for longest, oldest computation first; None when none is."""
         with self._lock:
             due = [
                 (self._refresh_at(stored), stored.version, stored)
@@ -247,14 +244,7 @@ class Segments:
                 and self._is_alive(stored, now_ms)
                 and self._refresh_at(stored) <= now_ms
             ]
-            chosen = min(due)[2] if due else None
-            assert self._refreshing is None
-            self._refreshing = None if chosen is None else (chosen.table_id, chosen.segment.name)
-        try:
-            yield chosen
-        finally:
-            with self._lock:
-                self._refreshing = None
+            return min(due, key=lambda entry: entry[:2])[2] if due else None
 
     def refresh_failed(self, stored: StoredSegment, reason: str, now_ms: float) -> None:
         """Notes why a segment could not be computed again; the next attempt comes after its refresh time."""
@@ -262,15 +252,22 @@ class Segments:
             self._failures[stored.table_id, stored.segment.name] = _Failure(stored.version, reason, now_ms)
 
     def _refresh_at(self, stored: StoredSegment) -> float:
-        failure = self._failures.get((stored.table_id, stored.segment.name))
-        if failure is None or failure.version != stored.version or stored.segment.refresh_seconds is None:
+        failure = self._failure_of(stored)
+        if failure is None or stored.segment.refresh_seconds is None:
             return stored.segment.refresh_at_ms
         return failure.at_ms + 1_000 * max(stored.segment.refresh_seconds, LEAST_REFRESH_SECONDS)
+
+    def _failure_of(self, stored: StoredSegment) -> _Failure | None:
+        failure = self._failures.get((stored.table_id, stored.segment.name))
+        return failure if failure is not None and failure.version == stored.version else None
 
     # --- inside; the lock is held where nothing else is said ----------------------------------------------------
 
     def _is_alive(self, stored: StoredSegment, now_ms: float) -> bool:
-        return now_ms < stored.segment.expires_at_ms or self._refreshing == (stored.table_id, stored.segment.name)
+        """Within its ttl, or about to be computed again: a refresh that comes a little late leaves no gap."""
+        if now_ms < stored.segment.expires_at_ms:
+            return True
+        return stored.segment.is_kept_fresh and self._failure_of(stored) is None
 
     def _replace(self, key: tuple[int, str], stored: StoredSegment | None) -> None:
         before = self._stored.pop(key, None)
@@ -326,7 +323,7 @@ class Segments:
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
-    def _read_table(self, table_id: int, journal_id: str, last_sequence: int) -> None:
+    def _read_table(self, table_id: int, journal_id: str, last_sequence: int, now_ms: float) -> None:
         """The newest file of each name stays, the others go."""
         directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
         for leftover in directory.glob(f"*{TEMPORARY_SUFFIX}"):
@@ -342,8 +339,10 @@ class Segments:
                 log.error("a stored segment cannot be read", file=str(path), reason=str(error))
                 continue
             self._replace((table_id, segment.name), StoredSegment(table_id, version, segment))
+            if now_ms >= segment.expires_at_ms:
+                self._replace((table_id, segment.name), None)
             if segment.sequence and (segment.journal_id != journal_id or segment.sequence > last_sequence):
-                log.error("a stored segment knows events that are lost", segment=segment.name, file=str(path))
+                log.error("a stored segment knows events that are lost", segment=segment.name)
                 self._replace((table_id, segment.name), None)
         self._unlink(self._idle())
 

@@ -14,6 +14,7 @@ from support.trees import Case, parse_tree, read_cases, rounded
 DIRECTORY = Path(__file__).parents[1] / "golden" / "conformance"
 CASES = list(read_cases(DIRECTORY / "pyql.txt"))
 EVENTS_CASES = [pytest.param(case, id=case.name) for case in CASES if case.kind == "events"]
+SEGMENT_CASES = {case.kind: case for case in CASES if case.kind in ("counts", "compare")}
 ERROR_CASES = [pytest.param(case, id=case.name) for case in CASES if case.kind == "error"]
 
 
@@ -33,6 +34,15 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_case(loaded: Daemon, case: Case) -> None:
     answer = loaded.events("cases", case.script, **case.parameters)
     assert rounded(answer["_"]) == rounded(parse_tree(case.expected))
+
+
+def test_segments_are_counted_and_compared(loaded: Daemon) -> None:
+    counts, compare = SEGMENT_CASES["counts"], SEGMENT_CASES["compare"]
+    for _ in range(2):
+        answer = loaded.request("POST", "/v1/query/cases/counts", counts.script)
+        assert answer.json == {"_": parse_tree(counts.expected)}
+    answer = loaded.events("cases", compare.script, **compare.parameters)
+    assert rounded(answer["_"]) == rounded(parse_tree(compare.expected))
 
 
 @pytest.mark.parametrize("case", ERROR_CASES)

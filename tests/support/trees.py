@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,9 @@ def parse_tree(text: str) -> list[dict[str, Any]]:
     for line in text.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         key, _, values = line.strip().partition("  c=")
-        node: dict[str, Any] = {"g": json.loads(key), "c": json.loads(values)}
+        first, *further = re.split(r" c\d+=", values)
+        node: dict[str, Any] = {"g": json.loads(key), "c": json.loads(first)}
+        node |= {f"c{number}": json.loads(other) for number, other in enumerate(further, 2)}
         if depth:
             levels[depth:] = [levels[depth - 1][-1].setdefault("_", [])]
         levels[depth].append(node)
@@ -52,7 +55,8 @@ def rounded(siblings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The tree with doubles cut to six decimals, in the types that tell bool from number from text."""
     shown = []
     for node in siblings:
-        entry: dict[str, Any] = {"g": _plain(node["g"]), "c": [_plain(value) for value in node["c"]]}
+        entry: dict[str, Any] = {"g": _plain(node["g"])}
+        entry |= {name: [_plain(value) for value in node[name]] for name in node if name not in ("g", "_")}
         if node.get("_"):
             entry["_"] = rounded(node["_"])
         shown.append(entry)
