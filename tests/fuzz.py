@@ -21,7 +21,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 from support.choices import Choices
-from support.comparing import Skipped, compare, compare_outcomes, compare_segments, without_aggregators
+from support.comparing import (
+    DEFAULT,
+    Conditions,
+    Skipped,
+    compare,
+    compare_outcomes,
+    compare_segments,
+    make_conditions,
+    under,
+    without_aggregators,
+)
 from support.event_maker import Event, cut, make_events, make_people, whole
 from support.expression_maker import Features
 from support.found_cases import FoundCase, people_of
@@ -36,8 +46,15 @@ _SHRINK_SECONDS = 60.0
 _MOST_FAILURES = 20
 
 
-def problem_of(text: str, events: Sequence[Event], people: Sequence[Any] | None = None) -> str | None:
+def problem_of(
+    text: str, events: Sequence[Event], people: Sequence[Any] | None = None, conditions: Conditions = DEFAULT
+) -> str | None:
     """What is wrong with the answers for a script, None where they agree, where it does not parse or asks too much."""
+    with under(conditions):
+        return _problem_of(text, events, people)
+
+
+def _problem_of(text: str, events: Sequence[Event], people: Sequence[Any] | None) -> str | None:
     known = people_of(events) if people is None else list(people)
     choices = Choices.seeded(0)
     cuts = [cut(choices, events, known) for _ in range(3)]
@@ -69,10 +86,19 @@ def _under_small_limits(text: str, events: Sequence[Event], people: Sequence[Any
         return compare(text, events, people, [])
 
 
-def shrunk(text: str, events: Sequence[Event], found: str) -> tuple[str, list[Event]]:
-    """A smaller script and fewer events with a problem of the same kind."""
+def failure(text: str, events: Sequence[Event], found: str, conditions: Conditions, origin: str) -> FoundCase:
+    """A smaller script and fewer events with a problem of the same kind, as a case to decide."""
     kind = found.partition(":")[0]
-    return shrink(text, events, lambda t, e: (problem_of(t, e) or "").partition(":")[0] == kind, _SHRINK_SECONDS)
+    if (problem_of(text, events, None, conditions) or "").partition(":")[0] == kind:
+        text, events = shrink(
+            text,
+            events,
+            lambda t, e: (problem_of(t, e, None, conditions) or "").partition(":")[0] == kind,
+            _SHRINK_SECONDS,
+        )
+        found = problem_of(text, events, None, conditions) or found
+    title = f"{found[:400]} ({origin})".replace("\n", " ").replace(" ?", " ")
+    return FoundCase(title, text, events, "", conditions)
 
 
 class Reasons:
@@ -116,13 +142,13 @@ def main() -> int:
             text = make_script(choices, Features.chosen(choices))
             people = make_people(choices)
             events = make_events(choices, people)
-            found = problem_of(text, events, people)
+            conditions = make_conditions(choices)
+            found = problem_of(text, events, people, conditions)
             if found is None:
                 continue
             failures += 1
-            smaller, fewer = shrunk(text, events, found)
-            title = f"{problem_of(smaller, fewer) or found} (seed {options.seed}/{scripts - 1})"
-            print(FoundCase(title[:400].replace("\n", " "), smaller, fewer, "").text(), flush=True)
+            origin = f"seed {options.seed}/{scripts - 1}"
+            print(failure(text, events, found, conditions, origin).text(), flush=True)
     print(f"{scripts} scripts, each over 4 sets of Blocks; {failures} failures")
     for reason, count in reasons.counts.most_common(12):
         print(f"{count:8} left to the interpreter by {reason}")

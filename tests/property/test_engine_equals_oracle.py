@@ -7,13 +7,13 @@ with each data set is a pair; a test run makes more than 2,000 of them. `make fu
 from __future__ import annotations
 
 import pytest
-from fuzz import problem_of, shrunk
+from fuzz import failure
 from hypothesis import HealthCheck, Phase, given, settings
 from support.choices import Choices, choices
-from support.comparing import Node, Skipped, compare, engine_answer, oracle_answer, parsed
+from support.comparing import Node, Skipped, compare, engine_answer, make_conditions, oracle_answer, parsed, under
 from support.event_maker import Event, Person, cut, make_events, make_people, whole
 from support.expression_maker import Features
-from support.found_cases import FoundCase, people_of
+from support.found_cases import people_of
 from support.script_maker import make_script
 
 from openset.pyql import engine
@@ -26,14 +26,14 @@ DATA_SETS = 2
 
 def check(text: str, events: list[Event], people: list[Person], how: Choices) -> None:
     """Fails with a small script and few events where the two sides disagree."""
+    conditions = make_conditions(how)
     try:
-        found = compare(text, events, people, [cut(how, events, people)])
+        with under(conditions):
+            found = compare(text, events, people, [cut(how, events, people)])
     except Skipped:
         return
     if found is not None:
-        if problem_of(text, events) is not None:
-            text, events = shrunk(text, events, found)
-        case = FoundCase(problem_of(text, events) or found, text, events, "")
+        case = failure(text, events, found, conditions, "a test run")
         pytest.fail(f"keep this under tests/golden/found:\n{case.text()}", pytrace=False)
 
 

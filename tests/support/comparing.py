@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.choices import Choices
 from support.event_maker import COLUMNS, NOW_MS, Event, Person, whole
 from support.expression_maker import PARAMETERS
 
@@ -24,7 +27,7 @@ from openset.pyql.engine import EngineRun, Plan, compile_plan, outcomes, run
 from openset.pyql.interpreter import evaluate_people, interpret
 from openset.pyql.parse import parse_script
 from openset.pyql.partial import ROOT, Partial
-from openset.pyql.settings import LOG_LIMIT_LINES, RunSettings
+from openset.pyql.settings import LOG_LIMIT_LINES, SESSION_TIME_MS, RunSettings
 from openset.pyql.states import SumState, Value, order_key
 from openset.pyql.values import is_true
 from openset_format.block import Block
@@ -32,6 +35,36 @@ from openset_format.block import Block
 # Enough for nearly every generated pair; one that needs more is left out, whoever needs it.
 MOST_ROWS = 30_000
 _TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a request says besides the script."""
+
+    zone: str = "UTC"
+    session_time_ms: int = SESSION_TIME_MS
+
+
+DEFAULT = Conditions()
+_conditions = [DEFAULT]
+
+
+@contextmanager
+def under(conditions: Conditions) -> Iterator[None]:
+    """Both sides run under these conditions."""
+    _conditions.append(conditions)
+    try:
+        yield
+    finally:
+        _conditions.pop()
+
+
+def make_conditions(choices: Choices) -> Conditions:
+    """The default in most cases."""
+    if choices.chance(70):
+        return DEFAULT
+    zones = ("Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "Pacific/Apia")
+    return Conditions(choices.pick(zones), choices.pick((SESSION_TIME_MS, 0, 60_000)))
 
 
 class Skipped(Exception):
@@ -62,7 +95,9 @@ def settings() -> RunSettings:
     """The settings every comparison runs under."""
     return RunSettings(
         now_ms=NOW_MS,
+        session_time_ms=_conditions[-1].session_time_ms,
         parameters=PARAMETERS,
+        zone=ZoneInfo(_conditions[-1].zone),
         max_expanded_rows=MOST_ROWS,
         max_memory_bytes=50_000_000,
         deadline=time.monotonic() + 10,

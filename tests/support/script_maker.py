@@ -67,6 +67,19 @@ class ScriptMaker:
             lines = [*aggregators, *head, *body, *functions]
         return "\n".join(lines) + "\n"
 
+    def inside_matches(self) -> str:
+        """A script that does everything inside of matches with conditions, as those that an index helps with."""
+        self.expressions.names.callables = []
+        body: list[str] = []
+        for _ in range(self.choices.integer(1, 2)):
+            self.lines_left = max(self.lines_left, 3)
+            found = self._match(0, 0)
+            if found[0].endswith("match:"):
+                found[0] = f"match where {self.expressions.where(1)}:"
+            body += found
+        head = self._assignments({found[1] for line in body if (found := _ASSIGNED.match(line))})
+        return "\n".join([*head, *body]) + "\n"
+
     def _closing(self) -> list[str]:
         """Tallies what the variables and containers hold in the end, and what a function gives."""
         make, choices = self.expressions, self.choices
