@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from support.arrival import ordered_by_themselves
 from support.choices import Choices
 from support.comparing import (
     Answer,
@@ -73,16 +74,6 @@ def test_order_of_arrival(number: int) -> None:
     except Skipped:
         return
     assert_same(text, one, other, events, people)
-
-
-def ordered_by_themselves(events: Sequence[Event]) -> list[Event]:
-    """The events without those whose place or content depends on when they arrived: at most one per person and stamp,
-    but for views and carts, whose order the z-order says."""
-    kept: dict[tuple[str, Person, int, str], Event] = {}
-    for event in events:
-        place = event["action"] if event["action"] in ("view", "cart") else "other"
-        kept.setdefault((type(event["person"]).__name__, event["person"], event["stamp"], place), event)
-    return list(kept.values())
 
 
 @pytest.mark.parametrize("number", range(PAIRS))
