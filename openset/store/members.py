@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from openset.errors import InternalError
+from openset.errors import InternalError, QueryError
 from openset_format.block import Block
 from openset_format.errors import FormatError
 from openset_format.membership import MembershipFile
@@ -73,13 +73,14 @@ class MemberCache:
         self._kept: OrderedDict[tuple[Path, int], _Members] = OrderedDict()
 
     def bitmap(self, segment: SegmentRef, partition: int) -> BitMap:
-        """The ordinals of who belonged to it when it was computed. Shared: do not change it. Raises InternalError."""
+        """The ordinals of who belonged to it when it was computed. Shared: do not change it. Raises as `masks` does."""
         return self._members(segment, partition).bitmap
 
     def masks(self, compared: Compared, partition: int, block: Block) -> list[NDArray[np.bool_] | None]:
         """Per segment which people of a Block of this partition belong to it: bool[people], None for everyone.
 
-        That is what `EngineRun.add` takes for each Block. Raises InternalError.
+        That is what `EngineRun.add` takes for each Block. Raises QueryError for a segment that was removed since,
+        InternalError for a damaged one.
         """
         return [
             None if segment is None else self._members(segment, partition).mask(block) for segment in compared
@@ -99,5 +100,7 @@ class MemberCache:
     def _read(self, segment: SegmentRef, partition: int) -> BitMap:
         try:
             return MembershipFile.open(self._data_dir / segment.file).members(partition)
+        except FileNotFoundError as error:
+            raise QueryError(f"segment {segment.name!r} was removed while the query ran") from error
         except (FormatError, OSError) as error:
             raise InternalError(f"segment {segment.name!r} cannot be read: {error}") from error

@@ -207,16 +207,19 @@ class Segments:
             self.put(stored.table_id, [Computed(segment, members)], replaces=stored)
 
     def remove(self, table_id: int, name: str, now_ms: float) -> StoredSegment | None:
-        """Removes a segment durably; None when there is none within its ttl. Raises InternalError."""
+        """Removes a segment durably; None when there is none within its ttl. Raises InternalError.
+
+        Its file goes at once, for a crash would bring it back: a query that has it pinned and not read may fail.
+        """
         with self._writing:
             with self._lock:
                 stored = self._stored.get((table_id, name))
                 if stored is None or not self._is_alive(stored, now_ms):
                     return None
                 self._replace((table_id, name), None)
-                idle = self._idle()
-            self._unlink(idle)
+                self._superseded.discard(stored.ref.file)
             try:
+                self._files.unlink(self._data_dir / stored.ref.file)
                 self._files.sync_directory(self._data_dir / stored.ref.file.parent)
             except OSError as error:
                 raise InternalError(f"segment {name!r} may come back after a restart: {error}") from error
