@@ -110,7 +110,7 @@ class ColumnWork:
         if block.include is not None:
             members = [block.include if member is None else member & block.include for member in members]
         for column, persons in _columns(block, self.column, self.settings.session_time_ms):
-            counter.add(column, persons, block.people, members)
+            counter.add(column, persons, members)
 
 
 def _columns(block: Block, name: str, session_time_ms: int) -> Iterator[tuple[Column, NDArray[np.int32]]]:

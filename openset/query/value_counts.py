@@ -1,8 +1,7 @@
 """How many distinct people have each value of a column: counted on Blocks, merged over partitions.
 
-Rows are in the order of people. A person and a code become one number; sorted, equal ones stand together, so one pass
-over them counts people per code without a table of people by values. Texts are counted by code and become texts once
-per partition; numbers are counted by value, or by the number of their bucket.
+Values become codes, and each pair of person and code counts once. Texts are counted by the codes of their dictionary
+and become texts once per partition; numbers are counted by value, or by the number of their bucket.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openset.pyql.values import in_range
+from openset.query.distinct_pairs import distinct_pairs, run_starts
 from openset.query.value_filter import Number, ValueFilter
 from openset_format.block import Column, TextDictionary
 
@@ -96,8 +96,8 @@ class ValueCounter:
         self._bools = np.zeros((segments, 2), np.int64)
         self._any = np.zeros(segments, np.int64)
 
-    def add(self, column: Column, persons: NDArray[np.int32], people: int, members: Sequence[Mask | None]) -> None:
-        """Takes rows in. persons: int32[rows], ascending, the person (0…people-1) of each row.
+    def add(self, column: Column, persons: NDArray[np.int32], members: Sequence[Mask | None]) -> None:
+        """Takes rows in. persons: int32[rows], ascending, the person of each row.
 
         members: per segment bool[people], None for everyone. Who is in no segment is not counted. A person must not
         come twice over all calls. Raises RunTimeError when the search of texts takes too long.
@@ -107,16 +107,24 @@ class ValueCounter:
             anyone = np.logical_or.reduce([member for member in members if member is not None])
             if not anyone.all():
                 mask = _both(mask, anyone[persons])
-        pairs = _Pairs(persons, people, members)
+        values = column.values
         if column.type == "text":
-            self._add_texts(column, mask, pairs)
+            known = self._known(column)
+            if known.passing is not None:
+                mask = _both(mask, known.passing[values] if len(known.passing) else np.zeros(len(values), np.bool_))
+            rows = _Rows(persons, mask, members)
+            rows.add_counts(rows.of(values), known.counts)
         elif column.type == "bool":
-            mask = _both(mask, self._filter.bool_mask(column.values))
-            chosen = _Chosen(column.values, mask)
-            self._any += pairs.people_of(chosen)
-            self._bools += pairs.counts(chosen.of(column.values), chosen, 2)
+            rows = _Rows(persons, _both(mask, self._filter.bool_mask(values)), members)
+            self._bools += rows.counts(rows.of(values), 2)
         else:
-            self._add_numbers(column.values, _both(mask, self._filter.number_mask(column.values)), pairs)
+            mask = _both(mask, self._filter.number_mask(values))
+            if self._bucket is not None:
+                values, finite = bucket_numbers(values, self._bucket)
+                mask = _both(mask, finite)
+            rows = _Rows(persons, mask, members)
+            self._add_numbers(rows.of(values), rows)
+        self._any += rows.people()
 
     def result(self) -> ValueCounts:
         """What was counted so far."""
@@ -128,35 +136,21 @@ class ValueCounter:
         rest = ValueCounts([], np.zeros((self._segments, 0), np.int64), numbers, number_counts, self._bools, self._any)
         return merged([rest, *texts], self._segments)
 
-    def _add_texts(self, column: Column, mask: Mask | None, pairs: _Pairs) -> None:
+    def _known(self, column: Column) -> _TextCounts:
+        """What is kept of the column's dictionary."""
         dictionary = column.dictionary
         assert dictionary is not None
         known = self._texts.get(id(dictionary))
         if known is None:
-            known = _TextCounts(dictionary, self._passing(dictionary), self._segments)
-            self._texts[id(dictionary)] = known
-        if known.passing is not None:
-            mask = _both(mask, known.passing[column.values]) if len(known.passing) else np.zeros(
-                len(column.values), np.bool_
-            )  # fmt: skip
-        chosen = _Chosen(column.values, mask)
-        self._any += pairs.people_of(chosen)
-        pairs.add_counts(chosen.of(column.values), chosen, known.counts)
+            passing = None if self._filter.takes_all_texts else self._filter.text_mask(dictionary, self._deadline)
+            known = self._texts[id(dictionary)] = _TextCounts(dictionary, passing, self._segments)
+        return known
 
-    def _passing(self, dictionary: TextDictionary) -> Mask | None:
-        return None if self._filter.takes_all_texts else self._filter.text_mask(dictionary, self._deadline)
-
-    def _add_numbers(self, values: NDArray[Any], mask: Mask | None, pairs: _Pairs) -> None:
-        if self._bucket is not None:
-            values, finite = bucket_numbers(values, self._bucket)
-            mask = _both(mask, finite)
-        chosen = _Chosen(values, mask)
-        taken = chosen.of(values)
-        self._any += pairs.people_of(chosen)
-        if not len(taken):
+    def _add_numbers(self, values: NDArray[Any], rows: _Rows) -> None:
+        if not len(values):
             return
-        numbers, codes = coded(taken)
-        counts = pairs.counts(codes, chosen, len(numbers))
+        numbers, codes = coded(values)
+        counts = rows.counts(codes, len(numbers))
         some = np.flatnonzero(counts.any(axis=0))
         self._numbers.append((numbers[some], counts[:, some]))
 
@@ -180,45 +174,39 @@ class _TextCounts:
         return texts, self.counts[:, some]
 
 
-class _Chosen:
-    """Which rows pass: all of them, or those at some positions."""
+class _Rows:
+    """The rows that pass, and the people they belong to.
 
-    def __init__(self, values: NDArray[Any], mask: Mask | None):
-        self.rows: NDArray[np.int64] | None = None
-        if mask is not None and not mask.all():
-            self.rows = np.flatnonzero(mask)
-        self.count = len(values) if self.rows is None else len(self.rows)
+    persons: int32[all rows], ascending. mask: which rows pass, None for all. members: per segment who belongs to it.
+    """
+
+    def __init__(self, persons: NDArray[np.int32], mask: Mask | None, members: Sequence[Mask | None]):
+        self._chosen = None if mask is None or mask.all() else np.flatnonzero(mask)
+        self._persons = self.of(persons)
+        self._members = members
+        self._starts = run_starts(self._persons)
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
-        return values if self.rows is None else values[self.rows]
+        """The values of these rows, from those of all rows."""
+        return values if self._chosen is None else values[self._chosen]
 
-
-class _Pairs:
-    """The people of some rows, against whom values are counted."""
-
-    def __init__(self, persons: NDArray[np.int32], people: int, members: Sequence[Mask | None]):
-        self._persons = persons
-        self._people = people
-        self._members = members
-
-    def people_of(self, chosen: _Chosen) -> Counts:
+    def people(self) -> Counts:
         """int64[segments]: how many people have one of the rows."""
-        persons = chosen.of(self._persons)
-        persons = persons[run_starts(persons)]
+        if all(member is None for member in self._members):
+            return np.full(len(self._members), len(self._starts), np.int64)
+        persons = self._persons[self._starts]
         counted = [len(persons) if member is None else np.count_nonzero(member[persons]) for member in self._members]
         return np.array(counted, np.int64)
 
-    def counts(self, codes: NDArray[Any], chosen: _Chosen, code_count: int) -> Counts:
+    def counts(self, codes: NDArray[Any], code_count: int) -> Counts:
         """int64[segments, codes]: distinct people per code."""
         counts = np.zeros((len(self._members), code_count), np.int64)
-        self.add_counts(codes, chosen, counts)
+        self.add_counts(codes, counts)
         return counts
 
-    def add_counts(self, codes: NDArray[Any], chosen: _Chosen, counts: Counts) -> None:
-        """Adds distinct people per code. codes: of the chosen rows, below the width of counts."""
-        if not len(codes):
-            return
-        codes, persons = self._distinct(codes, chosen.of(self._persons), counts.shape[1])
+    def add_counts(self, codes: NDArray[Any], counts: Counts) -> None:
+        """Adds distinct people per code. codes: of these rows, below the width of counts."""
+        codes, persons = distinct_pairs(codes, self._persons, self._starts, counts.shape[1])
         for segment, member in enumerate(self._members):
             own = codes if member is None else codes[member[persons]]
             if counts.shape[1] <= 4 * len(own):
@@ -227,29 +215,6 @@ class _Pairs:
                 own = np.sort(own)
                 starts = run_starts(own)
                 counts[segment, own[starts]] += np.diff(np.append(starts, len(own)))
-
-    def _distinct(
-        self, codes: NDArray[Any], persons: NDArray[np.int32], code_count: int
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Each pair of code and person once."""
-        if len(run_starts(persons)) == len(persons):
-            return codes, persons
-        kind: Any = np.uint32 if code_count * self._people < 1 << 32 else np.uint64
-        keys = codes.astype(kind) * kind(self._people) + persons.astype(kind)
-        keys.sort()
-        keys = keys[run_starts(keys)]
-        codes = keys // kind(self._people)
-        return codes.astype(np.intp), (keys - codes * kind(self._people)).astype(np.intp)
-
-
-def run_starts(values: NDArray[Any]) -> NDArray[np.int64]:
-    """The positions at which a run of equal values begins."""
-    if not len(values):
-        return np.zeros(0, np.int64)
-    begins = np.empty(len(values), np.bool_)
-    begins[0] = True
-    np.not_equal(values[1:], values[:-1], out=begins[1:])
-    return np.flatnonzero(begins)
 
 
 def _both(first: Mask | None, second: Mask | None) -> Mask | None:
