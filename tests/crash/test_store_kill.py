@@ -15,13 +15,15 @@ from openset.store.views import ViewCache
 from openset_format.reader import PartitionFile
 
 ROUNDS = 8
+# On a busy machine it takes more rounds until compaction has been part of it.
+MOST_ROUNDS = 40
 
 
 def test_killed_again_and_again(tmp_path: Path) -> None:
     chance = random.Random(20170101)
     acknowledged: list[int] = []
     generations: set[int] = set()
-    for _ in range(ROUNDS):
+    for round_number in range(MOST_ROUNDS):
         acknowledged += _run_and_kill(tmp_path, after_s=chance.uniform(0.05, 0.6))
         store = Store.open(tmp_path)
         found = store_writer.counts(store, ViewCache(tmp_path))
@@ -29,11 +31,13 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         assert set(acknowledged) <= set(found), "an acknowledged request is lost"
         assert len(acknowledged) == len(set(acknowledged))
         # At most the one request that was under way may be there without having been acknowledged.
-        assert len(found) <= len(acknowledged) + ROUNDS
+        assert len(found) <= len(acknowledged) + round_number + 1
         leftovers = [path.name for path in tmp_path.rglob("*") if path.suffix in (".tmp", ".next", ".old")]
         assert not leftovers
         generations |= {PartitionFile.open(path).generation for path in (tmp_path / "tables").rglob("*.h5")}
         store.close()
+        if round_number + 1 >= ROUNDS and max(generations, default=0) > 3:
+            break
     assert acknowledged
     assert max(generations) > 3, "compaction was part of it"
 
