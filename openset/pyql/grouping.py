@@ -50,14 +50,17 @@ def sums(groups: Groups, size: int, data: NDArray[Any]) -> Sums:
         with np.errstate(over="ignore", invalid="ignore"):
             totals = _weighted(groups, data, size)
         return Sums(np.zeros(size, np.int64), totals, counted, True)
-    totals = _weighted(groups, data, size)
     bound = max(abs(int(data.max())), abs(int(data.min()))) * len(data) if len(data) else 0
     if bound <= _EXACT_IN_DOUBLE:
-        ints = totals.astype(np.int64)
-    else:
-        ints = np.zeros(size, np.int64)
-        np.add.at(ints, groups, data.astype(np.int64))
-    return Sums(ints, totals, counted, False)
+        totals = _weighted(groups, data, size)
+        return Sums(totals.astype(np.int64), totals, counted, False)
+    # The halves of the numbers are added up exactly, so that the double sum is rounded once.
+    data = data.astype(np.int64)
+    high, low = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    np.add.at(high, groups, data >> 32)
+    np.add.at(low, groups, data & 0xFFFFFFFF)
+    totals = np.asarray(high * float(1 << 32) + low, np.float64)
+    return Sums((high << 32) + low, totals, counted, False)
 
 
 def _weighted(groups: Groups, data: NDArray[Any], size: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from openset.pyql import grouping, tree
 from openset.pyql.analysis import expressions_in, is_static
 from openset.pyql.frames import Frame
-from openset.pyql.states import order_key
+from openset.pyql.states import order_key, sum_overflows
 from openset.pyql.vectors import (
     BOOL,
     DOUBLE,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from openset.pyql.evaluate import Evaluator
 
 _PIECE_ROWS = 1 << 20
-_INT64_EDGE = float(1 << 63)
 
 
 def inline_values(evaluator: Evaluator, inline: tree.Inline, frame: Frame, lanes: Positions | None) -> Value:
@@ -158,10 +157,7 @@ def _summed(evaluator: Evaluator, groups: NDArray[np.int64], value: Vec, size: i
     kinds = np.where(some, DOUBLE if found.doubles or mean else INT, NONE).astype(np.uint8)
     totals = found.totals
     if not found.doubles:
-        overflow = np.abs(totals) >= _INT64_EDGE
-        kinds[overflow & some] = DOUBLE
-        if mean:
-            totals = np.where(overflow, totals, found.ints.astype(np.float64))
+        kinds[sum_overflows(totals, found.ints) & some] = DOUBLE
     if mean:
         totals = totals / np.maximum(found.counted, 1)
     kinds[~np.isfinite(totals)] = NONE

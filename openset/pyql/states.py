@@ -22,7 +22,7 @@ Doubles = NDArray[np.float64]
 NodeIds = NDArray[np.int64]
 
 _WRAP = 1 << 64
-_INT64_EDGE = float(1 << 63)
+_WRAPPED = float(1 << 62)
 
 
 def order_key(value: Value | None) -> tuple[int, Any]:
@@ -130,9 +130,13 @@ class SumState:
     def total(self, node: int) -> int | float:
         """The sum: an int where every value was one and it fits 64 bits, else a double."""
         total = float(self.totals[node])
-        if self.doubles[node] or abs(total) >= _INT64_EDGE:
-            return total
-        return int(self.ints[node])
+        ints = int(self.ints[node])
+        return total if self.doubles[node] or sum_overflows(total, ints) else ints
+
+
+def sum_overflows(total: Any, ints: Any) -> Any:
+    """Whether a sum is beyond 64 bits, from its double and its wrapping int: wrapped, it is a multiple of 2^64 off."""
+    return abs(total - ints) >= _WRAPPED
 
 
 def finite(value: int | float) -> Value | None:
