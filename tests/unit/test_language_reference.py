@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from support.reference import COLUMNS, Z_ORDER, Example, reference_events, refer
 from support.trees import parse_tree, rounded
 from support_blocks import block_of
 
-from openset.pyql import engine
+from openset.pyql import engine, names
 from openset.pyql.interpreter import interpret
 from openset.pyql.parse import parse_script
 from openset.pyql.partial import Partial
@@ -36,6 +37,15 @@ def test_an_example_of_the_reference_gives_the_answer_it_shows(example: Example,
     answer = result_tree(partial, order_of(script, example))["_"]
     assert answer, "an example of the reference shows an answer"
     assert rounded(answer) == rounded(parse_tree(example.expected))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*names.FUNCTIONS, *names.FUNCTION_SYNONYMS, *names.MOVES, *names.STATEMENT_CALLS, *names.METHODS,
+     *names.AGGREGATORS, *names.INLINE_AGGREGATIONS],
+)  # fmt: skip
+def test_every_name_has_an_example(name: str) -> None:
+    assert any(re.search(rf"\b{name}\b", example.script) for example in EXAMPLES)
 
 
 def script_values(example: Example) -> dict[str, ParameterValue]:
