@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openset.http.query import QueryResource, common_parameters, session_time_ms
+from openset.http.query import QueryResource, common_parameters, session_time_ms, time_zone
 from openset.http.resource import Answer
 from openset.query.counts import CountsRequest
 from openset.query.parameters import RequestParameters
@@ -16,6 +16,7 @@ def counts_request(table: str, script: str, parameters: RequestParameters) -> Co
         common=common_parameters(parameters),
         parameters=parameters,
         session_time_ms=session_time_ms(parameters),
+        time_zone=time_zone(parameters),
         debug=parameters.flag("debug"),
     )
 

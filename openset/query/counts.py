@@ -23,6 +23,7 @@ from openset.query.frame import Common, Facts, Prepared, Tools
 from openset.query.membership import Scanned, algebra_members, operand_names, script_members
 from openset.query.parameters import RequestParameters
 from openset.query.section_plan import describe_section
+from openset.query.time_zone import UTC_NAME, zone_of
 from openset.query.work import CompiledSections, WorkerState
 from openset.store.members import Compared, SegmentRef
 from openset.store.schema import TableSchema
@@ -41,6 +42,7 @@ class CountsRequest:
     common: Common
     parameters: RequestParameters
     session_time_ms: int = SESSION_TIME_MS
+    time_zone: str = UTC_NAME
     debug: bool = False
     segments: None = None
 
@@ -51,7 +53,7 @@ class CountsRequest:
         values = self.parameters.script_values({name for script in scripts for name in script.parameters})
         self.parameters.finish()
         definition = Definition(
-            self.script, schema, sections, values, self.session_time_ms, self.common.timeout_ms
+            self.script, schema, sections, values, self.session_time_ms, self.time_zone, self.common.timeout_ms
         )  # fmt: skip
         prepared = prepared_counts(tools.store.segments, definition, self.common, facts)
         if self.debug:
@@ -148,6 +150,7 @@ def prepared_counts(segments: Segments, definition: Definition, common: Common, 
             parameters=definition.values,
             deadline=facts.deadline(common),
             timeout_ms=common.timeout_ms,
+            zone=zone_of(definition.time_zone),
         )
         work = CountsWork(
             definition.script,

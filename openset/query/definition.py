@@ -27,6 +27,7 @@ class Definition:
     sections: CompiledSections
     values: Mapping[str, ParameterValue]
     session_time_ms: int
+    time_zone: str
     timeout_ms: int
     replaces: StoredSegment | None = None
 
@@ -79,6 +80,7 @@ def _is_same(earlier: Segment, wanted: Segment, now_ms: int) -> bool:
         earlier.script == wanted.script
         and _typed(earlier.parameters) == _typed(wanted.parameters)
         and earlier.session_time_ms == wanted.session_time_ms
+        and earlier.time_zone == wanted.time_zone
         and earlier.columns == wanted.columns
         and now_ms < earlier.expires_at_ms
         and (wanted.ttl_seconds is None or now_ms < earlier.made_at_ms + 1_000 * wanted.ttl_seconds)
@@ -106,6 +108,7 @@ def described(
         people=people,
         parameters={} if script is None else {name: definition.values[name] for name in sorted(script.parameters)},
         session_time_ms=definition.session_time_ms,
+        time_zone=definition.time_zone,
         timeout_ms=definition.timeout_ms,
         columns=tuple(SegmentColumn(column.id, column.name, column.type) for column in found if column is not None),
         journal_id=journal_id,

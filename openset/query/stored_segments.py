@@ -53,7 +53,14 @@ async def definition_of(plans: PlanCache, schema: TableSchema, stored: StoredSeg
     script = f"@segment {segment.name}:\n{segment.script}\n"
     sections = await plans.sections.get_in_thread(script, schema)
     return Definition(
-        script, schema, sections, segment.parameters, segment.session_time_ms, segment.timeout_ms, replaces=stored
+        script,
+        schema,
+        sections,
+        segment.parameters,
+        segment.session_time_ms,
+        segment.time_zone,
+        segment.timeout_ms,
+        replaces=stored,
     )
 
 

@@ -45,8 +45,8 @@ class Segment(msgspec.Struct, frozen=True):
     """What is known of a stored segment besides its people.
 
     script: without its @segment line. ttl_seconds: None means forever. people: how many belonged to it.
-    made_at_ms: when it was computed. parameters, session_time_ms, timeout_ms: of the request. columns: what its script
-    read. journal_id, sequence: the journal record up to which it knew the events.
+    made_at_ms: when it was computed. parameters, session_time_ms, timeout_ms, time_zone: of the request. columns: what its
+    script read. journal_id, sequence: the journal record up to which it knew the events.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Segment(msgspec.Struct, frozen=True):
     columns: tuple[SegmentColumn, ...]
     journal_id: str
     sequence: int
+    time_zone: str = "UTC"
 
     @property
     def expires_at_ms(self) -> float:
