@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from openset.errors import QueryError
-from openset.http.resource import Answer, Resource
+from openset.http.resource import Answer, Resource, whole_or_pieces
 from openset.query.parameters import RequestParameters
-from openset.query.person import find_person
+from openset.query.person import PersonRequest, person_pieces
+from openset.store.stamps import BadStamp, parse_stamp
 from openset_format.block import PersonId
 
 
-def asked_person(parameters: RequestParameters) -> PersonId:
-    """Whom a person query is about. Raises QueryError."""
+def asked_person(parameters: RequestParameters) -> PersonRequest:
+    """Whom a person query is about, and which events. Raises QueryError."""
     text = parameters.text("sid")
     number = parameters.integer("id", -(1 << 63), (1 << 63) - 1)
+    from_ms = _stamp("from", parameters.text("from"))
+    to_ms = _stamp("to", parameters.text("to"))
+    limit = parameters.integer("limit", 0, (1 << 63) - 1)
     parameters.finish()
     if (text is None) == (number is None):
         raise QueryError("give either sid= (a text id) or id= (an integer id)")
@@ -20,7 +24,19 @@ def asked_person(parameters: RequestParameters) -> PersonId:
         raise QueryError("sid= is empty, which nobody's id is")
     person: PersonId | None = text if number is None else number
     assert person is not None
-    return person
+    return PersonRequest(person, from_ms, to_ms, limit)
+
+
+def _stamp(name: str, value: str | None) -> int | None:
+    """A stamp as events have it: milliseconds, seconds or ISO 8601."""
+    if value is None:
+        return None
+    # A + that was sent unescaped in an offset arrives as a space.
+    text = value.strip().replace(" ", "+") if "T" in value.upper() else value.strip()
+    try:
+        return parse_stamp(int(text) if text.isascii() and text.isdigit() else text)
+    except BadStamp as error:
+        raise QueryError(f"{name}=: {error}") from None
 
 
 class PersonQuery(Resource):
@@ -28,6 +44,6 @@ class PersonQuery(Resource):
         await self.respond(self._person(table), cancellable=True)
 
     async def _person(self, table: str) -> Answer:
-        person = asked_person(self.parameters())
+        request = asked_person(self.parameters())
         store = await self.node.store()
-        return await find_person(store, self.node.executor, table, person)
+        return await whole_or_pieces(person_pieces(store, self.node.executor, table, request))

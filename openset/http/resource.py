@@ -9,7 +9,9 @@ import asyncio
 import gzip
 import traceback
 import zlib
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -39,7 +41,23 @@ _COMPRESS_INLINE_BYTES = 1 << 15
 # The fastest level: most of the gain, and answers are made once and read once.
 _COMPRESS_LEVEL = 1
 
-Answer = bytes | dict[str, Any] | Document
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pieces:
+    """A JSON body that is sent as it is made. first: made already, so that errors come before the headers."""
+
+    first: bytes
+    rest: AsyncGenerator[bytes, None]
+
+
+Answer = bytes | dict[str, Any] | Document | Pieces
+
+
+async def whole_or_pieces(pieces: AsyncGenerator[bytes, None]) -> bytes | Pieces:
+    """A body of one piece as a whole, a longer one as Pieces."""
+    first = await anext(pieces)
+    second = await anext(pieces, None)
+    return first if second is None else Pieces(first + second, pieces)
 
 
 @stream_request_body
@@ -130,6 +148,9 @@ class Resource(RequestHandler):
             if self._gone:
                 return
             raise
+        if isinstance(answer, Pieces):
+            await self._send_pieces(answer)
+            return
         if not isinstance(answer, Document):
             body = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
             answer = Document(body, "application/json; charset=utf-8", {})
@@ -139,6 +160,26 @@ class Resource(RequestHandler):
             for name, value in answer.headers.items():
                 self.set_header(name, value)
             self.finish(body)
+
+    async def _send_pieces(self, pieces: Pieces) -> None:
+        """Sends a body piece by piece; one that breaks off is not ended, so that the client notices."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.write(pieces.first)
+        try:
+            async with aclosing(pieces.rest) as rest:
+                async for piece in rest:
+                    if self._gone:
+                        return
+                    await self.flush()
+                    self.write(piece)
+        except OpenSetError:
+            if self._headers_written:
+                assert self.request.connection is not None
+                self.request.connection.stream.close()  # type: ignore[attr-defined]
+                return
+            raise
+        if not self._gone:
+            self.finish()
 
     async def _compressed(self, body: bytes) -> bytes:
         """The body, gzipped where the client takes that and it is worth it."""
