@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint fuzz format bench-insert bench-query clean
+.PHONY: help demo test lint fuzz format bench-insert bench-query bench-column bench-segments clean
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -13,6 +13,8 @@ help:
 	@echo "make lint          the same without pytest"
 	@echo "make bench-insert  events per second into a daemon, durable, through HTTP"
 	@echo "make bench-query   query times over a million events"
+	@echo "make bench-column  times of column queries over a million people"
+	@echo "make bench-segments  segments over a million people"
 	@echo "make fuzz          random scripts, the engine against the interpreter, for SECONDS=600"
 	@echo "make format        rewrite the sources in the project's style"
 	@echo "make clean         remove .venv and caches"
@@ -52,6 +54,14 @@ bench-insert: $(READY)
 bench-query: $(READY)
 	@mkdir -p build
 	$(BIN)/python -m openset_tools.bench_query --directory build
+
+bench-segments: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_segments --directory build
+
+bench-column: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_column --directory build
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -292,6 +292,45 @@ def script_text(script: str) -> str:
 
 @main.command()
 @click.argument("table")
+@click.argument("column")
+@url_option
+@click.option("--gt", help="Numbers greater than this.")
+@click.option("--gte", help="Numbers of at least this.")
+@click.option("--lt", help="Numbers less than this.")
+@click.option("--lte", help="Numbers of at most this.")
+@click.option("--eq", help="Values equal to this.")
+@click.option("--between", nargs=2, metavar="LOW HIGH", help="Numbers from LOW to below HIGH.")
+@click.option("--rx", help="Texts in which this regular expression is found.")
+@click.option("--sub", help="Texts that contain this.")
+@click.option("--bucket", help="Width of the buckets in which numbers are grouped.")
+@click.option("--segments", metavar="A,B", help="Segments to compare; * is everyone.")
+@click.option("--order", type=click.Choice(["asc", "desc"]), help="By people (default: desc).")
+@click.option("--trim", type=click.IntRange(min=0), help="Values kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+def column(
+    table: str, column: str, url: str, between: tuple[str, str] | None, as_json: bool, **parameters: str | int | None
+) -> None:
+    """Show the values of a column and how many people have each."""
+    from openset.client.connection import segment
+    from openset.client.tree_table import tree_table
+
+    request = {name: str(value) for name, value in parameters.items() if value is not None}
+    if between is not None:
+        request["between"], request["and"] = between
+    with Connection(url) as connection:
+        answer = connection.get(f"/v1/query/{segment(table)}/column/{segment(column)}", request)
+    if as_json:
+        print_json(answer)
+        return
+    compared = (request.get("segments") or "").split(",")
+    header, lines = tree_table(answer["_"], compared if len(compared) > 1 else ["people"])
+    click.echo(click.style(header, bold=True))
+    for line in lines:
+        click.echo(line)
+
+
+@main.command()
+@click.argument("table")
 @click.argument("person_id", metavar="ID")
 @url_option
 @click.option("--id", "is_integer", is_flag=True, help="ID is an integer, not text.")

@@ -49,7 +49,8 @@ def readable_key(key: Any) -> str:
 def _collect(nodes: Sequence[dict[str, Any]], depth: int, keys: list[str], cells: list[list[Any]]) -> None:
     for node in nodes:
         keys.append(_INDENT * depth + readable_key(node["g"]))
-        cells.append(node.get("c", []))
+        # With compared segments there are c2, c3, … besides.
+        cells.append([value for name in node if name not in ("g", "_") for value in node[name]])
         _collect(node.get("_", ()), depth + 1, keys, cells)
 
 
