@@ -98,8 +98,11 @@ def _text(source: Source, header: Line, at: int, end: int) -> str:
     """The script of a section without the indentation it has in the request."""
     margin = at - source.position(at).column + 1
     if source.text[margin:at].strip():  # it begins behind the colon of the @segment line
-        return textwrap.dedent(" " * header.indent + source.text[at:end]).strip()
-    return textwrap.dedent(source.text[margin:end]).strip()
+        margin, text = at, " " * header.indent
+    else:
+        text = ""
+    # A comment at the margin keeps the indentation of all lines, the first included.
+    return textwrap.dedent(text + source.text[margin:end]).rstrip()
 
 
 def _after_colon(header: Line) -> Line | None:

@@ -94,6 +94,28 @@ def test_scripts_come_from_text_and_standard_input_with_parameters_and_options(d
     assert json.loads(as_text.stdout) == {"_": [{"g": "7", "c": [3]}]}
 
 
+def test_segments_are_counted_and_listed(daemon: Daemon) -> None:
+    script = (
+        "@segment some ttl=1h:\n    match where product_group is {{group}}: tally\n@segment rest:\n    complement(some)"
+    )
+    done = run(daemon, "counts", "highstreet", script, "--param", "group=outdoor")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["      people", "some       2", "rest       1"]
+    assert done.stderr.startswith("2 segments in ")
+    raw = run(daemon, "counts", "highstreet", script, "--param-str", "group=outdoor", "--json")
+    assert json.loads(raw.stdout) == {"_": [{"g": "some", "c": [2]}, {"g": "rest", "c": [1]}]}
+    plan = run(daemon, "counts", "highstreet", script, "--param", "group=x", "--debug")
+    assert "complement(some)" in plan.stdout
+    shown = run(daemon, "segments", "highstreet")
+    assert "some: 2 people, computed " in shown.stdout
+    assert "ttl 1h" in shown.stdout
+    listed = json.loads(run(daemon, "segments", "highstreet", "--json").stdout)
+    assert [entry["name"] for entry in listed["segments"]] == ["rest", "some"]
+    unknown = run(daemon, "counts", "highstreet", "@segment a:\n    complement(sme)")
+    assert unknown.returncode == 1
+    assert "did you mean 'some'" in unknown.stderr
+
+
 def test_debug_shows_how_a_script_would_run(daemon: Daemon) -> None:
     done = run(daemon, "query", "highstreet", "match:\n    tally(shipper)", "--debug")
     assert done.returncode == 0, done.stderr
