@@ -95,7 +95,16 @@ class ColumnWork:
         counter = ValueCounter(self.values, self.bucket, len(compared), self.settings.deadline)
         people = events = rows = done = 0
         for snapshot in turn(self.snapshots):
-            blocks = state.views.view(snapshot).blocks(BLOCK_ROWS)
+            view = state.views.view(snapshot)
+            if self.compared is None and not self.want_info:
+                indexed = view.indexed_texts(self.column)
+                if indexed is not None:
+                    counter.add_indexed(*indexed)
+                    for block in view.layer_blocks(BLOCK_ROWS):
+                        self._count(block, [None], counter)
+                    done += 1
+                    continue
+            blocks = view.blocks(BLOCK_ROWS)
             blocks, masks = compared_blocks(state.members, compared, snapshot.partition, blocks)
             for block, members in zip(blocks, masks, strict=True):
                 self.settings.check_deadline()

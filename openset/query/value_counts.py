@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyroaring import BitMap
 
 from openset.pyql.values import in_range
 from openset.query.distinct_pairs import distinct_pairs, run_starts
 from openset.query.value_filter import Number, ValueFilter
+from openset.store.lookup import IndexedTexts
 from openset_format.block import Column, TextDictionary
 
 Counts = NDArray[np.int64]
@@ -126,6 +128,19 @@ class ValueCounter:
             self._add_numbers(rows.of(values), rows)
         self._any += rows.people()
 
+    def add_indexed(self, indexed: IndexedTexts, touched: BitMap) -> None:
+        """Takes in the texts of a file from its index, for everyone but some people; no segment is compared."""
+        assert self._segments == 1
+        known = self._known_texts(indexed.dictionary)
+        chosen = (
+            np.arange(len(indexed.codes)) if known.passing is None else np.flatnonzero(known.passing[indexed.codes])
+        )
+        people = [indexed.people[place] for place in chosen.tolist()]
+        counts = [len(bitmap) - (bitmap.intersection_cardinality(touched) if touched else 0) for bitmap in people]
+        known.counts[0, indexed.codes[chosen]] += np.array(counts, np.int64)
+        anyone = BitMap.union(*people) if people else BitMap()
+        self._any[0] += len(anyone) - anyone.intersection_cardinality(touched)
+
     def result(self) -> ValueCounts:
         """What was counted so far."""
         parts = [counts.named() for counts in self._texts.values()]
@@ -138,8 +153,10 @@ class ValueCounter:
 
     def _known(self, column: Column) -> _TextCounts:
         """What is kept of the column's dictionary."""
-        dictionary = column.dictionary
-        assert dictionary is not None
+        assert column.dictionary is not None
+        return self._known_texts(column.dictionary)
+
+    def _known_texts(self, dictionary: TextDictionary) -> _TextCounts:
         known = self._texts.get(id(dictionary))
         if known is None:
             passing = None if self._filter.takes_all_texts else self._filter.text_mask(dictionary, self._deadline)

@@ -5,13 +5,16 @@ Both are exact. The first does not know every value; the second reads the column
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from openset.errors import InternalError
 from openset.store.delta import Base
 from openset.store.merge import Layer
-from openset_format.block import Column, ColumnType
+from openset_format.block import Column, ColumnType, TextDictionary
 from openset_format.errors import FormatError
 from openset_format.membership import bitmap_of
 
@@ -39,6 +42,40 @@ def people_in_file(base: Base, column_id: int | None, value: ColumnValue) -> Bit
         return BitMap() if key is None else index.people(key)
     except FormatError as error:
         raise InternalError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexedTexts:
+    """What a file's index says about all values of a text column.
+
+    dictionary: of the column.  codes: int64[n], the values that occur.  people: the bitmap of each; they are shared, do
+    not change them.
+    """
+
+    dictionary: TextDictionary
+    codes: NDArray[np.int64]
+    people: list[BitMap]
+
+
+def indexed_texts(base: Base, column_id: int | None) -> IndexedTexts | None:
+    """All values of a text column of a file (None: the action) with their people; None where one is not indexed.
+
+    Raises InternalError for a damaged file.
+    """
+    if column_id is not None and column_id not in base.columns:
+        return None
+    column = base.action if column_id is None else base.columns[column_id]
+    try:
+        index = base.action_index if column_id is None else base.index(column_id)
+        if index is None or not index.complete or column.dictionary is None:
+            return None
+        codes = np.asarray(index.keys, np.int64)
+        people = [index.people(code) for code in codes.tolist()]
+    except FormatError as error:
+        raise InternalError(str(error)) from error
+    known = [bitmap for bitmap in people if bitmap is not None]
+    assert len(known) == len(people), "a complete index knows every value"
+    return IndexedTexts(column.dictionary, codes, known)
 
 
 def people_in_rows(layer: Layer, column: Column, value: ColumnValue) -> BitMap:

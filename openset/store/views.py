@@ -19,7 +19,7 @@ from pyroaring import BitMap
 from openset.errors import InternalError
 from openset.store.delta import Base
 from openset.store.identity import SelectedPersonIds
-from openset.store.lookup import ColumnValue, is_looked_up, people_in_file, people_in_rows
+from openset.store.lookup import ColumnValue, IndexedTexts, indexed_texts, is_looked_up, people_in_file, people_in_rows
 from openset.store.merge import Layer
 from openset.store.ranges import expand_ranges, offsets_of
 from openset.store.schema import ColumnSchema, TableSchema
@@ -129,11 +129,17 @@ class PartitionView:
         self._layer = layer
         self._layer_columns = None if layer is None else _LayerColumns(state, schema, layer)
         self._blocks: dict[int, list[Block]] = {}
+        self._indexed_texts: dict[str, IndexedTexts | None] = {}
 
     @property
     def people(self) -> int:
         """How many people there are, by ordinal 0 … people-1."""
         return len(self._persons)
+
+    @property
+    def persons(self) -> PersonIds:
+        """The ids of all people, by ordinal."""
+        return self._persons
 
     @cached_property
     def present(self) -> BitMap:
@@ -175,6 +181,26 @@ class PartitionView:
         if layer is not None and columns is not None and columns.has(column):
             known = known | people_in_rows(layer, columns.column(column), value)
         return known
+
+    def indexed_texts(self, column: str) -> tuple[IndexedTexts, BitMap] | None:
+        """The people of each value of a text column (or "action") in the file, and those it does not answer for.
+
+        None where the index of the file does not know every value. What is newer is in `layer_blocks`.
+        """
+        column_schema = None if column == "action" else self.schema.column(column)
+        if self._base_columns is None or (column != "action" and column_schema is None):
+            return None
+        if column_schema is not None and column_schema.type != "text":
+            return None
+        if column not in self._indexed_texts:
+            column_id = None if column_schema is None else column_schema.id
+            self._indexed_texts[column] = indexed_texts(self._state.base, column_id)
+        found = self._indexed_texts[column]
+        return None if found is None else (found, self._touched)
+
+    def layer_blocks(self, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
+        """The Blocks of the people whom the file does not answer for."""
+        return list(self._layer_blocks(max_rows_per_block))
 
     def blocks(self, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
         """Blocks that together answer for every person once. A person is never split over Blocks.
