@@ -23,6 +23,8 @@ from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
 from openset.query.index_only import candidates, membership
 from openset.query.result import Order, result_tree
+from openset.query.value_counts import ValueCounter
+from openset.query.value_filter import value_filter
 from openset.store.store import Store
 from openset.store.views import PartitionView, ViewCache
 from openset_format.block import Block
@@ -163,6 +165,33 @@ def test_values_that_no_column_can_have(tables: list[list[PartitionView]]) -> No
     assert view.people_with("units", True) is None
     assert view.people_with("gift", 1) is None
     assert view.people_with("price", 7) is None
+
+
+@pytest.mark.parametrize("column", ["action", "colour", "size"])
+@pytest.mark.parametrize("filters", [{}, {"sub": "e"}, {"rx": "^[a-m]"}, {"eq": "red"}, {"eq": "unseen"}])
+def test_counting_values_by_the_index_equals_counting_rows(
+    tables: list[list[PartitionView]], column: str, filters: dict[str, str]
+) -> None:
+    indexed = 0
+    for view in (view for views in tables for view in views):
+        by_rows, by_index = (ValueCounter(value_filter(column, "text", filters), None, 1, None) for _ in range(2))
+        found = view.indexed_texts(column)
+        if found is None:
+            continue
+        indexed += 1
+        by_index.add_indexed(*found)
+        for counter, blocks in ((by_rows, view.blocks(500)), (by_index, view.layer_blocks(500))):
+            for block in blocks:
+                if column in block.columns:
+                    counter.add(block.columns[column], block.person_of_row, [block.include])
+        expected, answer = by_rows.result(), by_index.result()
+        assert answer.any_value.tolist() == expected.any_value.tolist()
+        counted = [
+            {text: count for text, count in zip(r.texts, r.text_counts[0].tolist(), strict=True) if count}
+            for r in (answer, expected)
+        ]
+        assert counted[0] == counted[1]
+    assert indexed > 5
 
 
 @settings(max_examples=150, deadline=None)
