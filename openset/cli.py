@@ -1,6 +1,6 @@
 """The command line: `openset serve | load | query | counts | segments | person | format`.
 
-All but serve and format talk HTTP to a daemon.
+All but serve, format and the commands of openset_tools, which work on files, talk HTTP to a daemon.
 
 Responsible for options, exit codes and for what is printed where: answers go to standard output, everything else to
 standard error. Exit codes: 0 done, 1 refused or bad input, 2 wrong usage, 3 no daemon.
@@ -18,6 +18,7 @@ import click
 from openset import __version__
 from openset.client.connection import DEFAULT_URL, Connection, Refused, Unreachable
 from openset.errors import OpenSetError
+from openset_tools.commands import register
 
 EXIT_REFUSED = 1
 EXIT_NO_DAEMON = 3
@@ -386,6 +387,8 @@ def print_debug(body: dict[str, Any]) -> None:
             click.echo(f"{name}:")
             print_json(value)
 
+
+register(main)
 
 if __name__ == "__main__":
     main()

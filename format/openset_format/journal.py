@@ -270,19 +270,12 @@ class Journal:
         """
         entry = struct.pack("<QQ", sequence, end)
         with suppress(OSError):
-            self._mark.write_at([entry, struct.pack("<Q", checksum(entry, self._mark_seed()))], 0)
+            self._mark.write_at([entry, struct.pack("<Q", checksum(entry, _mark_seed(self.id)))], 0)
 
     def _read_mark(self) -> tuple[int, int]:
         """The sequence last noted as synced and where it ends; zeros when there is no sound note."""
         data = bytearray(_MARK.size)
-        if self._mark.read_into(memoryview(data), 0) < _MARK.size:
-            return 0, 0
-        sequence, end, stored = _MARK.unpack(data)
-        sound = stored == checksum(bytes(data[:_MARK_HASHED_BYTES]), self._mark_seed())
-        return (sequence, end) if sound else (0, 0)
-
-    def _mark_seed(self) -> int:
-        return int(self.id[:16], 16)
+        return decode_mark(bytes(data[: self._mark.read_into(memoryview(data), 0)]), self.id)
 
     def _recover(self) -> None:
         files = self._files
@@ -350,3 +343,16 @@ class Journal:
         if scan.damage is not None or acknowledged:
             reason = scan.damage or "records are missing at the end"
             self.torn_tail = TornTail(scan.name, scan.end, scan.size_bytes - scan.end, reason, acknowledged)
+
+
+def decode_mark(data: bytes, journal_id: str) -> tuple[int, int]:
+    """The sequence that the note of the last sync names and where it ends; zeros when the note is not sound."""
+    if len(data) != _MARK.size:
+        return 0, 0
+    sequence, end, stored = _MARK.unpack(data)
+    sound = stored == checksum(data[:_MARK_HASHED_BYTES], _mark_seed(journal_id))
+    return (sequence, end) if sound else (0, 0)
+
+
+def _mark_seed(journal_id: str) -> int:
+    return int(journal_id[:16], 16)

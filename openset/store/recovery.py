@@ -5,9 +5,11 @@ Leftovers of unfinished writes are removed. Everything else that does not fit to
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from openset.errors import ConfigError, InternalError
+from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.catalog import Catalog
 from openset.store.commit import INSERT_RECORD
 from openset.store.compaction import STAGING_SUFFIX
@@ -16,23 +18,62 @@ from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partitio
 from openset_format.batch import decode_batch
 from openset_format.errors import FormatError
 from openset_format.files import TEMPORARY_SUFFIX
-from openset_format.journal import Journal
 from openset_format.reader import PartitionFile
+from openset_format.segment import Entry, RecordRef
 
 Partitions = dict[tuple[int, int], Partition]
 
 
-def recover(data_dir: Path, catalog: Catalog, journal: Journal) -> Partitions:
+class Records(Protocol):
+    """The records of a journal, opened for writing (`Journal`) or only read (`JournalReading`)."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def last_sequence(self) -> int: ...
+
+    def records(self, after: int = 0) -> Iterator[Entry]: ...
+
+    def read(self, ref: RecordRef) -> memoryview: ...
+
+
+def recover(data_dir: Path, catalog: Catalog, journal: Records) -> Partitions:
     """The partitions by (table id, partition). Raises InternalError, ConfigError."""
     _remove_leftovers(data_dir)
+    return known_partitions(data_dir, catalog, journal)
+
+
+def known_partitions(
+    data_dir: Path, catalog: Catalog, journal: Records, on_damage: Callable[[str], None] | None = None
+) -> Partitions:
+    """The partitions by (table id, partition), without changing anything. Raises InternalError, ConfigError.
+
+    on_damage: is told of files that cannot be used, which are then left out with all their people.
+    """
     partitions: Partitions = {}
+    unusable: set[tuple[int, int]] = set()
     try:
         for schema in catalog.tables():
             for number in range(catalog.partitions or 0):
                 path = data_dir / partition_path(schema.id, number)
-                if path.exists():
+                if not path.exists():
+                    continue
+                try:
                     partitions[schema.id, number] = _known(path, schema.id, number, journal)
-        _add_records(partitions, catalog, journal)
+                except (FormatError, OpenSetError) as error:
+                    if on_damage is None:
+                        raise
+                    on_damage(str(error))
+                    unusable.add((schema.id, number))
+                    continue
+                applied, last = partitions[schema.id, number].applied_sequence, journal.last_sequence
+                if applied > last:
+                    reason = f"{path} holds record {applied}, the journal ends at {last}"
+                    if on_damage is None:
+                        raise InternalError(reason)
+                    on_damage(reason)
+        _add_records(partitions, catalog, journal, unusable)
     except FormatError as error:
         raise InternalError(str(error)) from error
     return partitions
@@ -45,18 +86,18 @@ def _remove_leftovers(data_dir: Path) -> None:
                 leftover.unlink()
 
 
-def _known(path: Path, table_id: int, number: int, journal: Journal) -> Partition:
+def _known(path: Path, table_id: int, number: int, journal: Records) -> Partition:
     file = PartitionFile.open(path)
     if (file.table_id, file.partition) != (table_id, number):
         raise InternalError(f"{path} holds partition {file.partition} of table {file.table_id}")
     if file.journal_id != journal.id:
         raise ConfigError(f"{path} belongs to another journal ({file.journal_id}) than the one here ({journal.id})")
-    if file.applied_sequence > journal.last_sequence:
-        raise InternalError(f"{path} holds record {file.applied_sequence}, the journal ends at {journal.last_sequence}")
     return Partition(table_id, number, file.generation, file.applied_sequence, file.rows)
 
 
-def _add_records(partitions: Partitions, catalog: Catalog, journal: Journal) -> None:
+def _add_records(
+    partitions: Partitions, catalog: Catalog, journal: Records, unusable: Collection[tuple[int, int]]
+) -> None:
     """Adds each record to the partitions whose file lacks it."""
     tables = {schema.id for schema in catalog.tables()}
     for ref, kind, table_id in journal.records():
@@ -66,6 +107,8 @@ def _add_records(partitions: Partitions, catalog: Catalog, journal: Journal) -> 
             raise InternalError(f"journal record {ref.sequence} is for table {table_id}, which the catalog lacks")
         for slice_ in decode_batch(journal.read(ref)).partitions:
             key = (table_id, slice_.partition)
+            if key in unusable:
+                continue
             if key not in partitions:
                 partitions[key] = Partition(table_id, slice_.partition)
             if ref.sequence > partitions[key].applied_sequence:

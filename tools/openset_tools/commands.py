@@ -1,0 +1,102 @@
+"""The offline commands of `openset`: inspect, verify, cat, ... over files, without a daemon.
+
+Responsible for options and for what is printed where. What does the work is imported when a command runs, so that
+the others start quickly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXIT_DAMAGED = 1
+
+_existing = click.Path(exists=True, path_type=Path)
+_directory = click.Path(exists=True, file_okay=False, path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+person_option = click.option("--person", "person_id", metavar="ID", required=True, help="The person.")
+
+
+def register(group: click.Group) -> None:
+    """Adds the commands to a group."""
+    for command in (inspect, verify, cat):
+        group.add_command(command)
+
+
+@click.command()
+@click.argument("path", type=_existing, metavar="FILE|DIR")
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Show what is in a partition file, a journal segment or a data directory."""
+    from openset_tools.inspect import inspect as inspected
+    from openset_tools.inspect import inspect_lines
+
+    found = inspected(path)
+    if as_json:
+        _print_json(found)
+        return
+    for line in inspect_lines(found):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("data_dir", type=_directory, metavar="DIR")
+@click.option("--deep", is_flag=True, help="Also merge files and journal and check everybody's partition and order.")
+@json_option
+def verify(data_dir: Path, deep: bool, as_json: bool) -> None:
+    """Check every checksum and rule of the files of a data directory; exit with 1 when something is wrong."""
+    from openset_tools.verify import shown
+    from openset_tools.verify import verify as verified
+
+    problems = verified(data_dir, deep=deep, on_file=lambda path: _status(f"reading {path}"))
+    if as_json:
+        _print_json({"sound": not problems, "problems": [shown(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            click.echo(str(problem))
+        click.echo(f"{len(problems)} problems" if problems else "sound")
+    sys.exit(EXIT_DAMAGED if problems else 0)
+
+
+@click.command()
+@click.argument("path", type=_existing, metavar="FILE|DIR")
+@person_option
+@click.option("--id", "is_integer", is_flag=True, help="ID is an integer, not text.")
+@click.option("--table", help="Of a directory with more than one.")
+@json_option
+def cat(path: Path, person_id: str, is_integer: bool, table: str | None, as_json: bool) -> None:
+    """Show one person's events, from a partition file or a data directory."""
+    from openset.client.person_text import person_lines
+    from openset_tools.cat import cat as found_in
+
+    found = found_in(path, _person(person_id, is_integer), table)
+    if as_json:
+        _print_json(found)
+        return
+    for line in person_lines(found):
+        click.echo(line)
+
+
+def _person(text: str, is_integer: bool) -> str | int:
+    if not is_integer:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.UsageError(f"--id: {text} is not an integer") from None
+
+
+def _status(line: str) -> None:
+    """What is being done, where somebody watches."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{line}", err=True, nl=False)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
