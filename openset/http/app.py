@@ -20,11 +20,12 @@ from openset.http.query_histogram import HistogramQuery
 from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
 from openset.http.segments import SegmentList, SegmentResource
-from openset.http.table import TableList, TableResource
+from openset.http.table import ExistingColumn, NewColumn, TableList, TableResource
 
 _TABLE = r"(?P<table>[^/]+)"
 _COLUMN = r"(?P<column>[^/]+)"
 _NAME = r"(?P<name>[^/]+)"
+_NEW_COLUMN = r"(?P<name>[^/]+):(?P<type>[^/]+)"
 
 # A trailing slash is tolerated everywhere.
 ROUTES: list[tuple[str, type[Resource]]] = [
@@ -32,6 +33,8 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/cluster/init/?", ClusterInit),
     (r"/v1/table/?", TableList),
     (rf"/v1/table/{_TABLE}/?", TableResource),
+    (rf"/v1/table/{_TABLE}/column/{_NEW_COLUMN}/?", NewColumn),
+    (rf"/v1/table/{_TABLE}/column/{_NAME}/?", ExistingColumn),
     (rf"/v1/table/{_TABLE}/segments/?", SegmentList),
     (rf"/v1/table/{_TABLE}/segments/{_NAME}/?", SegmentResource),
     (rf"/v1/insert/{_TABLE}/?", Insert),

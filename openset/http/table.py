@@ -1,4 +1,4 @@
-"""/v1/table/{table}: create and describe tables."""
+"""/v1/table/{table}: create and describe tables, add and drop their columns."""
 
 from __future__ import annotations
 
@@ -48,6 +48,45 @@ class TableResource(Resource):
         columns, z_order = table_definition(await self.body())
         store = await self.node.store()
         return description(await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES))
+
+
+class _Column(Resource):
+    """Both ways to name a column in an address, so that the wrong one gets an answer that says so."""
+
+    error_kind = ConfigError
+
+    async def put(self, table: str, name: str, type: str = "") -> None:
+        # A client may escape the colon, and then the address looks like one without a type.
+        name, _, column_type = f"{name}:{type}".removesuffix(":").partition(":")
+        await self.respond(self._add(table, name, column_type))
+
+    async def delete(self, table: str, name: str, type: str = "") -> None:
+        await self.respond(self._drop(table, f"{name}:{type}".removesuffix(":")))
+
+    async def _add(self, table: str, name: str, column_type: str) -> Answer:
+        self.parameters().finish()
+        store = await self.node.store()
+        store.table(table)
+        if not column_type:
+            raise ConfigError(
+                f"what type is column {name!a}? Write it behind a colon: {name}:text, int, double or bool"
+            )
+        return description(await asyncio.to_thread(store.add_column, table, name, column_type, RESERVED_COLUMN_NAMES))
+
+    async def _drop(self, table: str, name: str) -> Answer:
+        self.parameters().finish()
+        store = await self.node.store()
+        return description(await asyncio.to_thread(store.drop_column, table, name))
+
+
+class NewColumn(_Column):
+    async def put(self, table: str, name: str, type: str = "") -> None:
+        await super().put(table, name, type)
+
+
+class ExistingColumn(_Column):
+    async def delete(self, table: str, name: str, type: str = "") -> None:
+        await super().delete(table, name, type)
 
 
 def description(schema: TableSchema) -> dict[str, Any]:

@@ -78,7 +78,7 @@ async def run_batch(tools: Tools, table: str, entries: Sequence[Entry]) -> bytes
 
     Raises QueryError for an unknown table.
     """
-    schema = tools.store.table(table)
+    tools.store.table(table)
     outcomes: list[Outcome] = [{} for _ in entries]
     passing: list[tuple[int, Query]] = []
     for index, entry in enumerate(entries):
@@ -92,7 +92,7 @@ async def run_batch(tools: Tools, table: str, entries: Sequence[Entry]) -> bytes
             passing.append((index, entry))
     facts = Facts()
     with ExitStack() as held:
-        snapshots = held.enter_context(tools.store.pinned_snapshot(table))
+        schema, snapshots = held.enter_context(tools.store.pinned_table(table))
         facts = replace(facts, partitions=len(snapshots))
         ready: list[_Ready] = []
         for index, query in passing:

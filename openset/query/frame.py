@@ -112,13 +112,15 @@ class Query(Protocol):
 async def run_query(tools: Tools, query: Query) -> QueryAnswer:
     """The answer of a query. Raises ParseError, QueryError, RunTimeError."""
     facts = Facts()
-    schema = tools.store.table(query.table)
-    prepared = await query.prepare(tools, schema, facts)
-    with (
-        ExitStack() if isinstance(prepared, QueryAnswer) else prepared.held,
-        compared_segments(tools.store.segments, schema.id, query.segments, facts.now_ms) as compared,
-        tools.store.pinned_snapshot(query.table) as snapshots,
-    ):
+    with ExitStack() as held:
+        # A script is compiled with the columns of its snapshot, whatever is added or dropped meanwhile.
+        schema, snapshots = held.enter_context(tools.store.pinned_table(query.table))
+        prepared = await query.prepare(tools, schema, facts)
+        if not isinstance(prepared, QueryAnswer):
+            held.enter_context(prepared.held)
+        compared = held.enter_context(
+            compared_segments(tools.store.segments, schema.id, query.segments, facts.now_ms)
+        )  # fmt: skip
         if isinstance(prepared, QueryAnswer):
             return prepared
         facts = replace(facts, partitions=len(snapshots))

@@ -235,9 +235,8 @@ class Store:
         Everything acknowledged before is in it. A compaction may supersede it (StaleSnapshotError when it is opened).
         Raises QueryError, ConfigError.
         """
-        schema = self.table(table)
         with self._lock:
-            return self._snapshots(schema)
+            return self._snapshots(self.table(table))
 
     def _snapshots(self, schema: TableSchema) -> list[PartitionSnapshot]:
         return [
@@ -252,12 +251,20 @@ class Store:
 
         It is one moment over all partitions, so no request is seen by half. Raises QueryError, ConfigError.
         """
-        schema = self.table(table)
+        with self.pinned_table(table) as (_, snapshots):
+            yield snapshots
+
+    @contextmanager
+    def pinned_table(self, table: str) -> Iterator[tuple[TableSchema, list[PartitionSnapshot]]]:
+        """`pinned_snapshot`, with the table as it was at the same moment: what a script is to be compiled against."""
         with self._lock:
+            # A compaction that leaves a dropped column out is published later than this moment or before it; so with
+            # the table read under the lock no snapshot lacks one of its columns.
+            schema = self.table(table)
             snapshots = self._snapshots(schema)
             self._pins.add(snapshots)
         try:
-            yield snapshots
+            yield schema, snapshots
         finally:
             with self._lock:
                 idle = self._pins.remove(snapshots)
@@ -266,9 +273,9 @@ class Store:
 
     def person_snapshot(self, table: str, person_id: PersonId) -> PartitionSnapshot:
         """The partition a person belongs to. Raises QueryError, ConfigError."""
-        schema = self.table(table)
         number = partition_of(person_id, self._initialised())
         with self._lock:
+            schema = self.table(table)
             found = self._partitions.get((schema.id, number), Partition(schema.id, number))
             return found.snapshot(schema, self._journal.id)
 
@@ -285,9 +292,10 @@ class Store:
         forced: any partition with a record that is not in its file. The one that holds the oldest record comes first.
         Raises InternalError when the disk refuses.
         """
-        schemas = {schema.id: schema for schema in self._catalog.tables()}
         now = time.monotonic()
         with self._lock:
+            # Under the lock: the file must have every column that a record on its way into it has.
+            schemas = {schema.id: schema for schema in self._catalog.tables()}
             too_long = self._journal.size_bytes > self.policy.journal_bytes
             chosen: Partition | None = None
             for key, partition in self._partitions.items():
