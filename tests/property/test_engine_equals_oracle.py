@@ -49,7 +49,7 @@ def test_seeded_pairs(batch: int) -> None:
 
 
 @settings(
-    max_examples=150,
+    max_examples=120,
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # `check` makes failures smaller, lines at a time
     suppress_health_check=list(HealthCheck),
