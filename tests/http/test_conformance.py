@@ -15,6 +15,7 @@ DIRECTORY = Path(__file__).parents[1] / "golden" / "conformance"
 CASES = list(read_cases(DIRECTORY / "pyql.txt"))
 EVENTS_CASES = [pytest.param(case, id=case.name) for case in CASES if case.kind == "events"]
 SEGMENT_CASES = {case.kind: case for case in CASES if case.kind in ("counts", "compare")}
+HISTOGRAM_CASES = [pytest.param(case, id=case.name) for case in CASES if case.kind == "histogram"]
 ERROR_CASES = [pytest.param(case, id=case.name) for case in CASES if case.kind == "error"]
 
 
@@ -43,6 +44,14 @@ def test_segments_are_counted_and_compared(loaded: Daemon) -> None:
         assert answer.json == {"_": parse_tree(counts.expected)}
     answer = loaded.events("cases", compare.script, **compare.parameters)
     assert rounded(answer["_"]) == rounded(parse_tree(compare.expected))
+
+
+@pytest.mark.parametrize("case", HISTOGRAM_CASES)
+def test_histogram_case(loaded: Daemon, case: Case) -> None:
+    (expected,) = parse_tree(case.expected)
+    path = f"/v1/query/cases/histogram/{expected['g']}"
+    answer = loaded.request("POST", path, case.script, **case.parameters).json
+    assert rounded(answer["_"]) == rounded([expected])
 
 
 @pytest.mark.parametrize("case", ERROR_CASES)
