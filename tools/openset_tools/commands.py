@@ -7,11 +7,14 @@ the others start quickly.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
+
+from openset.errors import ConfigError
 
 EXIT_DAMAGED = 1
 
@@ -23,7 +26,7 @@ person_option = click.option("--person", "person_id", metavar="ID", required=Tru
 
 def register(group: click.Group) -> None:
     """Adds the commands to a group."""
-    for command in (inspect, verify, cat):
+    for command in (inspect, verify, cat, export):
         group.add_command(command)
 
 
@@ -79,6 +82,52 @@ def cat(path: Path, person_id: str, is_integer: bool, table: str | None, as_json
         return
     for line in person_lines(found):
         click.echo(line)
+
+
+@click.command()
+@click.argument("data_dir", type=_directory, metavar="DIR")
+@click.argument("table")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["ndjson", "csv", "parquet", "arrow"]),
+    default="ndjson",
+    show_default=True,
+)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file instead of standard output.")
+@click.option("--person", "person_ids", metavar="ID", multiple=True, help="Only this person; may be repeated.")
+@click.option("--id", "is_integer", is_flag=True, help="The IDs are integers, not text.")
+def export(
+    data_dir: Path, table: str, output_format: str, output: Path | None, person_ids: Sequence[str], is_integer: bool
+) -> None:
+    """Write the events of a table, as they are at one moment."""
+    from openset_tools.export import export as exported
+    from openset_tools.progress import shown_progress
+
+    persons = [_person(person_id, is_integer) for person_id in person_ids]
+    with shown_progress("export", "rows") as advance, _target(output) as target:
+        problems = exported(data_dir, table, target, output_format, persons, advance)
+    for problem in problems:
+        click.echo(f"left out: {problem}", err=True)
+    sys.exit(EXIT_DAMAGED if problems else 0)
+
+
+@contextmanager
+def _target(output: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that gets its name when it is complete."""
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    partial = output.with_name(f"{output.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(output)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _person(text: str, is_integer: bool) -> str | int:
