@@ -202,6 +202,8 @@ def spaced(lexemes: list[str]) -> list[str]:
 
 def _has_blank(before: str, unary: bool, lexeme: str, brackets: list[str]) -> bool:
     """Whether a blank stands between two lexemes. unary: `before` is a sign of one value."""
+    if before == "{" and lexeme.startswith("{"):
+        return True  # {{ would begin a parameter
     if before in ("(", "[", "{", ".") or lexeme in (")", "]", "}", ",", "."):
         return False
     if unary:
