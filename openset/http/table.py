@@ -1,4 +1,4 @@
-"""/v1/table/{table}: create and describe tables, add and drop their columns."""
+"""/v1/table/{table}: create, describe and drop tables, add and drop their columns."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ class TableResource(Resource):
     async def post(self, table: str) -> None:
         await self.respond(self._create(table))
 
+    async def delete(self, table: str) -> None:
+        await self.respond(self._drop(table))
+
     async def _describe(self, table: str) -> Answer:
         self.parameters().finish()
         store = await self.node.store()
@@ -48,6 +51,11 @@ class TableResource(Resource):
         columns, z_order = table_definition(await self.body())
         store = await self.node.store()
         return description(await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES))
+
+    async def _drop(self, table: str) -> Answer:
+        self.parameters().finish()
+        store = await self.node.store()
+        return {"deleted": (await asyncio.to_thread(store.drop_table, table)).name}
 
 
 class _Column(Resource):

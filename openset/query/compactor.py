@@ -81,8 +81,10 @@ class Compactor:
         started = time.monotonic()
         try:
             result: Any = await executor.run(0, CompactionWork(task))
-        except BaseException:
+        except BaseException as error:
             self._store.give_up(task)
+            if isinstance(error, OpenSetError) and self._store.is_dropped(task.snapshot.schema.id):
+                return  # with its table, while it was compacted
             raise
         await _to_its_end(asyncio.create_task(asyncio.to_thread(self._store.publish, task, result)))
         snapshot = task.snapshot

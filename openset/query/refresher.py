@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from openset.errors import OpenSetError
+from openset.errors import OpenSetError, QueryError
 from openset.query.counts import prepared_counts
 from openset.query.frame import Common, Facts, Prepared, Tools, run_query
 from openset.query.stored_segments import definition_of
@@ -71,7 +71,8 @@ class Refresher:
     async def _refresh(self, stored: StoredSegment) -> None:
         """Raises OpenSetError."""
         schema = next((schema for schema in self._tools.store.tables() if schema.id == stored.table_id), None)
-        assert schema is not None, "a segment of no table"
+        if schema is None:
+            return  # dropped since
         await run_query(self._tools, _Refresh(schema.name, Common(stored.segment.timeout_ms), stored))
 
 
@@ -86,6 +87,8 @@ class _Refresh:
 
     async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared:
         """Raises ParseError, QueryError."""
+        if schema.id != self.stored.table_id:
+            raise QueryError(f"the table of segment {self.stored.segment.name!r} was dropped")
         definition = await definition_of(tools.plans, schema, self.stored)
         return prepared_counts(tools.store.segments, definition, self.common, facts)
 

@@ -116,6 +116,17 @@ class Catalog:
         self._store(msgspec.structs.replace(self._contents, tables=tables, next_table_id=table_id + 1))
         return self._tables[name]
 
+    def drop_table(self, name: str) -> TableSchema:
+        """Takes a table out; its id is never given away again. Raises QueryError when there is none."""
+        schema = self.table(name)
+        tables = [entry for entry in self._contents.tables if entry.name != name]
+        self._store(msgspec.structs.replace(self._contents, tables=tables))
+        return schema
+
+    def is_dropped(self, table_id: int) -> bool:
+        """Whether there was a table of this id and is no more."""
+        return table_id < self._contents.next_table_id and all(table.id != table_id for table in self._contents.tables)
+
     def add_column(self, table: str, name: str, column_type: str, reserved: Collection[str]) -> TableSchema:
         """The table with one more column. Raises ConfigError when the column exists or cannot be."""
         checked = check_column(name, column_type, reserved)

@@ -43,6 +43,7 @@ class Insert:
 
     batch: the good events, None when there are none. payload: the same as the journal takes it.
     accepted, rejected: how many events of the request. problems: the first bad events of the request.
+    table_id: of the table whose columns it was checked against.
     """
 
     batch: EventBatch | None
@@ -50,6 +51,7 @@ class Insert:
     accepted: int
     rejected: int
     problems: tuple[Problem, ...]
+    table_id: int
 
     def report(self) -> list[dict[str, Any]]:
         """The problems as they are shown: index and reason."""
@@ -99,7 +101,7 @@ def prepare_insert(
             partitions,
         )
     payload = b"" if batch is None else encode_batch(batch)
-    return Insert(batch, payload, len(good), len(problems), tuple(problems[:PROBLEMS_SHOWN]))
+    return Insert(batch, payload, len(good), len(problems), tuple(problems[:PROBLEMS_SHOWN]), schema.id)
 
 
 def _report(problems: Iterable[Problem]) -> list[dict[str, Any]]:

@@ -50,6 +50,10 @@ class Pins:
         )
         return min(firsts, default=None)
 
+    def uses_table(self, table_id: int) -> bool:
+        """Whether any pinned snapshot is of this table."""
+        return any(snapshot.schema.id == table_id for snapshots in self._pinned for snapshot in snapshots)
+
     def _in_use(self, key: Key, generation: int) -> bool:
         return any(
             (snapshot.schema.id, snapshot.partition) == key and snapshot.generation == generation

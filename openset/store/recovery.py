@@ -13,6 +13,7 @@ from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.catalog import Catalog
 from openset.store.commit import INSERT_RECORD
 from openset.store.compaction import STAGING_SUFFIX
+from openset.store.dropped import remove_dropped_tables
 from openset.store.partition import Partition
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
 from openset_format.batch import decode_batch
@@ -40,6 +41,7 @@ class Records(Protocol):
 
 def recover(data_dir: Path, catalog: Catalog, journal: Records) -> Partitions:
     """The partitions by (table id, partition). Raises InternalError, ConfigError."""
+    remove_dropped_tables(data_dir, catalog)
     _remove_leftovers(data_dir)
     return known_partitions(data_dir, catalog, journal)
 
@@ -103,6 +105,8 @@ def _add_records(
     for ref, kind, table_id in journal.records():
         if kind != INSERT_RECORD:
             raise InternalError(f"journal record {ref.sequence} is of kind {kind}, which this program does not know")
+        if catalog.is_dropped(table_id):
+            continue
         if table_id not in tables:
             raise InternalError(f"journal record {ref.sequence} is for table {table_id}, which the catalog lacks")
         for slice_ in decode_batch(journal.read(ref)).partitions:

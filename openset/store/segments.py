@@ -45,8 +45,8 @@ class Segment(msgspec.Struct, frozen=True):
     """What is known of a stored segment besides its people.
 
     script: without its @segment line. ttl_seconds: None means forever. people: how many belonged to it.
-    made_at_ms: when it was computed. parameters, session_time_ms, timeout_ms, time_zone: of the request. columns: what its
-    script read. journal_id, sequence: the journal record up to which it knew the events.
+    made_at_ms: when it was computed. parameters, session_time_ms, timeout_ms, time_zone: of the request. columns: what
+    its script read. journal_id, sequence: the journal record up to which it knew the events.
     """
 
     name: str
@@ -131,6 +131,7 @@ class Segments:
         self._failures: dict[tuple[int, str], _Failure] = {}
         self._pinned: dict[Path, int] = {}
         self._superseded: set[Path] = set()
+        self._dropped_tables: set[int] = set()
         now_ms = time.time() * 1_000
         for table_id in table_ids:
             self._read_table(table_id, journal_id, last_sequence, now_ms)
@@ -175,10 +176,13 @@ class Segments:
     def put(self, table_id: int, computed: Sequence[Computed], replaces: StoredSegment | None = None) -> None:
         """Stores segments durably, each in place of the one of its name. Syncs: not for the event loop.
 
-        replaces: only when this one is still the stored one. Raises InternalError, QueryError for too many segments.
+        replaces: only when this one is still the stored one. Raises InternalError, QueryError for too many segments
+        and for a dropped table.
         """
         with self._writing:
             with self._lock:
+                if table_id in self._dropped_tables:
+                    raise QueryError("the table was dropped while its segments were computed")
                 if replaces is not None and self._stored.get((table_id, replaces.segment.name)) is not replaces:
                     return
                 self._check_room(table_id, computed)
@@ -225,6 +229,16 @@ class Segments:
             except OSError as error:
                 raise InternalError(f"segment {name!r} may come back after a restart: {error}") from error
             return stored
+
+    def drop_table(self, table_id: int) -> None:
+        """Forgets the segments of a table that was dropped, and takes no more; its files go with its directory."""
+        directory = segment_path(table_id, 0).parent
+        with self._writing, self._lock:
+            self._dropped_tables.add(table_id)
+            for key in [key for key in self._stored if key[0] == table_id]:
+                del self._stored[key]
+                self._failures.pop(key, None)
+            self._superseded = {path for path in self._superseded if path.parent != directory}
 
     def remove_expired(self, now_ms: float) -> None:
         """Removes the files of segments beyond their ttl."""

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import structlog
 
-from openset.errors import ConfigError, InternalError
+from openset.errors import ConfigError, InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
+from openset.store.dropped import remove_table_directory
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.lock import DirectoryLock, check_file_system
@@ -60,6 +61,7 @@ class Store:
         # Guards partitions, compacting and pins; held for moments only.
         self._lock = threading.Lock()
         self._compacting: set[tuple[int, int]] = set()
+        self._undeleted_tables: set[int] = set()  # dropped, with files still there
         self._pins = Pins(data_dir)
         self._keep_segments = False
         self._durable_directories: set[Path] = set()
@@ -164,6 +166,50 @@ class Store:
         with self._catalog_lock:
             return self._catalog.drop_column(table, name)
 
+    def drop_table(self, name: str) -> TableSchema:
+        """Takes a table away, durably, and returns what it was. Raises QueryError, ConfigError, InternalError.
+
+        Queries that run go on with what they began with; the files go when none of them needs them any more, the
+        records with the segments of the journal when other tables need none of their records.
+        """
+        self._initialised()
+        with self._catalog_lock:
+            schema = self._catalog.drop_table(name)
+            with self._lock:
+                self._undeleted_tables.add(schema.id)
+                for key in [key for key in self._partitions if key[0] == schema.id]:
+                    del self._partitions[key]
+        self._now_stamps.pop(schema.id, None)
+        self.segments.drop_table(schema.id)
+        self._delete_dropped_tables()
+        try:
+            self._journal.rotate()
+            self._drop_segments()
+        except FormatError as error:
+            # The table is gone all the same. The journal says again what is wrong with it at the next insert.
+            log.error("records of a dropped table cannot be removed", table=name, reason=str(error))
+        return schema
+
+    def is_dropped(self, table_id: int) -> bool:
+        """Whether a table that there was is no more."""
+        return self._catalog.is_dropped(table_id)
+
+    def _delete_dropped_tables(self) -> None:
+        """The files of those that nobody reads any more."""
+        with self._lock:
+            compacting = {table_id for table_id, _ in self._compacting}
+            idle = {
+                table_id
+                for table_id in self._undeleted_tables - compacting
+                if not self._pins.uses_table(table_id)
+            }  # fmt: skip
+            self._undeleted_tables -= idle
+        for table_id in idle:
+            try:
+                remove_table_directory(self.data_dir, table_id, self._files)
+            except OSError as error:
+                log.warning("files of a dropped table stay until the next start", table_id=table_id, reason=str(error))
+
     # --- insert ----------------------------------------------------------------------------------------------------
 
     def prepare_insert(
@@ -195,13 +241,16 @@ class Store:
     def submit(self, table: str, insert: Insert) -> Future[int]:
         """Hands a prepared request to the writer. The future is done when the events are durable and visible.
 
-        It gives the sequence of the record (0 when there are no events), or InternalError.
+        It gives the sequence of the record (0 when there are no events), or InternalError. Raises QueryError when the
+        table was dropped since the request was prepared.
         """
         if insert.batch is None:
             nothing: Future[int] = Future()
             nothing.set_result(0)
             return nothing
-        commit = Commit(self.table(table).id, insert.payload, insert.batch.partitions)
+        if self.table(table).id != insert.table_id:
+            raise QueryError(f"table {table!r} was dropped while the events were read")
+        commit = Commit(insert.table_id, insert.payload, insert.batch.partitions)
         return self._committer.submit(commit)
 
     async def commit(self, table: str, insert: Insert) -> int:
@@ -213,7 +262,7 @@ class Store:
         due = False
         with self._lock:
             for commit, ref in written:
-                for slice_ in commit.slices:
+                for slice_ in () if self._catalog.is_dropped(commit.table_id) else commit.slices:
                     partition = self._partition(commit.table_id, slice_.partition)
                     partition.add(ref, slice_)
                     due = due or self.policy.is_due(partition.base_rows, partition.delta_events, 0.0)
@@ -268,6 +317,8 @@ class Store:
         finally:
             with self._lock:
                 idle = self._pins.remove(snapshots)
+                if schema.id in self._undeleted_tables:
+                    self.compaction_wanted.set()
             for link in idle:
                 link.unlink(missing_ok=True)
 
@@ -292,6 +343,7 @@ class Store:
         forced: any partition with a record that is not in its file. The one that holds the oldest record comes first.
         Raises InternalError when the disk refuses.
         """
+        self._delete_dropped_tables()
         now = time.monotonic()
         with self._lock:
             # Under the lock: the file must have every column that a record on its way into it has.
@@ -362,6 +414,9 @@ class Store:
         try:
             self._check_staged(task, result)
             with self._lock:
+                if self._catalog.is_dropped(snapshot.schema.id):
+                    self.compaction_wanted.set()  # to delete its files
+                    return
                 path = self.data_dir / snapshot.file
                 self._pins.keep_file(key, snapshot.generation, path)
                 self._files.rename(self.data_dir / task.staging, path)

@@ -23,7 +23,7 @@ from openset.store.lookup import ColumnValue, IndexedTexts, indexed_texts, is_lo
 from openset.store.merge import Layer
 from openset.store.ranges import expand_ranges, offsets_of
 from openset.store.schema import ColumnSchema, TableSchema
-from openset.store.snapshot import PartitionSnapshot
+from openset.store.snapshot import PartitionSnapshot, partition_path
 from openset.store.state import PartitionState, RecordReader, load_state
 from openset_format.block import Block, Column, PersonId, PersonIds
 from openset_format.errors import FormatError
@@ -69,11 +69,20 @@ class ViewCache:
     def _view(self, snapshot: PartitionSnapshot) -> PartitionView:
         key = (snapshot.schema.id, snapshot.partition)
         if key not in self._kept:
+            self._forget_dropped_tables()
             self._kept[key] = _Partition(self._data_dir, snapshot, self._reader)
             if len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key].view(snapshot)
+
+    def _forget_dropped_tables(self) -> None:
+        """Their files take room on the disk as long as they are mapped."""
+        for table_id in {table_id for table_id, _ in self._kept}:
+            kept = [key for key, partition in self._kept.items() if key[0] == table_id and partition.has_file]
+            if kept and not (self._data_dir / partition_path(table_id, 0)).parent.is_dir():
+                for key in kept:
+                    del self._kept[key]
 
 
 class _Partition:
@@ -85,6 +94,10 @@ class _Partition:
         self._views: OrderedDict[tuple[int, int, int], PartitionView] = OrderedDict()
         self._state = load_state(data_dir, snapshot, reader)
         self._generation, self._records = snapshot.generation, len(snapshot.records)
+
+    @property
+    def has_file(self) -> bool:
+        return self._generation > 0
 
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
         key = (snapshot.generation, len(snapshot.records), snapshot.schema.version)

@@ -142,7 +142,7 @@ def test_bad_lines_are_events() -> None:
 
 
 def test_empty_requests() -> None:
-    assert prepare([]) == Insert(None, b"", 0, 0, ())
+    assert prepare([]) == Insert(None, b"", 0, 0, (), SCHEMA.id)
     assert prepare(b"\n", newline_delimited=True).accepted == 0
 
 
