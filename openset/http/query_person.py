@@ -17,6 +17,7 @@ def asked_person(parameters: RequestParameters) -> PersonRequest:
     from_ms = _stamp("from", parameters.text("from"))
     to_ms = _stamp("to", parameters.text("to"))
     limit = parameters.integer("limit", 0, (1 << 63) - 1)
+    info, explain = parameters.flag("info"), parameters.flag("explain")
     parameters.finish()
     if (text is None) == (number is None):
         raise QueryError("give either sid= (a text id) or id= (an integer id)")
@@ -24,7 +25,7 @@ def asked_person(parameters: RequestParameters) -> PersonRequest:
         raise QueryError("sid= is empty, which nobody's id is")
     person: PersonId | None = text if number is None else number
     assert person is not None
-    return PersonRequest(person, from_ms, to_ms, limit)
+    return PersonRequest(person, from_ms, to_ms, limit, info, explain)
 
 
 def _stamp(name: str, value: str | None) -> int | None:

@@ -14,6 +14,9 @@ import numpy as np
 
 from openset.errors import QueryError
 from openset.query.executor import Executor
+from openset.query.explain import Extent, column_bytes, explanation
+from openset.query.frame import Facts
+from openset.query.result import encode
 from openset.query.work import WorkerState
 from openset.store.fold import fold_events
 from openset.store.snapshot import PartitionSnapshot
@@ -26,20 +29,30 @@ EVENTS_PER_PIECE = 2_000
 
 @dataclass(frozen=True, slots=True)
 class PersonRequest:
-    """Whose events are asked for: those with from_ms <= stamp < to_ms, the first `limit` of them (None: all)."""
+    """Whose events are asked for: those with from_ms <= stamp < to_ms, the first `limit` of them (None: all).
+
+    info: facts are wanted behind the events. explain: what would be read, instead of the events.
+    """
 
     person: PersonId
     from_ms: int | None = None
     to_ms: int | None = None
     limit: int | None = None
+    info: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PersonPiece:
-    """Some events as JSON, without the brackets of the list around them. more: whether others follow."""
+    """Some events as JSON, without the brackets of the list around them. more: whether others follow.
+
+    count, rows: how many events they are, of how many rows.
+    """
 
     events: bytes
     more: bool
+    count: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +72,26 @@ class PersonWork:
         low = min(start + self.first, end)
         high = min(low + EVENTS_PER_PIECE, end)
         events = fold_events(_events_of(block, low, high))
-        return PersonPiece(msgspec.json.encode(events)[1:-1], high < end)
+        rows = int(block.event_first_row[high] - block.event_first_row[low])
+        return PersonPiece(msgspec.json.encode(events)[1:-1], high < end, high - low, rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PersonExplainWork:
+    """What a person query would read."""
+
+    snapshot: PartitionSnapshot
+    request: PersonRequest
+
+    def run(self, state: WorkerState) -> Extent | None:
+        """None when there is no such person."""
+        block = state.views.person_rows(self.snapshot, self.request.person)
+        if block is None:
+            return None
+        start, end = _asked_events(block, self.request)
+        asked = _events_of(block, start, end)
+        sizes = {name: column_bytes(asked, name) for name in ("stamp", *asked.columns)}
+        return Extent(1, end - start, asked.rows, 1, sizes)
 
 
 def _asked_events(block: Block, request: PersonRequest) -> tuple[int, int]:
@@ -90,22 +122,40 @@ async def person_pieces(
     store: Store, executor: Executor, table: str, request: PersonRequest
 ) -> AsyncGenerator[bytes, None]:
     """A person's events as JSON, piece by piece. Raises QueryError, before the first, when there is no such person."""
+    facts = Facts(partitions=1)
     with store.pinned_snapshot(table) as snapshots:
         number = partition_of(request.person, store.partitions or 1)
         snapshot = next((own for own in snapshots if own.partition == number), None)
-        first = 0
+        worker = executor.worker_of(number)
+        if request.explain:
+            extent = None if snapshot is None else await executor.run(worker, PersonExplainWork(snapshot, request))
+            if extent is None:
+                raise _nobody(request, table)
+            plan = f"the rows of one person, found by the hash of the id in partition {number}"
+            yield encode(explanation(plan, [[extent]], 1))
+            return
+        first = events = rows = 0
         while True:
             piece: PersonPiece | None = None
             if snapshot is not None:
-                piece = await executor.run(executor.worker_of(number), PersonWork(snapshot, request, first))
+                piece = await executor.run(worker, PersonWork(snapshot, request, first))
             if piece is None:
-                raise QueryError(f"there is no person {request.person!r} in table {table!r}")
+                raise _nobody(request, table)
+            events, rows = events + piece.count, rows + piece.rows
             opening = b"" if first else b'{"person":' + msgspec.json.encode(request.person) + b',"events":['
             separator = b"," if first and piece.events else b""
-            yield opening + separator + piece.events + (b"" if piece.more else b"]}")
+            closing = b""
+            if not piece.more:
+                info = b',"info":' + encode(facts.shown(1, events, rows)) if request.info else b""
+                closing = b"]" + info + b"}"
+            yield opening + separator + piece.events + closing
             if not piece.more:
                 return
             first += EVENTS_PER_PIECE
+
+
+def _nobody(request: PersonRequest, table: str) -> QueryError:
+    return QueryError(f"there is no person {request.person!r} in table {table!r}")
 
 
 async def find_person(store: Store, executor: Executor, table: str, request: PersonRequest) -> bytes:

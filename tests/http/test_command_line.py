@@ -208,3 +208,18 @@ def test_conflicting_types_stop_before_the_table_is_made(daemon: Daemon) -> None
     assert done.returncode == 1
     assert "column 'size' has conflicting types: int in event 1, text in event 2" in done.stderr
     assert run(daemon, "query", "sizes", "tally(1)").returncode == 1
+
+
+def test_the_values_of_a_column_as_a_table(daemon: Daemon) -> None:
+    done = run(daemon, "column", "highstreet", "product_price", "--between", "10", "100", "--bucket", "50")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "               people",
+        "product_price       3",
+        "  0                 3",
+        "  50                3",
+    ]
+    done = run(daemon, "column", "highstreet", "product_name", "--rx", "^fly", "--json")
+    assert json.loads(done.stdout)["_"][0]["_"] == [{"g": "fly rod", "c": [2]}]
+    done = run(daemon, "column", "highstreet", "product_name", "--gt", "3")
+    assert done.returncode == 1 and "gt= is for numbers" in done.stderr

@@ -184,6 +184,18 @@ def test_an_explanation_of_events(shop: Daemon) -> None:
     assert (of_segment["people"], of_segment["candidates"]) == (2, 2)
 
 
+def test_facts_and_explanation_of_a_person(shop: Daemon) -> None:
+    answer = shop.request("GET", "/v1/query/forms/person", sid="ann", info="true").json
+    assert answer["person"] == "ann" and len(answer["events"]) == 1
+    assert {name: answer["info"][name] for name in ("people", "events", "rows", "partitions")} == {
+        "people": 1, "events": 1, "rows": 1, "partitions": 1,
+    }  # fmt: skip
+    explained = shop.request("GET", "/v1/query/forms/person", sid="ann", explain="true").json["explain"]
+    assert (explained["people"], explained["events"], explained["rows"]) == (1, 1, 1)
+    assert explained["columns"]["price"] == 8 + 1  # the value, and whether there is one
+    assert "nobody" in shop.request("GET", "/v1/query/forms/person", sid="nobody", explain="true").error["message"]
+
+
 # ---------------------------------------------------------------- time zones
 
 DAYS = "match:\n    tally(get_day_of_week(stamp), get_hour(stamp))"
