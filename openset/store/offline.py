@@ -70,7 +70,7 @@ def read_data_dir(data_dir: Path | str) -> OfflineStore:
         raise ConfigError(f"{data_dir} is not a data directory: it has no {CATALOG_NAME} or no {JOURNAL_DIRECTORY}")
     stale = "it changes faster than it can be read"
     for attempt in range(_ATTEMPTS):
-        before = _fingerprint(data_dir)
+        before = fingerprint(data_dir)
         try:
             found = _read(data_dir)
         except (MissingSegmentError, FileNotFoundError) as error:
@@ -79,7 +79,7 @@ def read_data_dir(data_dir: Path | str) -> OfflineStore:
             raise InternalError(str(error)) from error
         else:
             settled = not found.problems or attempt + 1 >= _DAMAGED_ATTEMPTS
-            if settled and _fingerprint(data_dir) == before:
+            if settled and fingerprint(data_dir) == before:
                 return found
         time.sleep(_PAUSE_SECONDS)
     raise ConfigError(f"{data_dir} cannot be read: {stale}")
@@ -140,7 +140,7 @@ def _read(data_dir: Path) -> OfflineStore:
     return OfflineStore(data_dir, catalog, journal, partitions, problems)
 
 
-def _fingerprint(data_dir: Path) -> tuple[object, ...]:
+def fingerprint(data_dir: Path) -> tuple[object, ...]:
     """Changes whenever the catalog or a partition file is replaced."""
     paths = [data_dir / CATALOG_NAME, *sorted((data_dir / TABLES_DIRECTORY).glob("*/p*.h5"))]
     stats = []

@@ -10,11 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from openset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from openset_tools.backup import Backup
 
 EXIT_DAMAGED = 1
 
@@ -26,7 +29,7 @@ person_option = click.option("--person", "person_id", metavar="ID", required=Tru
 
 def register(group: click.Group) -> None:
     """Adds the commands to a group."""
-    for command in (inspect, verify, cat, export):
+    for command in (inspect, verify, cat, export, backup, restore):
         group.add_command(command)
 
 
@@ -110,6 +113,67 @@ def export(
     for problem in problems:
         click.echo(f"left out: {problem}", err=True)
     sys.exit(EXIT_DAMAGED if problems else 0)
+
+
+@click.command()
+@click.argument("data_dir", type=_directory, metavar="DIR")
+@click.argument("target", type=click.Path(file_okay=False, path_type=Path), metavar="DEST")
+@json_option
+def backup(data_dir: Path, target: Path, as_json: bool) -> None:
+    """Add a backup of a data directory to a backup directory, also while a daemon runs."""
+    from openset_tools.backup import backup as made_of
+    from openset_tools.progress import shown_progress
+
+    with shown_progress("backup", "bytes") as advance:
+        outcome = made_of(data_dir, target, advance)
+    made = outcome.backup
+    if as_json:
+        facts = {"id": made.id, "files": len(made.files), "bytes": made.size_bytes}
+        _print_json(facts | {"copied_files": outcome.copied_files, "copied_bytes": outcome.copied_bytes})
+        return
+    click.echo(
+        f"backup {made.id}: {len(made.files):,} files, {made.size_bytes:,} bytes; "
+        f"{outcome.copied_files:,} files, {outcome.copied_bytes:,} bytes of them copied"
+    )
+
+
+@click.command()
+@click.argument("source", type=_directory, metavar="SRC")
+@click.argument("data_dir", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", required=False)
+@click.option("--backup", "backup_id", metavar="ID", help="Which backup (default: the newest).")
+@click.option("--list", "only_list", is_flag=True, help="Show the backups there are instead.")
+@json_option
+def restore(source: Path, data_dir: Path | None, backup_id: str | None, only_list: bool, as_json: bool) -> None:
+    """Make a new data directory of a backup, or list the backups of a directory."""
+    from openset_tools.backup import backups
+    from openset_tools.backup import restore as restored
+    from openset_tools.progress import shown_progress
+
+    if only_list == (data_dir is not None):
+        raise click.UsageError("name the directory to restore to, or --list")
+    if data_dir is None:
+        found = backups(source)
+    else:
+        with shown_progress("restore", "bytes") as advance:
+            found = [restored(source, data_dir, backup_id, advance)]
+    if as_json:
+        _print_json({"backups": [_backup_facts(one) for one in found]})
+        return
+    for one in found:
+        tables = ", ".join(one.tables) or "no tables"
+        click.echo(f"{one.id}  {len(one.files):,} files  {one.size_bytes:,} bytes  {one.server_name}: {tables}")
+
+
+def _backup_facts(one: Backup) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "made_at": one.made_at,
+        "server_name": one.server_name,
+        "tables": one.tables,
+        "last_sequence": one.last_sequence,
+        "files": len(one.files),
+        "bytes": one.size_bytes,
+    }
 
 
 @contextmanager

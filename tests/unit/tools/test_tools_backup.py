@@ -1,0 +1,193 @@
+"""Backups: of a moment while a daemon ingests and compacts, incremental, safe to interrupt, checked on restore."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support.daemon import Daemon
+
+from openset.cli import main
+from openset.errors import ConfigError, InternalError
+from openset.store.store import Store
+from openset_tools import backup as module
+from openset_tools.backup import backup, backups, restore
+from openset_tools.verify import verify
+
+PEOPLE = 20
+COUNT = "match where action is 'view': tally('all', n)"
+
+
+def batch(number: int) -> list[dict[str, Any]]:
+    """One request: an event for everyone, so that a request seen by half shows."""
+    stamp = 1_700_000_000_000 + number
+    return [
+        {"person": f"p{person}", "stamp": stamp, "action": "view", "attr": {"n": number}} for person in range(PEOPLE)
+    ]
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    store = Store.open(data)
+    store.initialise(2)
+    store.create_table("t", [("n", "int")])
+    insert(store, 0)
+    store.compact_all()
+    insert(store, 1)
+    store.close()
+    return data
+
+
+def insert(store: Store, number: int) -> None:
+    store.submit("t", store.prepare_insert("t", json.dumps(batch(number)).encode())).result()
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name not in ("lock", "synced")
+    }
+
+
+def test_what_is_restored_is_what_was_backed_up(data_dir: Path, tmp_path: Path) -> None:
+    before = contents(data_dir)
+    outcome = backup(data_dir, tmp_path / "b")
+    assert contents(data_dir) == before
+    assert outcome.copied_bytes == outcome.backup.size_bytes == sum(map(len, before.values()))
+    assert restore(tmp_path / "b", tmp_path / "again") == outcome.backup
+    assert contents(tmp_path / "again") == before
+    assert verify(tmp_path / "again", deep=True) == []
+
+
+def test_a_backup_while_a_daemon_ingests_and_compacts(tmp_path: Path) -> None:
+    policy = {"base_share": 0.1, "floor_events": 40}
+    with Daemon(tmp_path / "data", init=3, policy=policy) as daemon:
+        daemon.create("t", {"n": "int"})
+        acknowledged, stop = [0], threading.Event()
+
+        def ingest() -> None:
+            while not stop.is_set():
+                daemon.insert("t", batch(acknowledged[0]))
+                acknowledged[0] += 1
+
+        thread = threading.Thread(target=ingest)
+        thread.start()
+        moments = []
+        for _ in range(4):
+            while acknowledged[0] < (moments[-1][1] if moments else 0) + 15:
+                assert thread.is_alive()
+            first = acknowledged[0]
+            outcome = backup(tmp_path / "data", tmp_path / "b")
+            moments.append((first, acknowledged[0] + 1, outcome.backup.id))
+        stop.set()
+        thread.join()
+    for first, last, backup_id in moments:
+        again = tmp_path / f"again-{backup_id}"
+        restore(tmp_path / "b", again, backup_id)
+        assert verify(again, deep=True) == []
+        with Daemon(again) as restored:
+            (root,) = restored.events("t", COUNT, sort="key", order="asc")["_"]
+        numbers = [node["g"] for node in root["_"]]
+        # Whole requests, in order, with all that was acknowledged before the backup began.
+        assert numbers == list(range(len(numbers)))
+        assert first <= len(numbers) <= last
+        assert {node["c"][0] for node in root["_"]} == {PEOPLE}
+
+
+def test_unchanged_files_are_not_copied_again(data_dir: Path, tmp_path: Path) -> None:
+    backup(data_dir, tmp_path / "b")
+    assert backup(data_dir, tmp_path / "b").copied_files == 0
+    store = Store.open(data_dir)
+    insert(store, 2)
+    store.close()
+    later = backup(data_dir, tmp_path / "b")
+    assert later.copied_files == 1 and len(later.backup.files) > 1
+    assert len(backups(tmp_path / "b")) == 3
+    oldest = restore(tmp_path / "b", tmp_path / "oldest", backups(tmp_path / "b")[0].id)
+    assert oldest.last_sequence == 2
+
+
+def test_an_interrupted_backup_is_none(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backup(data_dir, tmp_path / "b")
+    store = Store.open(data_dir)
+    insert(store, 2)
+    store.compact_all()
+    store.close()
+
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_write_list", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backup(data_dir, tmp_path / "b")
+    (tmp_path / "b" / "contents" / "half.partial").write_bytes(b"half")
+    assert len(backups(tmp_path / "b")) == 1
+    complete = backup(data_dir, tmp_path / "b")
+    assert not list((tmp_path / "b").rglob("*.partial"))
+    restore(tmp_path / "b", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(data_dir) and complete.backup.last_sequence == 3
+
+
+def test_an_interrupted_restore_leaves_no_directory(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(data_dir, tmp_path / "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "read_data_dir", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            restore(tmp_path / "b", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    restore(tmp_path / "b", tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(data_dir)
+
+
+def test_a_damaged_file_is_neither_backed_up_nor_restored(data_dir: Path, tmp_path: Path) -> None:
+    backup(data_dir, tmp_path / "b")
+    path = sorted(data_dir.glob("tables/1/p*.h5"))[0]
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(damaged)
+    with pytest.raises(InternalError, match="damaged"):
+        backup(data_dir, tmp_path / "other")
+    assert backups(tmp_path / "other") == []
+    content = max((tmp_path / "b" / "contents").rglob("*"), key=lambda each: each.stat().st_size)
+    content.chmod(0o644)
+    content.write_bytes(content.read_bytes()[:-1] + b"?")
+    with pytest.raises(InternalError, match="its content in the backup is damaged"):
+        restore(tmp_path / "b", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_cannot_be_restored(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a backup directory"):
+        backups(data_dir)
+    backup(data_dir, tmp_path / "b")
+    with pytest.raises(ConfigError, match="is not empty"):
+        restore(tmp_path / "b", data_dir)
+    for name in ("none", "../x"):
+        with pytest.raises(ConfigError, match="holds no backup"):
+            restore(tmp_path / "b", tmp_path / "again", name)
+    with pytest.raises(ConfigError, match="is not a data directory"):
+        backup(tmp_path, tmp_path / "c")
+
+
+def test_the_commands(data_dir: Path, tmp_path: Path) -> None:
+    def run(*arguments: object) -> Any:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    made = json.loads(run("backup", data_dir, tmp_path / "b", "--json").stdout)
+    assert made["copied_files"] == made["files"]
+    assert "0 files, 0 bytes of them copied" in run("backup", data_dir, tmp_path / "b").stdout
+    listed = json.loads(run("restore", tmp_path / "b", "--list", "--json").stdout)["backups"]
+    assert [one["tables"] for one in listed] == [["t"], ["t"]] and listed[0]["id"] == made["id"]
+    assert made["id"] in run("restore", tmp_path / "b", tmp_path / "again", "--backup", made["id"]).stdout
+    assert run("restore", tmp_path / "b").exit_code == 2
+    assert "is not empty" in run("restore", tmp_path / "b", tmp_path / "again").stderr
