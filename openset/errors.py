@@ -36,9 +36,7 @@ class OpenSetError(Exception):
         return (_rebuild, (type(self), self.message, self.detail, self.line, self.column))
 
 
-def _rebuild(
-    kind: type[OpenSetError], message: str, detail: Any, line: int | None, column: int | None
-) -> OpenSetError:
+def _rebuild(kind: type[OpenSetError], message: str, detail: Any, line: int | None, column: int | None) -> OpenSetError:
     return kind(message, detail=detail, line=line, column=column)
 
 
