@@ -1,4 +1,4 @@
-"""/v1/table/{table}: create, describe and drop tables, add and drop their columns."""
+"""/v1/table/{table}: create, describe, change and drop tables, add and drop their columns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from openset.errors import ConfigError
 from openset.http.resource import Answer, Resource
 from openset.pyql.names import RESERVED_COLUMN_NAMES
-from openset.query.parameters import suggestion
+from openset.query.parameters import read_number, suggestion
 from openset.store.schema import TableSchema
 
 Z_ORDER_NAMES = ("z-order", "z_order")
-_FIELDS = ("columns", *Z_ORDER_NAMES)
+_FIELDS = ("columns", *Z_ORDER_NAMES, "retention_days")
 
 
 class TableList(Resource):
@@ -38,6 +38,9 @@ class TableResource(Resource):
     async def post(self, table: str) -> None:
         await self.respond(self._create(table))
 
+    async def put(self, table: str) -> None:
+        await self.respond(self._change(table))
+
     async def delete(self, table: str) -> None:
         await self.respond(self._drop(table))
 
@@ -48,9 +51,24 @@ class TableResource(Resource):
 
     async def _create(self, table: str) -> Answer:
         self.parameters().finish()
-        columns, z_order = table_definition(await self.body())
+        columns, z_order, retention_days = table_definition(await self.body())
         store = await self.node.store()
-        return description(await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES))
+        return description(
+            await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES, retention_days)
+        )
+
+    async def _change(self, table: str) -> Answer:
+        parameters = self.parameters()
+        wanted = parameters.text("retention_days")
+        parameters.finish()
+        store = await self.node.store()
+        store.table(table)
+        if wanted is None:
+            raise ConfigError("say what is to change: retention_days= takes a number of days, or forever")
+        days = None if wanted == "forever" else read_number(wanted)
+        if days is None and wanted != "forever":
+            raise ConfigError(f"retention_days={wanted} is neither a number of days nor forever")
+        return description(await asyncio.to_thread(store.set_retention, table, days))
 
     async def _drop(self, table: str) -> Answer:
         self.parameters().finish()
@@ -100,11 +118,14 @@ class ExistingColumn(_Column):
 def description(schema: TableSchema) -> dict[str, Any]:
     """A table as the interface shows it."""
     columns = [{"name": column.name, "type": column.type} for column in schema.columns]
-    return {"table": schema.name, "columns": columns, "z-order": list(schema.z_order)}
+    shown: dict[str, Any] = {"table": schema.name, "columns": columns, "z-order": list(schema.z_order)}
+    if schema.retention_days is not None:
+        shown["retention_days"] = schema.retention_days
+    return shown
 
 
-def table_definition(body: bytes) -> tuple[list[tuple[str, str]], list[str]]:
-    """Columns as (name, type) and the z-order, from the body of a create request. Raises ConfigError."""
+def table_definition(body: bytes) -> tuple[list[tuple[str, str]], list[str], float | None]:
+    """Columns as (name, type), z-order and retention in days, from the body of a create request. Raises ConfigError."""
     try:
         definition = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -123,7 +144,10 @@ def table_definition(body: bytes) -> tuple[list[tuple[str, str]], list[str]]:
         raise ConfigError("the z-order must be a list of action names")
     if not isinstance(definition["columns"], list):
         raise ConfigError('"columns" must be a list of {"name": ..., "type": ...}')
-    return [_column(entry) for entry in definition["columns"]], z_order
+    days = definition.get("retention_days")
+    if days is not None and type(days) not in (int, float):
+        raise ConfigError(f"retention_days must be a number of days, or null for ever, not {_shown(days)}")
+    return [_column(entry) for entry in definition["columns"]], z_order, days
 
 
 def _column(entry: Any) -> tuple[str, str]:

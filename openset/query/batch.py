@@ -92,7 +92,7 @@ async def run_batch(tools: Tools, table: str, entries: Sequence[Entry]) -> bytes
             passing.append((index, entry))
     facts = Facts()
     with ExitStack() as held:
-        schema, snapshots = held.enter_context(tools.store.pinned_table(table))
+        schema, snapshots = held.enter_context(tools.store.pinned_table(table, facts.now_ms))
         facts = replace(facts, partitions=len(snapshots))
         ready: list[_Ready] = []
         for index, query in passing:

@@ -114,7 +114,7 @@ async def run_query(tools: Tools, query: Query) -> QueryAnswer:
     facts = Facts()
     with ExitStack() as held:
         # A script is compiled with the columns of its snapshot, whatever is added or dropped meanwhile.
-        schema, snapshots = held.enter_context(tools.store.pinned_table(query.table))
+        schema, snapshots = held.enter_context(tools.store.pinned_table(query.table, facts.now_ms))
         prepared = await query.prepare(tools, schema, facts)
         if not isinstance(prepared, QueryAnswer):
             held.enter_context(prepared.held)

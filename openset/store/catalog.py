@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from openset.store.schema import (
     ColumnSchema,
     TableSchema,
     check_column,
+    check_retention,
     check_table_name,
     check_z_order,
 )
@@ -42,6 +44,7 @@ class _StoredTable(msgspec.Struct):
     z_order: list[str]
     version: int
     next_column_id: int
+    retention_days: int | float | None = None
 
 
 class _Contents(msgspec.Struct):
@@ -97,13 +100,19 @@ class Catalog:
         self._store(changed)
 
     def create_table(
-        self, name: str, columns: Iterable[tuple[str, str]], z_order: Sequence[str], reserved: Collection[str]
+        self,
+        name: str,
+        columns: Iterable[tuple[str, str]],
+        z_order: Sequence[str],
+        reserved: Collection[str],
+        retention_days: float | None = None,
     ) -> TableSchema:
         """A new table with columns of (name, type). Raises ConfigError for names and types that cannot be."""
         check_table_name(name)
         if name in self._tables:
             raise ConfigError(f"table {name!r} exists already")
         check_z_order(z_order)
+        check_retention(retention_days)
         stored: list[_StoredColumn] = []
         for column_name, column_type in columns:
             if any(column.name == column_name for column in stored):
@@ -111,7 +120,7 @@ class Catalog:
             stored.append(_StoredColumn(len(stored) + 1, column_name, check_column(column_name, column_type, reserved)))
         _check_column_count(len(stored))
         table_id = self._contents.next_table_id
-        table = _StoredTable(table_id, name, stored, list(z_order), 1, len(stored) + 1)
+        table = _StoredTable(table_id, name, stored, list(z_order), 1, len(stored) + 1, retention_days)
         tables = [*self._contents.tables, table]
         self._store(msgspec.structs.replace(self._contents, tables=tables, next_table_id=table_id + 1))
         return self._tables[name]
@@ -135,7 +144,7 @@ class Catalog:
         stored = self._stored(table)
         _check_column_count(len(stored.columns) + 1)
         columns = [*stored.columns, _StoredColumn(stored.next_column_id, name, checked)]
-        return self._replace(stored, columns, stored.next_column_id + 1)
+        return self._replace(stored, columns=columns, next_column_id=stored.next_column_id + 1)
 
     def drop_column(self, table: str, name: str) -> TableSchema:
         """The table without a column. Raises ConfigError when it has none of this name."""
@@ -143,15 +152,19 @@ class Catalog:
             raise ConfigError(f"table {table!r} has no column {name!a}")
         stored = self._stored(table)
         columns = [column for column in stored.columns if column.name != name]
-        return self._replace(stored, columns, stored.next_column_id)
+        return self._replace(stored, columns=columns)
+
+    def set_retention(self, table: str, days: float | None) -> TableSchema:
+        """The table with another retention. Raises ConfigError for one that cannot be, QueryError."""
+        self.table(table)
+        check_retention(days)
+        return self._replace(self._stored(table), retention_days=days)
 
     def _stored(self, table: str) -> _StoredTable:
         return next(entry for entry in self._contents.tables if entry.name == table)
 
-    def _replace(self, table: _StoredTable, columns: list[_StoredColumn], next_column_id: int) -> TableSchema:
-        changed = msgspec.structs.replace(
-            table, columns=columns, version=table.version + 1, next_column_id=next_column_id
-        )
+    def _replace(self, table: _StoredTable, **changes: Any) -> TableSchema:
+        changed = msgspec.structs.replace(table, version=table.version + 1, **changes)
         tables = [changed if entry is table else entry for entry in self._contents.tables]
         self._store(msgspec.structs.replace(self._contents, tables=tables))
         return self._tables[table.name]
@@ -205,7 +218,7 @@ def _replace_file(path: Path, data: bytes, files: FileLayer) -> None:
 
 def _schema(table: _StoredTable) -> TableSchema:
     columns = tuple(ColumnSchema(column.id, column.name, column.type) for column in table.columns)
-    return TableSchema(table.id, table.name, columns, tuple(table.z_order), table.version)
+    return TableSchema(table.id, table.name, columns, tuple(table.z_order), table.version, table.retention_days)
 
 
 def _check_column_count(count: int) -> None:

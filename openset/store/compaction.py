@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from openset.errors import InternalError
+from openset.store.expiry import without_expired
 from openset.store.merge import Layer
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import PartitionState, load_state
@@ -67,7 +68,7 @@ def compact(task: CompactionTask, files: FileLayer = FILES) -> CompactionResult:
     snapshot = task.snapshot
     try:
         state = load_state(task.data_dir, snapshot)
-        layer = state.whole()
+        layer = without_expired(state.whole(), snapshot.expired_before)
         content = _content(snapshot, state, layer)
         write_partition(task.data_dir / task.staging, content, files)
     except (FormatError, OSError) as error:

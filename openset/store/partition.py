@@ -57,8 +57,15 @@ class Partition:
         self.delta_events = sum(count for _, count in self._counts)
         self.waiting_since = time.monotonic()
 
-    def snapshot(self, schema: TableSchema, journal_id: str) -> PartitionSnapshot:
-        """This partition as it is now."""
+    def snapshot(self, schema: TableSchema, journal_id: str, now_ms: int | None = None) -> PartitionSnapshot:
+        """This partition as it is now. now_ms: what the table's retention counts from, by default the time of day."""
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         return PartitionSnapshot(
-            schema, self.partition, self.generation, journal_id, self.applied_sequence, self.records.view()
+            schema,
+            self.partition,
+            self.generation,
+            journal_id,
+            self.applied_sequence,
+            self.records.view(),
+            schema.expired_before(now_ms),
         )

@@ -17,6 +17,8 @@ from openset_format.block import ColumnType
 NAME_LIMIT = 64
 COLUMN_LIMIT = 4_096
 Z_ORDER_LIMIT = 1_024
+RETENTION_LIMIT_DAYS = 1_000_000
+DAY_MS = 86_400_000
 
 _TABLE_NAME = re.compile(r"[a-z0-9_]+")
 _COLUMN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
@@ -34,9 +36,10 @@ class ColumnSchema:
 
 @dataclass(frozen=True, slots=True)
 class TableSchema:
-    """A table. `version` grows with every change of its columns.
+    """A table. `version` grows with every change of it.
 
     z_order: actions in the order in which events of one person and one stamp are sorted; others come after.
+    retention_days: events that are older expire; None when they are kept forever.
     """
 
     id: int
@@ -44,11 +47,18 @@ class TableSchema:
     columns: tuple[ColumnSchema, ...]
     z_order: tuple[str, ...] = ()
     version: int = 1
+    retention_days: float | None = None
 
     @property
     def column_types(self) -> dict[str, ColumnType]:
         """The type of each column by name, in the order they were added."""
         return {column.name: column.type for column in self.columns}
+
+    def expired_before(self, now_ms: int) -> int:
+        """The first stamp (ms) that has not expired; 0 when none ever do."""
+        if self.retention_days is None:
+            return 0
+        return max(now_ms - round(self.retention_days * DAY_MS), 0)
 
     def column(self, name: str) -> ColumnSchema | None:
         """The column of this name, or None."""
@@ -88,6 +98,12 @@ def check_z_order(actions: Sequence[str]) -> None:
             raise ConfigError(f"{action!a} in the z-order is not the name of an action")
     if len(set(actions)) < len(actions):
         raise ConfigError("the z-order names an action twice")
+
+
+def check_retention(days: float | None) -> None:
+    """Raises ConfigError for a retention no table may have."""
+    if days is not None and not 0 < days <= RETENTION_LIMIT_DAYS:
+        raise ConfigError(f"retention_days must be above 0 and at most {RETENTION_LIMIT_DAYS:,}, not {days}")
 
 
 def _is_text(value: str) -> bool:

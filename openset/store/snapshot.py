@@ -99,6 +99,7 @@ class PartitionSnapshot:
     """One partition of one table at one moment.
 
     generation: of the file, 0 when there is none. records: what is newer than the file, in journal order.
+    expired_before: ms; events of earlier stamps are beyond the table's retention.
     """
 
     schema: TableSchema
@@ -107,6 +108,7 @@ class PartitionSnapshot:
     journal_id: str
     applied_sequence: int
     records: RecordList
+    expired_before: int = 0
 
     @property
     def file(self) -> Path:

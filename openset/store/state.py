@@ -62,16 +62,16 @@ class PartitionState:
             event_start=np.ones(base.rows, np.bool_) if flat or base.event_start is None else base.event_start,
         )
 
-    def whole(self) -> Layer:
-        """All people, file and delta merged: ordinal p is person p of the layer."""
-        layer = splice(self._whole_base, self.overlay)
+    def whole(self, overlay: Layer | None = None) -> Layer:
+        """All people, file and delta merged: ordinal p is person p of the layer. overlay: another than its own."""
+        layer = splice(self._whole_base, self.overlay if overlay is None else overlay)
         assert len(layer.people) == len(self.delta.persons)
         return layer
 
-    def touched_in_base(self) -> NDArray[np.bool_]:
-        """bool[people of the file]: whom the overlay answers for."""
+    def touched_in_base(self, overlay: Layer) -> NDArray[np.bool_]:
+        """bool[people of the file]: whom an overlay answers for."""
         touched = np.zeros(self.base.people, np.bool_)
-        touched[self.overlay.people[self.overlay.people < self.base.people]] = True
+        touched[overlay.people[overlay.people < self.base.people]] = True
         return touched
 
     def _ranks(self) -> NDArray[np.int64]:

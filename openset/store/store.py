@@ -148,11 +148,12 @@ class Store:
         columns: Iterable[tuple[str, str]],
         z_order: Sequence[str] = (),
         reserved_names: Collection[str] = (),
+        retention_days: float | None = None,
     ) -> TableSchema:
         """A new table with columns of (name, type), durably. Raises ConfigError for what cannot be."""
         self._initialised()
         with self._catalog_lock:
-            return self._catalog.create_table(name, columns, z_order, reserved_names)
+            return self._catalog.create_table(name, columns, z_order, reserved_names, retention_days)
 
     def add_column(self, table: str, name: str, column_type: str, reserved_names: Collection[str] = ()) -> TableSchema:
         """The table with one more column, durably. Raises ConfigError, QueryError."""
@@ -165,6 +166,15 @@ class Store:
         self._initialised()
         with self._catalog_lock:
             return self._catalog.drop_column(table, name)
+
+    def set_retention(self, table: str, days: float | None) -> TableSchema:
+        """The table with another retention (None: forever), durably. Raises ConfigError, QueryError.
+
+        Queries leave out what is older from now on, compactions remove it.
+        """
+        self._initialised()
+        with self._catalog_lock:
+            return self._catalog.set_retention(table, days)
 
     def drop_table(self, name: str) -> TableSchema:
         """Takes a table away, durably, and returns what it was. Raises QueryError, ConfigError, InternalError.
@@ -287,9 +297,9 @@ class Store:
         with self._lock:
             return self._snapshots(self.table(table))
 
-    def _snapshots(self, schema: TableSchema) -> list[PartitionSnapshot]:
+    def _snapshots(self, schema: TableSchema, now_ms: int | None = None) -> list[PartitionSnapshot]:
         return [
-            self._partitions[schema.id, number].snapshot(schema, self._journal.id)
+            self._partitions[schema.id, number].snapshot(schema, self._journal.id, now_ms)
             for number in range(self._initialised())
             if (schema.id, number) in self._partitions
         ]
@@ -304,13 +314,18 @@ class Store:
             yield snapshots
 
     @contextmanager
-    def pinned_table(self, table: str) -> Iterator[tuple[TableSchema, list[PartitionSnapshot]]]:
-        """`pinned_snapshot`, with the table as it was at the same moment: what a script is to be compiled against."""
+    def pinned_table(
+        self, table: str, now_ms: int | None = None
+    ) -> Iterator[tuple[TableSchema, list[PartitionSnapshot]]]:
+        """`pinned_snapshot`, with the table as it was at the same moment: what a script is to be compiled against.
+
+        now_ms: the query's now, which its table's retention counts from.
+        """
         with self._lock:
             # A compaction that leaves a dropped column out is published later than this moment or before it; so with
             # the table read under the lock no snapshot lacks one of its columns.
             schema = self.table(table)
-            snapshots = self._snapshots(schema)
+            snapshots = self._snapshots(schema, now_ms)
             self._pins.add(snapshots)
         try:
             yield schema, snapshots

@@ -18,6 +18,7 @@ from pyroaring import BitMap
 
 from openset.errors import InternalError
 from openset.store.delta import Base
+from openset.store.expiry import first_stamps, living_overlay
 from openset.store.identity import SelectedPersonIds
 from openset.store.lookup import ColumnValue, IndexedTexts, indexed_texts, is_looked_up, people_in_file, people_in_rows
 from openset.store.merge import Layer
@@ -101,8 +102,8 @@ class _Partition:
 
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
         key = (snapshot.generation, len(snapshot.records), snapshot.schema.version)
-        if key not in self._views:
-            self._views[key] = PartitionView(self._state_at(snapshot), snapshot.schema)
+        if key not in self._views or not self._views[key].is_as_of(snapshot.expired_before):
+            self._views[key] = PartitionView(self._state_at(snapshot), snapshot.schema, snapshot.expired_before)
             if len(self._views) > VIEWS_KEPT:
                 self._views.popitem(last=False)
         self._views.move_to_end(key)
@@ -124,25 +125,46 @@ class _Partition:
 class PartitionView:
     """A partition as it was at one snapshot. It stays valid and unchanged when the cache moves on."""
 
-    def __init__(self, state: PartitionState, schema: TableSchema):
+    def __init__(self, state: PartitionState, schema: TableSchema, expired_before: int = 0):
+        """expired_before: rows of stamps before it (ms) are left out."""
         self.schema = schema
+        self._expired_before = expired_before
         self._persons = state.delta.persons.view()
         self._state = state
         self._base_columns: _Columns | None = None
         self._include: NDArray[np.bool_] | None = None
         base, overlay = state.base, state.overlay
+        if expired_before:
+            overlay = living_overlay(state, expired_before)
         layer: Layer | None = None
         if len(overlay.people) and overlay.rows >= WHOLE_ABOVE * base.rows:
-            layer = state.whole()
+            layer = state.whole(overlay)
         else:
             self._base_columns = _BaseColumns(state, schema)
             if len(overlay.people):
-                self._include = ~state.touched_in_base()
+                self._include = ~state.touched_in_base(overlay)
                 layer = overlay
         self._layer = layer
         self._layer_columns = None if layer is None else _LayerColumns(state, schema, layer)
         self._blocks: dict[int, list[Block]] = {}
         self._indexed_texts: dict[str, IndexedTexts | None] = {}
+
+    def is_as_of(self, expired_before: int) -> bool:
+        """Whether it would be the same with another moment of expiry: nothing has expired between the two."""
+        if expired_before == self._expired_before:
+            return True
+        return self._expired_before <= expired_before <= self._oldest_stamp
+
+    @cached_property
+    def _oldest_stamp(self) -> int:
+        """Of all rows, ms."""
+        oldest = [np.iinfo(np.int64).max]
+        if self._base_columns is not None:
+            stamps, people = first_stamps(self._state.base)
+            oldest.append((stamps if self._include is None else stamps[self._include[people]]).min(initial=oldest[0]))
+        if self._layer is not None:
+            oldest.append(first_stamps(self._layer)[0].min(initial=oldest[0]))
+        return int(min(oldest))
 
     @property
     def people(self) -> int:
