@@ -20,6 +20,7 @@ from openset.pyql.settings import RunSettings
 from openset.query.answer import QueryAnswer
 from openset.query.compare import compared_segments
 from openset.query.counts import CountsRequest
+from openset.query.executor import Executor
 from openset.query.explain import ExplainWork, explanation
 from openset.query.fan_out import PartitionedWork, Portion, fan_out, turn
 from openset.query.frame import Facts, Prepared, Query, Tools, run_query
@@ -108,7 +109,8 @@ async def run_batch(tools: Tools, table: str, entries: Sequence[Entry]) -> bytes
                 outcomes[index] = error.envelope()
             else:
                 ready.append(_ready(index, query, prepared, compared))
-        for one, results in zip(ready, await _pass(tools, ready, snapshots), strict=True):
+        found = await one_pass(tools.executor, [one.work for one in ready], snapshots)
+        for one, results in zip(ready, found, strict=True):
             outcomes[one.index] = await _shielded(_finished(one, results, facts))
     return await asyncio.to_thread(encode, outcomes)
 
@@ -125,20 +127,23 @@ def _ready(index: int, query: Query, prepared: Prepared, compared: Any) -> _Read
     return _Ready(index, replace(work, compared=compared), prepared.render)
 
 
-async def _pass(
-    tools: Tools, ready: Sequence[_Ready], snapshots: Sequence[PartitionSnapshot]
+async def one_pass(
+    executor: Executor, works: Sequence[PartitionedWork], snapshots: Sequence[PartitionSnapshot]
 ) -> list[list[Any] | OpenSetError]:
-    """The results of each query, or its error. A worker that dies of one of them makes each go on its own."""
-    if not ready:
+    """The results of each work, or the error it ended with.
+
+    A worker process that dies of one of them takes the pass with it; then each goes on its own.
+    """
+    if not works:
         return []
-    latest = max((one.work.settings for one in ready), key=lambda settings: settings.deadline or 0.0)
+    latest = max((work.settings for work in works), key=lambda settings: settings.deadline or 0.0)
     try:
-        portions = await fan_out(tools.executor, BatchWork([one.work for one in ready], snapshots, latest))
+        portions = await fan_out(executor, BatchWork(works, snapshots, latest))
     except OpenSetError as error:
-        if len(ready) == 1:
+        if len(works) == 1:
             return [error]
-        return [(await _pass(tools, [one], snapshots))[0] for one in ready]
-    return [_joined([portion[index] for portion in portions]) for index in range(len(ready))]
+        return [(await one_pass(executor, [work], snapshots))[0] for work in works]
+    return [_joined([portion[index] for portion in portions]) for index in range(len(works))]
 
 
 def _joined(parts: Sequence[list[Any] | OpenSetError]) -> list[Any] | OpenSetError:

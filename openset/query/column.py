@@ -6,6 +6,7 @@ columns are queried as others are; `person` holds texts and integers, so its fil
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +53,8 @@ class ColumnRequest:
     async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared:
         """Raises QueryError for an unknown column, filters that do not fit it, values that are none."""
         column, column_type = _resolved(schema, self.column)
-        values = value_filter(column, column_type, self.filters or {})
+        # A pattern may take a while to compile.
+        values = await asyncio.to_thread(value_filter, column, column_type, self.filters or {})
         bucket = _bucket(column, column_type, self.bucket)
         settings = RunSettings(
             now_ms=facts.now_ms,

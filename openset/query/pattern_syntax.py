@@ -13,6 +13,8 @@ from dataclasses import dataclass
 Ranges = list[tuple[int, int]]
 
 DEPTH_LIMIT = 100
+# What a pattern comes to when counted repetitions are written out, in characters and sets.
+SIZE_LIMIT = 10_000
 _LAST = 0x10FFFF
 _DIGITS: Ranges = [(0x30, 0x39)]
 _WORD: Ranges = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
@@ -61,12 +63,16 @@ _END = "\ud800"
 
 
 class _Reader:
-    """Reads one pattern from left to right. at: the next character. groups: how many have been opened."""
+    """Reads one pattern from left to right.
+
+    at: the next character.  groups: how many have been opened.  size: of what was read, repetitions written out.
+    """
 
     def __init__(self, source: str):
         self.source = source
         self.at = 0
         self.groups = 0
+        self.size = 0
         self.backtracks = False
         self.references: list[tuple[int, int]] = []
         self._names = self._group_names()
@@ -125,7 +131,14 @@ class _Reader:
         if look is not None:
             self.backtracks = True
             return self._unrepeatable(self._group(look, look, depth))
-        return self._atom(depth) + self._quantifier()
+        before = self.size
+        atom = self._atom(depth)
+        self.size += 1
+        quantifier, times = self._quantifier()
+        self.size = before + times * (self.size - before)
+        if self.size > SIZE_LIMIT:
+            raise PatternError(f"it has more than {SIZE_LIMIT:,} characters when repetitions are written out", start)
+        return atom + quantifier
 
     def _unrepeatable(self, text: str) -> str:
         if self.at < len(self.source) and (
@@ -134,24 +147,27 @@ class _Reader:
             raise PatternError("there is nothing to repeat", self.at)
         return text
 
-    def _quantifier(self) -> str:
+    def _quantifier(self) -> tuple[str, int]:
+        """What repeats the atom before, and how often it is written out."""
         start = self.at
+        times = 1
         counted = _COUNTED.match(self.source, start)
         if counted is not None:
             least, most = counted[1], counted[3]
             if most and int(most) < int(least):
                 raise PatternError("the numbers in braces are out of order", start)
             self.at = counted.end()
+            times = max(int(most or 0), int(least), 1)
             found = counted[0]
         elif start < len(self.source) and self.source[start] in "*+?":
             self.at += 1
             found = self.source[start]
         else:
-            return ""
+            return "", 1
         if self._starts("?"):
             self.at += 1
             found += "?"
-        return self._unrepeatable(found)
+        return self._unrepeatable(found), times
 
     def _group(self, opening: str, written: str, depth: int) -> str:
         start = self.at

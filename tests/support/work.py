@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openset.errors import ParseError
+from openset.errors import ParseError, RunTimeError
+from openset.pyql.settings import RunSettings
+from openset.query.fan_out import Portion
 from openset.query.work import WorkerState
+from openset.store.snapshot import PartitionSnapshot
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,22 @@ class Die:
 class Unsendable:
     def run(self, state: WorkerState) -> Any:
         return lambda: None
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """Gives the numbers of its partitions; in one of them it may fail, or end the worker with a signal."""
+
+    snapshots: Sequence[PartitionSnapshot]
+    settings: RunSettings
+    fails_in: int = -1
+    dies_in: int = -1
+
+    def run(self, state: WorkerState) -> Portion[list[int]]:
+        numbers = [snapshot.partition for snapshot in self.snapshots]
+        if self.fails_in in numbers:
+            raise RunTimeError(f"not in partition {self.fails_in}")
+        if self.dies_in in numbers:
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(30)
+        return Portion(numbers, len(numbers))

@@ -93,6 +93,10 @@ def test_meaning(source: str, texts: list[str], others: list[str]) -> None:
         ("(?P<a>x)", "not known", 0),
         ("(?#x)", "not known", 0),
         ("(" * 200, "nested", 101),
+        ("((a{100}){100}){2}", "written out", 1),
+        ("x(?=a)(b{999}){999}", "written out", 6),
+        ("a{999999999}", "written out", 0),
+        ("(a|b{20}){500}", "written out", 0),
     ],
 )
 def test_what_is_no_pattern(source: str, reason: str, offset: int) -> None:
