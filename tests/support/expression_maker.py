@@ -68,7 +68,8 @@ class Features:
     @property
     def vectorised(self) -> bool:
         """Whether nothing in such scripts is left to the interpreter, type errors apart."""
-        return not (self.log or self.mistakes or self.odd_containers)
+        called_per_row = self.calls_in_where and self.inline
+        return not (self.log or self.mistakes or self.odd_containers or called_per_row)
 
 
 @dataclass(frozen=True)
