@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -48,6 +48,14 @@ class Pieces:
 
     first: bytes
     rest: AsyncGenerator[bytes, None]
+
+
+class Compressor(Protocol):
+    """What zlib.compressobj makes."""
+
+    def compress(self, data: bytes, /) -> bytes: ...
+
+    def flush(self, mode: int = ..., /) -> bytes: ...
 
 
 Answer = bytes | dict[str, Any] | Document | Pieces
@@ -164,14 +172,15 @@ class Resource(RequestHandler):
     async def _send_pieces(self, pieces: Pieces) -> None:
         """Sends a body piece by piece; one that breaks off is not ended, so that the client notices."""
         self.set_header("Content-Type", "application/json; charset=utf-8")
-        self.write(pieces.first)
+        compressor = self._compressor()
+        self.write(await _packed(compressor, pieces.first))
         try:
             async with aclosing(pieces.rest) as rest:
                 async for piece in rest:
                     if self._gone:
                         return
                     await self.flush()
-                    self.write(piece)
+                    self.write(await _packed(compressor, piece))
         except OpenSetError:
             if self._headers_written:
                 assert self.request.connection is not None
@@ -179,7 +188,15 @@ class Resource(RequestHandler):
                 return
             raise
         if not self._gone:
-            self.finish()
+            self.finish(b"" if compressor is None else compressor.flush())
+
+    def _compressor(self) -> Compressor | None:
+        """What gzips a body that is sent in pieces; None where the client does not take that."""
+        self.add_header("Vary", "Accept, Accept-Encoding")
+        if not takes_gzip(self.request.headers.get("Accept-Encoding", "")):
+            return None
+        self.set_header("Content-Encoding", "gzip")
+        return zlib.compressobj(_COMPRESS_LEVEL, wbits=31)
 
     async def _compressed(self, body: bytes) -> bytes:
         """The body, gzipped where the client takes that and it is worth it."""
@@ -251,6 +268,13 @@ class Resource(RequestHandler):
 
 def _unsupported(method: str) -> Any:
     return getattr(RequestHandler, method.lower())
+
+
+async def _packed(compressor: Compressor | None, piece: bytes) -> bytes:
+    """A piece as it is sent: all of it, so that the client need not wait for the next one."""
+    if compressor is None:
+        return piece
+    return await asyncio.to_thread(lambda: compressor.compress(piece) + compressor.flush(zlib.Z_SYNC_FLUSH))
 
 
 def takes_gzip(accept_encoding: str) -> bool:

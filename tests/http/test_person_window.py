@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,15 @@ def test_a_long_history_is_whole(daemon: Daemon) -> None:
     assert answer.headers.get("transfer-encoding") == "chunked"
     assert answer.json["person"] == "long"
     assert [event["attr"] for event in answer.json["events"]] == [{"n": i, "tag": ["a", "b"]} for i in range(EVENTS)]
+
+
+def test_a_long_history_is_gzipped_for_who_takes_it(daemon: Daemon) -> None:
+    plain = daemon.request("GET", URL, sid="long")
+    answer = daemon.request("GET", URL, headers={"Accept-Encoding": "gzip"}, sid="long")
+    assert answer.headers["content-encoding"] == "gzip" and "content-encoding" not in plain.headers
+    assert "Accept-Encoding" in answer.headers["vary"] and "Accept-Encoding" in plain.headers["vary"]
+    assert len(answer.body) < len(plain.body) / 4
+    assert gzip.decompress(answer.body) == plain.body
 
 
 @pytest.mark.parametrize("count", [0, 1, 1_999, 2_000, 2_001, 4_000, EVENTS, EVENTS + 1])
