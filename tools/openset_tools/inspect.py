@@ -258,11 +258,13 @@ def _summary_lines(shown: Mapping[str, Any]) -> Iterator[str]:
         stored = f"{column['encoding']}, {column['bytes']:,} bytes, index {column['index_bytes']:,}"
         yield f"  {name}: {column['type']}, {stored}"
         if column.get("distinct"):
-            top = ", ".join(f"{_text(entry['value'])} ({entry['rows']:,})" for entry in column["top"])
-            yield (
+            line = (
                 f"    {column['distinct']:,} distinct, {column['nulls']:,} null, "
-                f"{_text(column['min'])} to {_text(column['max'])}; most: {top}"
+                f"{_text(column['min'])} to {_text(column['max'])}"
             )
+            # Where every value occurs once, some of them say nothing.
+            top = ", ".join(f"{_text(entry['value'])} ({entry['rows']:,})" for entry in column["top"])
+            yield line if column["top"][0]["rows"] == 1 < column["distinct"] else f"{line}; most: {top}"
     if shown["events"]:
         yield "  events per person"
         yield from _bars(

@@ -103,6 +103,7 @@ def test_inspect_prints_text(data_dir: Path) -> None:
     assert "  4 people, 7 events, 8 rows" in lines
     assert "  from 2023-11-14T22:13:20.000Z to 2023-11-15T09:13:20.000Z" in lines
     assert "    5 distinct, 1 null, cart to pen; most: home (3), cart (1), ink (1), late (1), pen (1)" in lines
+    assert "    3 distinct, 5 null, -3 to 2" in lines
     assert "      1 " + "█" * 40 + " 3" in lines
     assert "    4-7 " + "█" * 14 + " 1" in lines
 
