@@ -131,12 +131,12 @@ class EngineRun:
             partial.events += int(state.event_counts[answered].sum())
 
 
-def outcomes(plan: Plan, block: Block, settings: RunSettings) -> Outcomes:
-    """Runs a segment or histogram script over a Block. Raises RunTimeError."""
+def outcomes(plan: Plan, block: Block, settings: RunSettings, *, want_log: bool = False) -> Outcomes:
+    """Runs a segment or histogram script over a Block. want_log: log() lines are collected. Raises RunTimeError."""
     state = BlockRun(block, settings, TextTable(settings.max_memory_bytes))
     people = block.runnable
     tallied = np.zeros(block.people, np.bool_)
-    with Executor(state, plan.script, plan.analysis, NodeTable(), note_tallied=True) as executor:
+    with Executor(state, plan.script, plan.analysis, NodeTable(), want_log=want_log, note_tallied=True) as executor:
         with deep_recursion():
             frame = executor.top()
         for batch in frame.batches:
@@ -145,13 +145,14 @@ def outcomes(plan: Plan, block: Block, settings: RunSettings) -> Outcomes:
         member = tallied[people] | executor.evaluator.truth(value, len(people))
     left = np.flatnonzero(state.failed[people])
     answered: dict[int, Any] = {}
+    noted = Partial(plan.script.aggregators)
     for position, (person, outcome) in zip(
-        left.tolist(), evaluate_people(plan.script, block, settings, people[left].tolist()), strict=True
+        left.tolist(), evaluate_people(plan.script, block, settings, people[left].tolist(), noted), strict=True
     ):
         tallied[person] = outcome.tallied
         answered[position] = outcome.returned
         member[position] = outcome.tallied or is_true(outcome.returned)
-    return Outcomes(people, tallied[people], member, value, state.table, answered)
+    return Outcomes(people, tallied[people], member, value, state.table, answered, noted.log if want_log else ())
 
 
 def run(plan: Plan, blocks: Iterable[Block], settings: RunSettings, *, want_log: bool = False) -> Partial:

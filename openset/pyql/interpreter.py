@@ -42,10 +42,17 @@ def interpret(
 
 
 def evaluate_people(
-    script: tree.Script, block: Block, settings: RunSettings, people: Iterable[int] | None = None
+    script: tree.Script,
+    block: Block,
+    settings: RunSettings,
+    people: Iterable[int] | None = None,
+    noted: Partial | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
-    """Per person whether the script called tally, and what it returned: for segments and histograms."""
-    run = Run(compile_program(script), block, settings, Partial(script.aggregators))
+    """Per person whether the script called tally, and what it returned: for segments and histograms.
+
+    noted: gets the lines of log().
+    """
+    run = Run(compile_program(script), block, settings, Partial(script.aggregators) if noted is None else noted)
     for person in _chosen(block, people):
         with deep_recursion():
             outcome = _run_person(run, person)

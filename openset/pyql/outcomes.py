@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,7 @@ class Outcomes:
 
     people: int64[n], the people (0…people-1) it ran for.  tallied: bool[n].  member: bool[n], tallied or returned
     something true.  value: what was returned, a vector of n lanes over `table`; `answered` has, by position, what the
-    interpreter found in place of some of its values.
+    interpreter found in place of some of its values.  log: lines of log(), where they were wanted.
     """
 
     people: NDArray[np.int64]
@@ -31,6 +31,7 @@ class Outcomes:
     value: Value
     table: TextTable
     answered: Mapping[int, Any]
+    log: Sequence[str] = ()
 
     @cached_property
     def returned(self) -> list[Any]:

@@ -15,7 +15,7 @@ from functools import partial
 
 from pyroaring import BitMap
 
-from openset.pyql.settings import SESSION_TIME_MS, RunSettings
+from openset.pyql.settings import LOG_LIMIT_LINES, SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer
 from openset.query.definition import Definition, cached_sections, described, operands
 from openset.query.fan_out import Portion, turn
@@ -192,6 +192,7 @@ def _rendered(
             sum(part.scanned.events for part in parts),
             sum(part.scanned.rows for part in parts),
         )
+        body["log"] = [line for part in parts for line in part.scanned.log][:LOG_LIMIT_LINES]
     return QueryAnswer(body, ("people",))
 
 

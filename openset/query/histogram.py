@@ -18,7 +18,7 @@ from openset.errors import QueryError
 from openset.pyql.block_run import TooMuchAtOnce
 from openset.pyql.engine import Members, Plan, outcomes
 from openset.pyql.partial import shown_key
-from openset.pyql.settings import SESSION_TIME_MS, RunSettings
+from openset.pyql.settings import LOG_LIMIT_LINES, SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer, aggregate_names
 from openset.query.compare import compared_blocks, scanned
 from openset.query.fan_out import Portion, turn
@@ -130,7 +130,7 @@ class HistogramRequest:
 class HistogramAnswer:
     """groups: numbers, or numbers of buckets, ascending. counts: int64[segments, groups].
 
-    people, events, rows: what was gone through; zeros when nobody asks for that.
+    people, events, rows, log: what was gone through and the lines of log(); zeros and none when nobody asks for that.
     """
 
     groups: NDArray[Any]
@@ -138,6 +138,7 @@ class HistogramAnswer:
     people: int
     events: int
     rows: int
+    log: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,34 +158,38 @@ class HistogramWork:
         plan = state.plans.plan(self.script, self.schema)
         compared: Compared = [None] if self.compared is None else self.compared
         parts: list[tuple[NDArray[Any], Counts]] = []
+        log: list[str] = []
         people = events = rows = done = 0
         for snapshot in turn(self.snapshots):
             blocks = state.views.view(snapshot).blocks(plan.block_rows)
             blocks, masks = compared_blocks(state.members, compared, snapshot.partition, blocks)
             for block, members in zip(blocks, masks, strict=True):
-                parts += self._counted(plan, block, members)
+                parts += self._counted(plan, block, members, log)
             if self.want_info:
                 visited = scanned(blocks, masks)
                 people, events, rows = people + visited[0], events + visited[1], rows + visited[2]
             done += 1
         groups, counts = merged_numbers(parts, len(compared))
-        return Portion(HistogramAnswer(groups, counts, people, events, rows), done)
+        return Portion(HistogramAnswer(groups, counts, people, events, rows, log[:LOG_LIMIT_LINES]), done)
 
-    def _counted(self, plan: Plan, block: Block, members: Sequence[Members]) -> list[tuple[NDArray[Any], Counts]]:
-        """Counts of a Block's people, by group; in several parts where a part takes too much memory."""
+    def _counted(
+        self, plan: Plan, block: Block, members: Sequence[Members], log: list[str]
+    ) -> list[tuple[NDArray[Any], Counts]]:
+        """Counts of a Block's people, by group; in several parts where one takes too much memory. Adds to the log."""
         parts: list[tuple[NDArray[Any], Counts]] = []
         waiting = [(_wanted(block, members), members)]
         while waiting:
             self.settings.check_deadline()
             part, masks = waiting.pop()
             try:
-                found = outcomes(plan, part, self.settings)
+                found = outcomes(plan, part, self.settings, want_log=self.want_info and len(log) < LOG_LIMIT_LINES)
             except TooMuchAtOnce:
                 middle = part.people // 2
                 for first, last in ((middle, part.people), (0, middle)):
                     inside = [None if mask is None else mask[first:last] for mask in masks]
                     waiting.append((part.part(first, last), inside))
                 continue
+            log += found.log
             numbers, present = found.numbers()
             groups, counted = self.scale.grouped(numbers[present])
             asked = found.people[present][counted]
@@ -229,4 +234,5 @@ def _rendered(request: HistogramRequest, answers: Sequence[HistogramAnswer], fac
             sum(answer.events for answer in answers),
             sum(answer.rows for answer in answers),
         )
+        body["log"] = [line for answer in answers for line in answer.log][:LOG_LIMIT_LINES]
     return QueryAnswer(body, aggregate_names([PEOPLE], segments))

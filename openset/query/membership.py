@@ -17,7 +17,7 @@ from pyroaring import BitMap
 from openset.pyql import tree
 from openset.pyql.block_run import TooMuchAtOnce
 from openset.pyql.engine import Plan, outcomes
-from openset.pyql.settings import RunSettings
+from openset.pyql.settings import LOG_LIMIT_LINES, RunSettings
 from openset.query.compare import scanned
 from openset.query.pruning import few_candidates
 from openset.query.work import CompiledSection
@@ -28,10 +28,11 @@ from openset_format.membership import bitmap_of
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """How many events and rows scripts went through, each counted once however many scripts there are."""
+    """How many events and rows scripts went through, each counted once however many scripts there are; log() lines."""
 
     events: int = 0
     rows: int = 0
+    log: Sequence[str] = ()
 
 
 def script_members(
@@ -42,25 +43,27 @@ def script_members(
     What the index knows is not looked for in events, and where it leaves few people only theirs are read; the other
     scripts that want Blocks of one size run in one pass over them. Raises RunTimeError.
     """
+    log: list[str] | None = [] if measure else None
     members = [None if each.fact is None else each.fact.people(view, settings.parameters) for each in sections]
     read = [plan_of(each).block_rows for each, known in zip(sections, members, strict=True) if known is None]
     for place, each in enumerate(sections):
         few = None if members[place] is not None else few_candidates(view, each.candidates, settings)
         if few is not None:
             blocks = view.blocks_of(few, plan_of(each).block_rows)
-            members[place] = _joined([part for b in blocks for part in members_of_block(plan_of(each), b, settings)])
+            pieces = [part for b in blocks for part in members_of_block(plan_of(each), b, settings, log)]
+            members[place] = _joined(pieces)
     left = sorted((plan_of(sections[place]).block_rows, place) for place, known in enumerate(members) if known is None)
     for block_rows, group in groupby(left, key=lambda entry: entry[0]):
         places = [place for _, place in group]
         found: dict[int, list[NDArray[np.int64]]] = {place: [] for place in places}
         for block in view.blocks(block_rows):
             for place in places:
-                found[place] += members_of_block(plan_of(sections[place]), block, settings)
+                found[place] += members_of_block(plan_of(sections[place]), block, settings, log)
         for place in places:
             members[place] = _joined(found[place])
     everyone = view.blocks(min(read)) if read and measure else []
     _, events, rows = scanned(everyone, [[None]] * len(everyone))
-    return [known for known in members if known is not None], Scanned(events, rows)
+    return [known for known in members if known is not None], Scanned(events, rows, log or ())
 
 
 def plan_of(section: CompiledSection) -> Plan:
@@ -69,19 +72,26 @@ def plan_of(section: CompiledSection) -> Plan:
     return section.plan
 
 
-def members_of_block(plan: Plan, block: Block, settings: RunSettings) -> list[NDArray[np.int64]]:
-    """The ordinals of the people of a Block who belong to the segment, in pieces. Raises RunTimeError."""
+def members_of_block(
+    plan: Plan, block: Block, settings: RunSettings, log: list[str] | None = None
+) -> list[NDArray[np.int64]]:
+    """The ordinals of the people of a Block who belong to the segment, in pieces. Raises RunTimeError.
+
+    log: where lines of log() are added while there is room; None when nobody asks for them.
+    """
     pieces: list[NDArray[np.int64]] = []
     waiting = [block]
     while waiting:
         settings.check_deadline()
         part = waiting.pop()
         try:
-            found = outcomes(plan, part, settings)
+            found = outcomes(plan, part, settings, want_log=log is not None and len(log) < LOG_LIMIT_LINES)
         except TooMuchAtOnce:
             middle = part.people // 2
             waiting += [part.part(middle, part.people), part.part(0, middle)]
             continue
+        if log is not None:
+            log += found.log
         people = found.people[found.member]
         pieces.append(people + part.first_person if part.ordinals is None else part.ordinals[people])
     return pieces

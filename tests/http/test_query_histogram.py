@@ -141,6 +141,13 @@ def test_debug_info_and_explain(shop: Daemon) -> None:
     assert set(explained["columns"]) == {"action", "price"} and explained["people"] == 13
 
 
+def test_log_lines_come_back_with_the_facts(shop: Daemon) -> None:
+    script = "if event_count == 1:\n    log('seen', event_count)\nreturn event_count"
+    answer = shop.request("POST", URL, script, info="true").json
+    assert answer["log"] == ["seen 1", "seen 1"]
+    assert "log" not in shop.request("POST", URL, script).json
+
+
 def test_the_name_is_taken_from_the_address(shop: Daemon) -> None:
     answer = shop.request("POST", "/v1/query/spending/histogram/was ist%2Flos", "return 1").json
     assert answer["_"][0]["g"] == "was ist/los"

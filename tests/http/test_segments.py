@@ -270,6 +270,13 @@ def test_order_of_sections_and_the_plan(shop: Daemon) -> None:
     assert "bee" in listed(shop, "shop") and "x" in listed(shop, "shop")
 
 
+def test_log_lines_come_back_with_the_facts(shop: Daemon) -> None:
+    script = "@segment two:\n    if event_count == 2:\n        log('seen', event_count)\n        tally\n"
+    answer = shop.request("POST", "/v1/query/shop/counts", script, info="true").json
+    assert (answer["_"][0]["c"], answer["log"]) == ([1], ["seen 2"])
+    assert "log" not in shop.request("POST", "/v1/query/shop/counts", script).json
+
+
 def test_debug_and_explain_store_nothing(shop: Daemon) -> None:
     for parameter in ("debug", "explain"):
         answer = shop.request("POST", "/v1/query/shop/counts", BUYERS.format(""), **{parameter: "true"})
