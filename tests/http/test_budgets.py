@@ -49,6 +49,7 @@ def resident_bytes(daemon: Daemon) -> int:
     [
         ("x = n", "time budget of 3000 ms"),
         ("c += 1", "time budget of 3000 ms"),
+        # Seconds on a quiet machine; the tallies take a gigabyte.
         ("tally(n)", "memory budget"),
     ],
 )
@@ -67,13 +68,15 @@ def test_three_unfiltered_matches_over_many_events_end_with_the_budget(daemon: D
     pinger = threading.Thread(target=ping)
     pinger.start()
     started = time.monotonic()
-    answer = daemon.request("POST", "/v1/query/t/events", THREE_DEEP.format(body), timeout="3000")
+    answer = daemon.request(
+        "POST", "/v1/query/t/events", THREE_DEEP.format(body), timeout="3000" if "time" in budget else "60000"
+    )
     answered.set()
     pinger.join()
     assert answer.status == 400
     assert answer.error["class"] == "run_time"
     assert budget in answer.error["message"]
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < (15 if "time" in budget else 60)
     assert slowest_seconds < 1.0  # a stalled event loop, not a busy machine
     deadline = time.monotonic() + 20
     while resident_bytes(daemon) > before + (400 << 20) and time.monotonic() < deadline:

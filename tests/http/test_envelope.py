@@ -39,7 +39,7 @@ def test_head_of_an_unknown_route_has_no_body(daemon: Daemon) -> None:
     [
         ("POST", "/ping", "GET"),
         ("GET", "/v1/cluster/init", "PUT"),
-        ("DELETE", "/v1/table/cart", "GET, POST"),
+        ("PATCH", "/v1/table/cart", "GET, POST, PUT, DELETE"),
         ("GET", "/v1/insert/cart", "POST"),
         ("GET", "/v1/query/cart/events", "POST"),
         ("POST", "/v1/query/cart/person", "GET"),
