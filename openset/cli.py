@@ -357,7 +357,7 @@ def person(table: str, person_id: str, url: str, is_integer: bool, as_json: bool
 @click.option("--check", is_flag=True, help="Print nothing; exit with 1 when the script is not in canonical form.")
 def format_command(script: str, write: bool, check: bool) -> None:
     """Print a PyQL script in canonical form. SCRIPT is a file, - for standard input, or the script itself."""
-    from openset.pyql.format_script import format_script
+    from openset.pyql.syntax.format_script import format_script
 
     text = script_text(script)
     formatted = format_script(text)

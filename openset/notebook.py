@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openset.errors import InternalError, QueryError
-from openset.pyql.engine import EngineRun, compile_plan
-from openset.pyql.parse import parse_script
+from openset.pyql.lanes.engine import EngineRun, compile_plan
 from openset.pyql.settings import SESSION_TIME_MS, ParameterValue, RunSettings
+from openset.pyql.syntax.parse import parse_script
 from openset.query.result import Order, result_tree, sort_index
 from openset.query.time_zone import UTC_NAME, zone_of
 from openset.store.fold import fold_events

@@ -40,7 +40,7 @@ from support.shrinking import shrink
 from support.small_limits import small_limits
 
 from openset.errors import ParseError
-from openset.pyql.evaluate import Evaluator
+from openset.pyql.lanes.evaluate import Evaluator
 
 _SHRINK_SECONDS = 60.0
 _MOST_FAILURES = 20

@@ -67,7 +67,9 @@ def stored_counts(connection: Connection, table: str) -> tuple[int, int]:
 
 def aggregator_names(connection: Connection, table: str, script: str) -> list[str]:
     """The aliases of the script's aggregators; empty where a newer daemon understands more than this client."""
-    from openset.pyql.parse import parse_script  # here, because loading a grammar takes longer than the other commands
+    from openset.pyql.syntax.parse import (
+        parse_script,  # here, because loading a grammar takes longer than the other commands
+    )
 
     description = connection.get(f"/v1/table/{segment(table)}")
     columns = {column["name"]: column["type"] for column in description["columns"]}

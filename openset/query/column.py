@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openset.errors import QueryError
-from openset.pyql.engine import BLOCK_ROWS
+from openset.pyql.lanes.engine import BLOCK_ROWS
 from openset.pyql.names import BUILTIN_COLUMNS, COLUMN_SYNONYMS
 from openset.pyql.partial import shown_key
 from openset.pyql.settings import SESSION_TIME_MS, RunSettings

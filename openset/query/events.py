@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from openset.pyql import tree
-from openset.pyql.engine import EngineRun
+from openset.pyql.lanes.engine import EngineRun
 from openset.pyql.partial import Partial
 from openset.pyql.settings import SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer, aggregate_names

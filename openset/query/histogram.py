@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openset.errors import QueryError
-from openset.pyql.block_run import TooMuchAtOnce
-from openset.pyql.engine import Members, Plan, outcomes
+from openset.pyql.lanes.block_run import TooMuchAtOnce
+from openset.pyql.lanes.engine import Members, Plan, outcomes
 from openset.pyql.partial import shown_key
 from openset.pyql.settings import LOG_LIMIT_LINES, SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer, aggregate_names

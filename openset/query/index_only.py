@@ -17,9 +17,9 @@ from operator import and_, or_
 from pyroaring import BitMap
 
 from openset.pyql import tree
-from openset.pyql.analysis import cannot_fail, conjuncts
+from openset.pyql.lanes.analysis import cannot_fail, conjuncts
+from openset.pyql.meaning.text import read_number
 from openset.pyql.settings import ParameterValue
-from openset.pyql.text import read_number
 from openset.store.lookup import ColumnValue
 from openset.store.views import PartitionView
 from openset_format.block import ColumnType

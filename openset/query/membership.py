@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from openset.pyql import tree
-from openset.pyql.block_run import TooMuchAtOnce
-from openset.pyql.engine import Plan, outcomes
+from openset.pyql.lanes.block_run import TooMuchAtOnce
+from openset.pyql.lanes.engine import Plan, outcomes
 from openset.pyql.settings import LOG_LIMIT_LINES, RunSettings
 from openset.query.compare import scanned
 from openset.query.pruning import few_candidates

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from openset.pyql.values import in_range
+from openset.pyql.meaning.values import in_range
 from openset.query.distinct_pairs import distinct_pairs, run_starts
 from openset.query.value_filter import Number, ValueFilter
 from openset.store.lookup import IndexedTexts

@@ -16,8 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from openset.errors import OpenSetError, RunTimeError
 from openset.pyql import tree
-from openset.pyql.engine import Plan, compile_plan
-from openset.pyql.parse import parse_script, parse_sections
+from openset.pyql.lanes.engine import Plan, compile_plan
+from openset.pyql.syntax.parse import parse_script, parse_sections
 from openset.query.index_only import Candidates, EverHas, candidates, membership
 from openset.store.members import MemberCache
 from openset.store.schema import TableSchema

@@ -6,6 +6,7 @@ rows are touched, everything is merged instead. Columns are merged when they are
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -368,7 +369,7 @@ def people_ranges(row_start: NDArray[np.int64], max_rows: int) -> Iterator[tuple
         first = last
 
 
-class _Columns:
+class _Columns(ABC):
     """The columns of a layer over all its rows, made when first read. Subclasses say how."""
 
     def __init__(self, state: PartitionState, schema: TableSchema):
@@ -391,14 +392,14 @@ class _Columns:
             self._made[name] = self._action() if name == "action" else self._make(self._by_name[name])
         return self._made[name]
 
-    def _present(self, column: ColumnSchema) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _present(self, column: ColumnSchema) -> bool: ...
 
-    def _action(self) -> Column:
-        raise NotImplementedError
+    @abstractmethod
+    def _action(self) -> Column: ...
 
-    def _make(self, column: ColumnSchema) -> Column:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, column: ColumnSchema) -> Column: ...
 
 
 class _BaseColumns(_Columns):

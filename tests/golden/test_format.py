@@ -7,8 +7,8 @@ from golden_runner import GOLDEN, GoldenCase, golden_cases, read_golden
 from support.show_tree import show
 
 from openset.errors import ParseError
-from openset.pyql.format_script import MAX_LINE_CHARACTERS, format_script
-from openset.pyql.parse import parse_script, parse_sections
+from openset.pyql.syntax.format_script import MAX_LINE_CHARACTERS, format_script
+from openset.pyql.syntax.parse import parse_script, parse_sections
 from openset_format.block import ColumnType
 
 COLUMNS: dict[str, ColumnType] = {

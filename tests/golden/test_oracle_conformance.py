@@ -13,11 +13,11 @@ from support.trees import Case, parse_tree, read_cases, rounded
 from support_blocks import block_of
 
 from openset.errors import ParseError
-from openset.pyql.interpreter import evaluate_people, interpret
-from openset.pyql.parse import parse_script, parse_sections
+from openset.pyql.interpreter.interpreter import evaluate_people, interpret
+from openset.pyql.meaning.values import is_true
 from openset.pyql.partial import Partial
 from openset.pyql.settings import ParameterValue, RunSettings
-from openset.pyql.values import is_true
+from openset.pyql.syntax.parse import parse_script, parse_sections
 from openset.query.result import Order, result_tree, sort_index
 from openset_format.block import Block, ColumnType
 

@@ -7,7 +7,7 @@ from golden_runner import GoldenCase, golden_cases
 from support.show_tree import show
 
 from openset.errors import ParseError
-from openset.pyql.parse import parse_script, parse_sections
+from openset.pyql.syntax.parse import parse_script, parse_sections
 from openset_format.block import ColumnType
 
 COLUMNS: dict[str, ColumnType] = {

@@ -16,8 +16,8 @@ from support.expression_maker import Features
 from support.found_cases import people_of
 from support.script_maker import make_script
 
-from openset.pyql import engine
-from openset.pyql.engine import compile_plan
+from openset.pyql.lanes import engine
+from openset.pyql.lanes.engine import compile_plan
 
 SEEDED_BATCHES = 8
 SCRIPTS_PER_BATCH = 130

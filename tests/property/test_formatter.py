@@ -8,8 +8,8 @@ from support.event_maker import COLUMNS
 from support.script_maker import make_script
 from support.show_tree import show
 
-from openset.pyql.format_script import format_script
-from openset.pyql.parse import parse_script
+from openset.pyql.syntax.format_script import format_script
+from openset.pyql.syntax.parse import parse_script
 
 BRACES = [
     "x = { {{whole}}: {{half}} }\ntally(len(x))\n",

@@ -17,8 +17,8 @@ from support.event_maker import COLUMNS, make_events, make_people, whole
 from support.expression_maker import PARAMETERS, Features
 from support.script_maker import ScriptMaker
 
-from openset.pyql.engine import compile_plan, outcomes
-from openset.pyql.parse import parse_script
+from openset.pyql.lanes.engine import compile_plan, outcomes
+from openset.pyql.syntax.parse import parse_script
 from openset.query.index_only import candidates, membership
 from openset.store.views import PartitionView
 from openset_format.block import Block

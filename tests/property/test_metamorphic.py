@@ -28,7 +28,7 @@ from support.expression_maker import Features
 from support.script_maker import make_script
 from support.small_limits import small_limits
 
-from openset.pyql.engine import compile_plan
+from openset.pyql.lanes.engine import compile_plan
 
 PAIRS = 120
 

@@ -34,7 +34,7 @@ from support.expression_maker import Features
 from support.found_cases import people_of
 from support.script_maker import make_script
 
-from openset.pyql.engine import Plan, compile_plan
+from openset.pyql.lanes.engine import Plan, compile_plan
 from openset.store.store import Store
 from openset.store.views import ViewCache
 

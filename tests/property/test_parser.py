@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from support.show_tree import show
 
 from openset.errors import ParseError
-from openset.pyql.format_script import format_script
-from openset.pyql.limits import MAX_EXPRESSION_DEPTH
-from openset.pyql.parse import parse_script, parse_sections
+from openset.pyql.syntax.format_script import format_script
+from openset.pyql.syntax.limits import MAX_EXPRESSION_DEPTH
+from openset.pyql.syntax.parse import parse_script, parse_sections
 from openset_format.block import ColumnType
 
 COLUMNS: dict[str, ColumnType] = {

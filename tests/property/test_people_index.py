@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 from support import store_model as model
 
-from openset.pyql.engine import compile_plan, outcomes, run
-from openset.pyql.parse import parse_script
+from openset.pyql.lanes.engine import compile_plan, outcomes, run
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
+from openset.pyql.syntax.parse import parse_script
 from openset.query.index_only import candidates, membership
 from openset.query.result import Order, result_tree
 from openset.query.value_counts import ValueCounter
@@ -206,7 +206,7 @@ def test_membership_equals_the_engine(
     script = parse_script(text, model.TYPES, segment=True)
     decided = membership(script)
     if decided is None:
-        assert any(word in text for word in ("price", "None", "0", "1", "7", "99", "{{", " in "))
+        assert any(word in text for word in ("price", "None", "True", "False", "0", "1", "7", "99", "-3", "{{", " in "))
         return
     run_settings = RunSettings(now_ms=10**12, parameters=PARAMETERS)
     plan = compile_plan(script)

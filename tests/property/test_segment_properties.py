@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from openset.pyql.parse import parse_sections
+from openset.pyql.syntax.parse import parse_sections
 from openset.query.counts import CountsRequest
 from openset.query.events import EventsRequest
 from openset.query.executor import SerialExecutor

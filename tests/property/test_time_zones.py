@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_blocks import block_of
 
-from openset.pyql.engine import compile_plan, run
-from openset.pyql.functions import pure_functions
-from openset.pyql.interpreter import interpret
-from openset.pyql.parse import parse_script
+from openset.pyql.interpreter.interpreter import interpret
+from openset.pyql.lanes.engine import compile_plan, run
+from openset.pyql.lanes.texts import TextTable
+from openset.pyql.lanes.vector_functions import call
+from openset.pyql.lanes.vectors import INT, Vec
+from openset.pyql.lanes.vectors import scalars as lane_values
+from openset.pyql.meaning.functions import pure_functions
+from openset.pyql.meaning.zones import zone_table
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
-from openset.pyql.texts import TextTable
-from openset.pyql.vector_functions import call
-from openset.pyql.vectors import INT, Vec
-from openset.pyql.vectors import scalars as lane_values
-from openset.pyql.zones import zone_table
+from openset.pyql.syntax.parse import parse_script
 from openset.query.result import Order, result_tree
 
 # Half hours, a quarter of an hour, a summer time of half an hour, a day left out, offsets with seconds, a summer time

@@ -23,13 +23,13 @@ from support.expression_maker import PARAMETERS
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
-from openset.pyql.engine import EngineRun, Plan, compile_plan, outcomes, run
-from openset.pyql.interpreter import evaluate_people, interpret
-from openset.pyql.parse import parse_script
+from openset.pyql.interpreter.interpreter import evaluate_people, interpret
+from openset.pyql.lanes.engine import EngineRun, Plan, compile_plan, outcomes, run
+from openset.pyql.meaning.values import is_true
 from openset.pyql.partial import ROOT, Partial
 from openset.pyql.settings import LOG_LIMIT_LINES, SESSION_TIME_MS, RunSettings
 from openset.pyql.states import SumState, Value, order_key
-from openset.pyql.values import is_true
+from openset.pyql.syntax.parse import parse_script
 from openset_format.block import Block
 
 # Enough for nearly every generated pair; one that needs more is left out, whoever needs it.

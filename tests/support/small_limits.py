@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from openset.pyql import block_run, for_loop, grouping, inline, matching, node_table, vectors
+from openset.pyql.lanes import block_run, for_loop, grouping, inline, matching, node_table, vectors
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import pytest
 from support_blocks import block_of
 
 from openset.errors import RunTimeError
-from openset.pyql.interpreter import evaluate_people, evaluate_person, interpret
-from openset.pyql.parse import parse_script
+from openset.pyql.interpreter.interpreter import evaluate_people, evaluate_person, interpret
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
+from openset.pyql.syntax.parse import parse_script
 from openset_format.block import Block, ColumnType
 
 COLUMNS: dict[str, ColumnType] = {"product": "text", "price": "double", "units": "int", "gift": "bool"}

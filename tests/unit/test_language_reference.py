@@ -10,11 +10,12 @@ from support.reference import COLUMNS, Z_ORDER, Example, reference_events, refer
 from support.trees import parse_tree, rounded
 from support_blocks import block_of
 
-from openset.pyql import engine, names
-from openset.pyql.interpreter import interpret
-from openset.pyql.parse import parse_script
+from openset.pyql import names
+from openset.pyql.interpreter.interpreter import interpret
+from openset.pyql.lanes import engine
 from openset.pyql.partial import Partial
 from openset.pyql.settings import ParameterValue, RunSettings
+from openset.pyql.syntax.parse import parse_script
 from openset.pyql.tree import Script
 from openset.query.result import Order, result_tree, sort_index
 

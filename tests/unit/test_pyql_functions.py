@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from openset.errors import RunTimeError
-from openset.pyql.containers import DictValue, SetValue, key_of
-from openset.pyql.functions import call_method, pure_functions
+from openset.pyql.meaning.containers import DictValue, SetValue, key_of
+from openset.pyql.meaning.functions import call_method, pure_functions
+from openset.pyql.meaning.text import to_text
 from openset.pyql.names import FUNCTIONS
-from openset.pyql.text import to_text
 
 PURE = pure_functions()
 

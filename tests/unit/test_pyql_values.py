@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from openset.errors import RunTimeError
-from openset.pyql.containers import DictValue, SetValue, copy_value, key_of
-from openset.pyql.text import read_number, to_text
-from openset.pyql.values import BINARY_OPERATIONS, INT_GREATEST, INT_LEAST, is_true, negated
+from openset.pyql.meaning.containers import DictValue, SetValue, copy_value, key_of
+from openset.pyql.meaning.text import read_number, to_text
+from openset.pyql.meaning.values import BINARY_OPERATIONS, INT_GREATEST, INT_LEAST, is_true, negated
 
 
 def from_python(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openset.pyql.parse import parse_sections
+from openset.pyql.syntax.parse import parse_sections
 
 PLAIN = "a = 1\nmatch where product is 'x':\n    if a:\n        tally"
 

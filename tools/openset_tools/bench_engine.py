@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl
 import click
 import numpy as np
 
-from openset.pyql.engine import Plan, compile_plan, run
-from openset.pyql.parse import parse_script
+from openset.pyql.lanes.engine import Plan, compile_plan, run
 from openset.pyql.settings import ParameterValue, RunSettings
+from openset.pyql.syntax.parse import parse_script
 from openset_format.block import Block, Column, ColumnType, PersonIds, TextDictionary
 
 COLUMN_TYPES: dict[str, ColumnType] = {

@@ -16,9 +16,9 @@ from typing import Any
 import click
 import numpy as np
 
-from openset.pyql.engine import EngineRun, compile_plan, outcomes
-from openset.pyql.parse import parse_script
+from openset.pyql.lanes.engine import EngineRun, compile_plan, outcomes
 from openset.pyql.settings import RunSettings
+from openset.pyql.syntax.parse import parse_script
 from openset.query.index_only import candidates, membership
 from openset.query.pruning import few_candidates
 from openset.store.store import Store

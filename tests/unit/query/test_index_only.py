@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openset.pyql.parse import parse_script
+from openset.pyql.syntax.parse import parse_script
 from openset.query.index_only import candidates, membership
 from openset_format.block import ColumnType
 

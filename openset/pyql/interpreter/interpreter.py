@@ -1,0 +1,89 @@
+"""The scalar interpreter: a script for one person after another, on plain Python values.
+
+It runs the whole language and is what the vectorised engine is tested against, and what the engine uses for people
+whose part of a script cannot be vectorised. It is written to be obviously right, not to be fast: scripts become
+closures once, columns become lists per person.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from openset.pyql import tree
+from openset.pyql.interpreter.cursor import LeaveMatch
+from openset.pyql.interpreter.scalar_run import RETURN, ExitPerson, Outcome, Run
+from openset.pyql.interpreter.scalar_statements import compile_program
+from openset.pyql.partial import Partial
+from openset.pyql.settings import RunSettings
+from openset_format.block import Block
+
+# Closures nest as deep as the script does (blocks, and expressions of up to 200 steps), times the 64 calls that may be
+# open. Python functions that call Python functions use no C stack, so a high limit is safe.
+_PYTHON_RECURSION_LIMIT = 100_000
+
+
+def interpret(
+    script: tree.Script, block: Block, settings: RunSettings, partial: Partial, people: Iterable[int] | None = None
+) -> None:
+    """Runs a script for people (0…people-1) of a block and adds what it tallies to the partial.
+
+    people: who to run for, each at most once; None: everyone the block answers for.  Counts people, rows and events of
+    the partial.  Raises RunTimeError for type errors and used-up budgets; the partial is then of no use.
+    """
+    run = Run(compile_program(script), block, settings, partial)
+    with deep_recursion():
+        for person in _chosen(block, people):
+            _run_person(run, person)
+            partial.people += 1
+            partial.rows += run.cursor.count
+            partial.events += len(run.cursor.event_rows)
+
+
+def evaluate_people(
+    script: tree.Script,
+    block: Block,
+    settings: RunSettings,
+    people: Iterable[int] | None = None,
+    noted: Partial | None = None,
+) -> Iterator[tuple[int, Outcome]]:
+    """Per person whether the script called tally, and what it returned: for segments and histograms.
+
+    noted: gets the lines of log().
+    """
+    run = Run(compile_program(script), block, settings, Partial(script.aggregators) if noted is None else noted)
+    for person in _chosen(block, people):
+        with deep_recursion():
+            outcome = _run_person(run, person)
+        yield person, outcome
+
+
+def evaluate_person(script: tree.Script, block: Block, settings: RunSettings, person: int) -> Outcome:
+    """What the script does for one person (0…people-1) of a block, who must have rows."""
+    return next(evaluate_people(script, block, settings, [person]))[1]
+
+
+def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:
+    chosen: Iterable[int] = block.runnable.tolist() if people is None else people
+    return chosen
+
+
+@contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Room for nested calls of a script. The limit is put back: C code that recurses relies on it."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _PYTHON_RECURSION_LIMIT))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def _run_person(run: Run, person: int) -> Outcome:
+    run.start(int(person))
+    try:
+        signal = run.program.body(run)
+    except (LeaveMatch, ExitPerson):
+        return Outcome(run.tallied)
+    return Outcome(run.tallied, run.returned if signal == RETURN else None)

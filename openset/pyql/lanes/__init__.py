@@ -1,0 +1,1 @@
+"""The vectorised engine: a script over arrays of cursors."""

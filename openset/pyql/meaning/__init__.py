@@ -1,0 +1,1 @@
+"""What PyQL's operators and functions mean, on single Python values."""

@@ -1,0 +1,1 @@
+"""From text to the checked syntax tree: layout, grammar, checks, the formatter."""
