@@ -34,8 +34,8 @@ def events_of(path: Path) -> list[Any]:
         b"\xef\xbb\xbf \r\n" + json.dumps(EVENTS).encode(),
         "\n".join(json.dumps(event, ensure_ascii=False) for event in EVENTS).encode(),
         "\r\n\r\n".join(json.dumps(event) for event in EVENTS).encode() + b"\r\n\r\n",
-        gzip.compress(json.dumps(EVENTS).encode()),
-        gzip.compress("\n".join(json.dumps(event) for event in EVENTS).encode()),
+        gzip.compress(json.dumps(EVENTS).encode(), mtime=0),
+        gzip.compress("\n".join(json.dumps(event) for event in EVENTS).encode(), mtime=0),
     ],
     ids=["array", "indented array", "byte order mark", "lines", "blank lines", "gzip array", "gzip lines"],
 )
@@ -67,7 +67,7 @@ def test_a_file_without_events_has_none(tmp_path: Path, content: bytes) -> None:
         (b'[{"person": "a"},', "the array has no end"),
         (b'[{"person": "a"}, 17]', "element 2 of the array is not an event"),
         (b"\x1f\x8b\x08garbage that is no gzip", "damaged gzip"),
-        (gzip.compress(json.dumps(EVENTS).encode())[:-20], "damaged gzip"),
+        (gzip.compress(json.dumps(EVENTS).encode(), mtime=0)[:-20], "damaged gzip"),
         (b'[{"person": "\xff"}]', "not UTF-8"),
     ],
 )

@@ -61,7 +61,9 @@ def test_inflate_stops_at_the_limit() -> None:
         inflate(gzip.compress(bytes(10_001)), 10_000)
 
 
-@pytest.mark.parametrize("body", [b"", b"\0\0", b"PK\3\4", gzip.compress(b"abc")[:-1], gzip.compress(b"abc") + b"x"])
+@pytest.mark.parametrize(
+    "body", [b"", b"\0\0", b"PK\3\4", gzip.compress(b"abc", mtime=0)[:-1], gzip.compress(b"abc", mtime=0) + b"x"]
+)
 def test_inflate_refuses_broken_bodies(body: bytes) -> None:
     with pytest.raises((zlib.error, EOFError)):
         inflate(body, 1_000)
