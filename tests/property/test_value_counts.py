@@ -77,7 +77,9 @@ def key_of(value: Any, bucket: str | None) -> Any:
         return value
     width: Any = float(bucket) if "." in bucket else int(bucket)
     if isinstance(value, int) and isinstance(width, int):
-        return value // width * width
+        begin = value // width * width
+        # As everywhere, an int beyond 64 bits is a double.
+        return begin if -(1 << 63) <= begin < 1 << 63 else float(begin)
     quotient = float(value) / width
     return math.floor(quotient) * float(width)
 
