@@ -1,0 +1,228 @@
+"""What goes into the state of a node (events), what comes out (instructions), and what nodes say to each other.
+
+All of them are frozen. Payloads of records are opaque here: whoever carries out a `Transmit` puts them in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from openset.cluster.map import ClusterMap, NodeName, Placement, Position
+
+# ---------------------------------------------------------------- between nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record on its way. term: of the owner who appended it first."""
+
+    term: int
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """From an owner to a copy: the records behind `previous`, none for a sign of life.
+
+    committed: up to this index everyone in sync has them.  complete: behind these records the owner has no others, so
+    what a copy has there from earlier terms was never agreed.
+    """
+
+    partition: int
+    term: int
+    previous: Position
+    entries: tuple[Entry, ...]
+    committed: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The copy's answer. matched: up to here it has, durably, what the owner has; None when `previous` is not there.
+
+    hint: where the owner should try next when it is not.  term: the copy's; greater than the owner's means: deposed.
+    ticket: the last one the copy saw in the map, 0 for none.
+    """
+
+    partition: int
+    term: int
+    matched: int | None
+    hint: int
+    ticket: int = 0
+
+
+Message = Append | Appended
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class MapRead:
+    """The map as the coordinator has it now (first of all, and whenever the watch tells of a change)."""
+
+    map: ClusterMap
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    sender: NodeName
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A client's record for a partition. request: names it in the answer."""
+
+    request: int
+    partition: int
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Records up to an index are durable. epoch: of the log they were stored in (see Keep)."""
+
+    partition: int
+    index: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """Records up to a position are in the partition's file and may be gone from the journal."""
+
+    partition: int
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class TransferArrived:
+    """At the copy: a partition file with records up to a position was received and verified, and waits for `Install`.
+
+    sender, term: the owner and its term.  committed: how far its records were agreed when it was sent.
+    """
+
+    partition: int
+    sender: NodeName
+    term: int
+    position: Position
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferClosed:
+    """At the owner: the file was sent or could not be; what the copy has now shows in its next answer."""
+
+    partition: int
+    to: NodeName
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """The coordinator holds this node for alive until then (the node's own clock), without a gap since `revision`."""
+
+    until_ms: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time goes by."""
+
+
+Event = MapRead | Received | Write | Synced | Compacted | TransferArrived | TransferClosed | LeaseRenewed | Tick
+
+# ---------------------------------------------------------------- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Store records from `first` on, make them durable, then tell `Synced` with this epoch."""
+
+    partition: int
+    first: int
+    entries: tuple[Entry, ...]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Forget the records behind an index, durably before anything that is kept later."""
+
+    partition: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Put the file that has arrived in place of all records of the partition, durably, then tell `Synced`."""
+
+    partition: int
+    position: Position
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Records up to this index may be seen by queries from now on."""
+
+    partition: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    to: NodeName
+    message: Appended
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send an Append with the records first … last (none when last < first)."""
+
+    to: NodeName
+    partition: int
+    term: int
+    previous: Position
+    first: int
+    last: int
+    committed: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Send the partition's file, because the journal no longer has the records the copy lacks."""
+
+    to: NodeName
+    partition: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """Swap a placement in the coordinator, then read the map, whatever became of it."""
+
+    partition: int
+    expected_revision: int
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To a client. done: the record is agreed. Otherwise `reason` says why not, and it may be sent again."""
+
+    request: int
+    done: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """This node is no copy of the partition any more: its files and records may go."""
+
+    partition: int
+
+
+Instruction = Keep | Cut | Install | Show | Send | Transmit | Transfer | Propose | Answer | Discard

@@ -1,0 +1,227 @@
+"""The sentinel's decisions: from the map and who is alive, what should change next and why.
+
+A pure function. Every change is one swap of one placement, small enough that the next look at the map sees what became
+of it; nothing is moved that need not be. Load is counted in partitions, each weighed alike unless weights are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from openset.cluster.map import ClusterMap, NodeName, Placed, Placement, changed
+
+# Partitions that are being filled at one time, per node that gets them.
+FILLING_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Who is alive, and who has been away for so long that others take over its copies. weights: of partitions (1)."""
+
+    alive: frozenset[NodeName]
+    gone: frozenset[NodeName] = frozenset()
+    weights: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A swap of a placement, only while a node is dead where one is named. The reason is in the placement.
+
+    The condition has to be part of the swap: an owner that came back meanwhile may answer queries.
+    """
+
+    partition: int
+    expected_revision: int
+    placement: Placement
+    while_dead: NodeName | None = None
+
+
+def decide(cluster: ClusterMap, health: Health) -> list[Change]:
+    """What to change now, at most one thing per partition; nothing when all is as it should be.
+
+    Owners that are dead come first, then missing copies, then copies too many, then balance, which waits until the
+    rest is in order.
+    """
+    look = _Look(cluster, health)
+    urgent = [change for partition in sorted(cluster.placements) for change in look.repair(partition)]
+    return urgent or list(look.balance())
+
+
+class _Look:
+    """One look at the map. Counts what the changes it makes would add, so that they fit together."""
+
+    def __init__(self, cluster: ClusterMap, health: Health):
+        self._cluster = cluster
+        self._health = health
+        self._eligible = sorted(
+            node for node, member in cluster.members.items() if node in health.alive and not member.leaving
+        )
+        self._wanted = min(max(cluster.replicas, 1), max(len(self._eligible), 1))
+        self._owned = dict.fromkeys(cluster.members, 0.0)
+        self._held = dict.fromkeys(cluster.members, 0.0)
+        self._filling = dict.fromkeys(cluster.members, 0)
+        for partition, placed in cluster.placements.items():
+            self._count(partition, placed.placement, 1)
+
+    def _count(self, partition: int, placement: Placement, sign: int) -> None:
+        weight = sign * self._weight(partition)
+        owner = placement.successor or placement.owner
+        if owner in self._owned:
+            self._owned[owner] += weight
+        for node in placement.copies:
+            if node in self._held:
+                self._held[node] += weight
+        for node in placement.filling:
+            if node in self._filling:
+                self._filling[node] += sign
+
+    def _weight(self, partition: int) -> float:
+        return self._health.weights.get(partition, 1.0)
+
+    def _change(self, partition: int, placement: Placement) -> Change:
+        placed = self._cluster.placements[partition]
+        self._count(partition, placed.placement, -1)
+        self._count(partition, placement, 1)
+        before = placed.placement.owner
+        deposes_dead = placement.owner != before and before not in self._health.alive
+        return Change(partition, placed.revision, placement, before if deposes_dead else None)
+
+    def _leaving(self, node: NodeName) -> bool:
+        member = self._cluster.members.get(node)
+        return member is None or member.leaving
+
+    # ---------------------------------------------------------------- repair
+
+    def repair(self, partition: int) -> Iterator[Change]:
+        """The most urgent change of a partition, if there is one."""
+        placement = self._cluster.placements[partition].placement
+        for rule in (self._new_owner, self._stop_filling, self._add_copy, self._drop_copy):
+            wanted = rule(placement)
+            if wanted is not None:
+                yield self._change(partition, wanted)
+                return
+
+    def _new_owner(self, placement: Placement) -> Placement | None:
+        """A dead owner is replaced by a copy in sync; one that leaves hands over."""
+        owner = placement.owner
+        dead = owner not in self._health.alive
+        if not dead and not self._leaving(owner):
+            return None
+        heirs = [node for node in placement.in_sync if node in self._health.alive and node != owner]
+        preferred = [node for node in heirs if not self._leaving(node)] or (heirs if dead else [])
+        if not preferred:
+            return None
+        heir = min(preferred, key=lambda node: (self._owned.get(node, 0.0), node))
+        if dead:
+            in_sync = frozenset(placement.in_sync) - {owner}
+            return changed(placement, f"the owner {owner} is not alive", owner=heir, in_sync=in_sync)
+        return self._succeeded(placement, f"the owner {owner} leaves", heir)
+
+    def _succeeded(self, placement: Placement, reason: str, heir: NodeName) -> Placement | None:
+        """An owner that lives is asked to hand over; None when it has been asked."""
+        if placement.successor in placement.in_sync and placement.successor in self._eligible:
+            return None
+        return changed(placement, reason, successor=heir)
+
+    def _stop_filling(self, placement: Placement) -> Placement | None:
+        """Nodes that went away, or leave, while they were being filled."""
+        lost = {node for node in placement.filling if node in self._health.gone or self._leaving(node)}
+        if not lost:
+            return None
+        reason = f"{', '.join(sorted(lost))} went away before it had caught up"
+        return changed(placement, reason, stop_filling=frozenset(lost))
+
+    def _staying(self, placement: Placement) -> list[NodeName]:
+        """Copies that count: those of nodes that are neither gone nor leaving."""
+        return [node for node in placement.copies if node not in self._health.gone and not self._leaving(node)]
+
+    def _add_copy(self, placement: Placement) -> Placement | None:
+        if placement.owner not in self._health.alive or len(self._staying(placement)) >= self._wanted:
+            return None
+        target = self._target(placement)
+        if target is None:
+            return None
+        return changed(
+            placement,
+            f"{len(self._staying(placement))} of {self._wanted} copies, {target} gets one",
+            fill=target,
+        )
+
+    def _target(self, placement: Placement) -> NodeName | None:
+        """The node with the least to hold that can take a copy."""
+        free = [
+            node
+            for node in self._eligible
+            if node not in placement.copies and self._filling[node] < FILLING_AT_ONCE
+        ]  # fmt: skip
+        return min(free, key=lambda node: (self._held[node], node)) if free else None
+
+    def _drop_copy(self, placement: Placement) -> Placement | None:
+        """A copy too many goes when enough others are in sync: one that leaves or is gone, else the fullest node's."""
+        spare = [node for node in placement.in_sync if node != placement.owner]
+        staying = set(self._staying(placement))
+        sound = [node for node in placement.in_sync if node in self._health.alive and node in staying]
+        useless = [node for node in spare if node not in staying]
+        if useless and len(sound) >= self._wanted:
+            victim = min(useless)
+            reason = f"{victim} leaves or is gone, and {len(sound)} copies are in sync"
+        elif len(sound) > self._wanted:
+            victim = max(sound, key=lambda node: (self._held.get(node, 0.0), node != placement.owner, node))
+            reason = f"{len(sound)} copies are in sync and {self._wanted} are wanted; {victim} has most to hold"
+            if victim == placement.owner:
+                heir = min((node for node in sound if node != victim), key=lambda node: (self._owned[node], node))
+                return self._succeeded(placement, f"{reason} and hands over", heir)
+        else:
+            return None
+        return changed(placement, reason, in_sync=frozenset(placement.in_sync) - {victim})
+
+    # ---------------------------------------------------------------- balance
+
+    def balance(self) -> Iterator[Change]:
+        """Copies from the fullest to the emptiest node, then owners; only where it makes a difference."""
+        if len(self._eligible) < 2 or any(self._filling.values()):
+            return
+        moved = list(self._move_copies())
+        yield from moved
+        if not moved:
+            yield from self._move_owners()
+
+    def _move_copies(self) -> Iterator[Change]:
+        for partition, placed in sorted(self._cluster.placements.items()):
+            placement = placed.placement
+            target = self._target(placement)
+            holders = [node for node in placement.in_sync if node in self._held]
+            if target is None or not holders or placement.owner not in self._health.alive:
+                continue
+            fullest = max(holders, key=lambda node: (self._held[node], node))
+            if self._held[fullest] - self._held[target] < 2 * self._weight(partition):
+                continue
+            reason = f"{fullest} holds {self._held[fullest]:g}, {target} {self._held[target]:g}: {target} gets a copy"
+            # What it will lose counts already; it goes when the new copy is in sync.
+            self._held[fullest] -= self._weight(partition)
+            yield self._change(partition, changed(placement, reason, fill=target))
+
+    def _move_owners(self) -> Iterator[Change]:
+        for partition, placed in sorted(self._cluster.placements.items()):
+            placement, owner = placed.placement, placed.placement.owner
+            heirs = [node for node in placement.in_sync if node in self._eligible and node != owner]
+            if not heirs or placement.successor is not None or owner not in self._health.alive:
+                continue
+            heir = min(heirs, key=lambda node: (self._owned[node], node))
+            if self._owned.get(owner, 0.0) - self._owned[heir] < 2 * self._weight(partition):
+                continue
+            reason = f"{owner} owns {self._owned[owner]:g}, {heir} {self._owned[heir]:g}: {heir} takes over"
+            wanted = self._succeeded(placement, reason, heir)
+            if wanted is not None:
+                yield self._change(partition, wanted)
+
+
+def first_placements(partitions: int, node: NodeName) -> dict[int, Placement]:
+    """The placements of a new cluster of one node."""
+    return {number: Placement(1, node, (node,), reason="the cluster was initialised") for number in range(partitions)}
+
+
+def unplaced(placements: Mapping[int, Placed], node: NodeName) -> bool:
+    """Whether a node has no copy of anything, so that it may be removed."""
+    return all(node not in placed.placement.copies for placed in placements.values())
