@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 import click
 
 from openset import __version__
-from openset.client.connection import DEFAULT_URL, Connection, Refused, Unreachable
+from openset.client import table_commands
+from openset.client.connection import Connection, Refused, Unreachable
+from openset.client.options import integer_id_option, json_option, print_json, url_option
 from openset.errors import OpenSetError
 from openset_tools.commands import register
 
@@ -24,15 +26,6 @@ EXIT_REFUSED = 1
 EXIT_NO_DAEMON = 3
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-url_option = click.option(
-    "--url",
-    envvar="OPENSET_URL",
-    default=DEFAULT_URL,
-    show_default=True,
-    show_envvar=True,
-    help="The daemon's address.",
-)
 
 
 class _Group(click.Group):
@@ -173,7 +166,7 @@ def _create(connection: Connection, table: str, sources: Sequence[str], z_order:
 @click.option("--sort", help="Alias or column to sort by; key sorts by key.")
 @click.option("--order", type=click.Choice(["asc", "desc"]), help="Order of siblings (default: desc).")
 @click.option("--trim", type=click.IntRange(min=0), help="Children kept per node.")
-@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+@json_option
 @click.option("--debug", is_flag=True, help="Print how the script would run instead of running it.")
 def query(
     table: str,
@@ -221,7 +214,7 @@ def query(
 @click.option(
     "--param-str", "text_parameters", multiple=True, metavar="K=V", help="{{K}} as text, whatever V reads as."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+@json_option
 @click.option("--debug", is_flag=True, help="Print how the sections would be answered instead of running them.")
 def counts(
     table: str,
@@ -258,7 +251,7 @@ def counts(
 @main.command()
 @click.argument("table")
 @url_option
-@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+@json_option
 def segments(table: str, url: str, as_json: bool) -> None:
     """Show the stored segments of a table."""
     from openset.client.connection import segment
@@ -307,7 +300,7 @@ def script_text(script: str) -> str:
 @click.option("--segments", metavar="A,B", help="Segments to compare; * is everyone.")
 @click.option("--order", type=click.Choice(["asc", "desc"]), help="By people (default: desc).")
 @click.option("--trim", type=click.IntRange(min=0), help="Values kept.")
-@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+@json_option
 def column(
     table: str, column: str, url: str, between: tuple[str, str] | None, as_json: bool, **parameters: str | int | None
 ) -> None:
@@ -334,8 +327,8 @@ def column(
 @click.argument("table")
 @click.argument("person_id", metavar="ID")
 @url_option
-@click.option("--id", "is_integer", is_flag=True, help="ID is an integer, not text.")
-@click.option("--json", "as_json", is_flag=True, help="Print the daemon's JSON.")
+@integer_id_option
+@json_option
 def person(table: str, person_id: str, url: str, is_integer: bool, as_json: bool) -> None:
     """Show one person's events."""
     from openset.client.connection import segment
@@ -371,13 +364,6 @@ def format_command(script: str, write: bool, check: bool) -> None:
     Path(script).write_text(formatted, encoding="utf-8")
 
 
-def print_json(value: Any) -> None:
-    """Indented JSON, characters beyond ASCII as they are."""
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
-
-
 def print_debug(body: dict[str, Any]) -> None:
     """What the daemon says about how it would run a script: texts as text, everything else as JSON."""
     for name, value in body.items():
@@ -388,6 +374,7 @@ def print_debug(body: dict[str, Any]) -> None:
             print_json(value)
 
 
+table_commands.register(main)
 register(main)
 
 if __name__ == "__main__":

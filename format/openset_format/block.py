@@ -19,6 +19,8 @@ PersonId = str | int
 
 TEXT_PERSON = 0
 INTEGER_PERSON = 1
+# Somebody who was erased: an ordinal that nobody has any more.
+ERASED_PERSON = 2
 
 
 class TextDictionary:
@@ -79,7 +81,7 @@ class Column:
 class PersonIds:
     """The ids of people 0…n-1: non-empty text or 64-bit integers, mixed.
 
-    kinds:    uint8[n], TEXT_PERSON or INTEGER_PERSON.
+    kinds:    uint8[n], TEXT_PERSON, INTEGER_PERSON, or ERASED_PERSON, whose id is the empty text.
     integers: int64[n], the id where it is an integer, else 0.
     texts:    a dictionary with one entry per person ('' where the id is an integer).
     """

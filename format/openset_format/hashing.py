@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from .block import INTEGER_PERSON, TEXT_PERSON, PersonId
+from .block import ERASED_PERSON, INTEGER_PERSON, TEXT_PERSON, PersonId
 
 TEXT_TAG = bytes([TEXT_PERSON])
 INTEGER_TAG = bytes([INTEGER_PERSON])
@@ -23,6 +23,10 @@ INTEGER_TAG = bytes([INTEGER_PERSON])
 def checksum(data: object, seed: int = 0) -> int:
     """xxh3_64 of the bytes of a buffer."""
     return int(xxh3_64_intdigest(data, seed))  # type: ignore[arg-type]
+
+
+# What stands in the look-up table for somebody who was erased; no id has it but by a chance of 1 in 2^64.
+ERASED_HASH = checksum(bytes([ERASED_PERSON]))
 
 
 def hashes_of(entries: Iterable[bytes], count: int) -> NDArray[np.uint64]:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .block import INTEGER_PERSON, Column, PersonIds
+from .block import ERASED_PERSON, INTEGER_PERSON, Column, PersonIds
 from .dictionary import PackedTexts
 from .hashing import HashIndex, hashes_of
 from .person_index import BITMAP_SHARE, DamagedBitmapError, PersonIndex, column_bytes
 from .persons import MappedPersonIds, person_hashes
 from .reader import ACTION_GROUP, PartitionFile
+from .seal import ERASED_PEOPLE
 
 Finding = tuple[str, int, str]
 
@@ -55,17 +56,25 @@ def _persons(file: PartitionFile) -> Iterator[Finding]:
     persons = file.persons
     assert isinstance(persons, MappedPersonIds) and isinstance(persons.texts, PackedTexts)
     integer = persons.kinds == INTEGER_PERSON
-    yield from _first("/persons/kinds", persons.kinds > INTEGER_PERSON, "a person neither text nor integer")
+    erased = persons.kinds == ERASED_PERSON
+    yield from _first("/persons/kinds", persons.kinds > ERASED_PERSON, "a person neither text nor integer nor erased")
+    if bool(erased.any()) != bool(file.seal.required_features & ERASED_PEOPLE):
+        yield "/persons/kinds", 0, "people who were erased, and the seal does not say so, or the other way round"
+    row_counts = np.diff(file.row_start)
+    yield from _first("/persons/row_start", (row_counts != 0) & erased, "rows of somebody who was erased")
     yield from _first("/persons/integers", (persons.integers != 0) & ~integer, "an integer for a person with a text id")
     broken = list(_texts("/persons/texts", persons.texts))
     yield from broken
     if broken:
         return
     lengths = np.diff(persons.texts.offsets)
-    yield from _first("/persons/texts/offsets", (lengths != 0) & integer, "a text for a person with an integer id")
-    yield from _first("/persons/texts/offsets", (lengths == 0) & ~integer, "an empty person id")
+    without_text = integer | erased
+    yield from _first("/persons/texts/offsets", (lengths != 0) & without_text, "a text for a person without a text id")
+    yield from _first("/persons/texts/offsets", (lengths == 0) & ~without_text, "an empty person id")
     hashes = person_hashes(PersonIds(persons.kinds, persons.integers, persons.texts))
-    yield from _lookup("/persons", persons.lookup, hashes, list(persons))
+    # Everybody who was erased is somebody else.
+    ids = [object() if gone else person for person, gone in zip(persons, erased.tolist(), strict=True)]
+    yield from _lookup("/persons", persons.lookup, hashes, ids)
 
 
 def _texts(group: str, texts: PackedTexts) -> Iterator[Finding]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .block import INTEGER_PERSON, PersonId, PersonIds
+from .block import ERASED_PERSON, INTEGER_PERSON, PersonId, PersonIds, TextDictionary
 from .dictionary import ExtendedDictionary, PackedTexts, packed
-from .hashing import INTEGER_TAG, TEXT_TAG, HashIndex, hashes_of, look_up_bytes, person_hash
+from .hashing import ERASED_HASH, INTEGER_TAG, TEXT_TAG, HashIndex, hashes_of, look_up_bytes, person_hash
 
 
 class MappedPersonIds(PersonIds):
@@ -35,27 +35,53 @@ class MappedPersonIds(PersonIds):
 class ExtendedPersonIds(PersonIds):
     """People with new ones added behind them: the ordinals of the base stay.
 
-    The new ids must not occur in the base (the caller has just looked them up).
+    The new ids must not occur in the base (the caller has just looked them up), but for those who were erased in it.
+    erased: ordinals, of the base or added, that nobody has any more; what is in `added` for them does not matter.
     """
 
-    def __init__(self, base: PersonIds, added: Sequence[PersonId]):
+    def __init__(self, base: PersonIds, added: Sequence[PersonId], erased: Iterable[int] = ()):
         extra = PersonIds.of(added)
-        super().__init__(
-            np.concatenate([base.kinds, extra.kinds]),
-            np.concatenate([base.integers, extra.integers]),
-            ExtendedDictionary(base.texts, extra.texts.texts()),
-        )
+        gone = np.fromiter(erased, np.int64)
+        kinds = np.concatenate([base.kinds, extra.kinds])
+        integers = np.concatenate([base.integers, extra.integers])
+        kinds[gone], integers[gone] = ERASED_PERSON, 0
+        texts = ExtendedDictionary(base.texts, extra.texts.texts())
+        super().__init__(kinds, integers, without_texts(texts, gone) if len(gone) else texts)
         self.base = base
         self.added = extra
-        self._added_index = {person_id: len(base) + position for position, person_id in enumerate(added)}
+        self._gone = frozenset(gone.tolist())
+        self._added_index = {
+            person_id: ordinal for ordinal, person_id in enumerate(added, len(base)) if ordinal not in self._gone
+        }  # fmt: skip
 
     def index(self, person_id: PersonId) -> int | None:
         added = self._added_index.get(person_id)
-        return self.base.index(person_id) if added is None else added
+        if added is not None:
+            return added
+        known = self.base.index(person_id)
+        return None if known in self._gone else known
+
+
+def without_texts(texts: TextDictionary, places: NDArray[np.int64]) -> PackedTexts:
+    """The same texts, empty at some places: nothing of what stood there is kept."""
+    whole = packed(texts)
+    lengths = np.diff(whole.offsets).astype(np.int64)
+    keep = np.ones(len(lengths), np.bool_)
+    keep[places] = False
+    data = whole.data[int(whole.offsets[0]) : int(whole.offsets[-1])][np.repeat(keep, lengths)]
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(np.where(keep, lengths, 0), out=offsets[1:])
+    return PackedTexts(offsets, data)
 
 
 def person_hashes(persons: PersonIds) -> NDArray[np.uint64]:
     """uint64[n]: the hash of each person; what a file has hashed already is not hashed again."""
+    hashes = _person_hashes(persons)
+    hashes[persons.kinds == ERASED_PERSON] = ERASED_HASH
+    return hashes
+
+
+def _person_hashes(persons: PersonIds) -> NDArray[np.uint64]:
     if isinstance(persons, MappedPersonIds):
         return persons.lookup.by_position()
     if isinstance(persons, ExtendedPersonIds):

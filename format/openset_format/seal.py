@@ -22,12 +22,13 @@ from .hashing import checksum
 
 MAGIC = b"OPENSET\n"
 MAJOR = 1
-MINOR = 1
+MINOR = 2
 SEAL_BYTES = 256
 USERBLOCK_BYTES = 8192
 CHECKSUM_BLOCK_BYTES = 1024 * 1024
-# Required-reader flags this program knows; none has been needed yet.
-KNOWN_FEATURES = 0
+# Required-reader flags this program knows. People who were erased: ordinals without an id.
+ERASED_PEOPLE = 1 << 0
+KNOWN_FEATURES = ERASED_PEOPLE
 
 _SEAL = struct.Struct("<8sHHIQQQQQ32sQQQQQ")
 _HASH = struct.Struct("<Q")

@@ -20,7 +20,7 @@ from h5py import h5d, h5g, h5p, h5s, h5t
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
-from .block import INTEGER_PERSON, TEXT_PERSON, Column, ColumnType, PersonIds, TextDictionary
+from .block import ERASED_PERSON, INTEGER_PERSON, TEXT_PERSON, Column, ColumnType, PersonIds, TextDictionary
 from .dictionary import dictionary_hashes, packed
 from .errors import WriteError
 from .files import FILES, FileLayer, FileObject, WritableFile, temporary_path
@@ -29,6 +29,7 @@ from .person_index import build_index
 from .persons import person_hashes
 from .seal import (
     CHECKSUM_BLOCK_BYTES,
+    ERASED_PEOPLE,
     MAJOR,
     MINOR,
     SEAL_BYTES,
@@ -307,6 +308,7 @@ def _write_seal(file: WritableFile, content: PartitionContent, places: _Places) 
         manifest_bytes=len(places.manifest),
         manifest_hash=checksum(places.manifest),
         rest_hash=rest.intdigest(),
+        required_features=ERASED_PEOPLE if np.any(content.persons.kinds == ERASED_PERSON) else 0,
     )
     file.write_at([seal.encode()], 0)
 
@@ -315,6 +317,7 @@ def _check(content: PartitionContent) -> None:
     """Assert the invariants that are cheap to test; `verify` tests all of them."""
     rows = len(content.stamp)
     assert len(content.row_start) == len(content.persons) + 1
+    assert not np.diff(content.row_start)[content.persons.kinds == ERASED_PERSON].any(), "who was erased has no rows"
     assert content.row_start[0] == 0 and content.row_start[-1] == rows
     assert len(content.row_start) == 1 or np.diff(content.row_start).min() >= 0
     assert content.event_start is None or len(content.event_start) == rows

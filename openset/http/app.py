@@ -8,6 +8,7 @@ from tornado.web import Application
 
 from openset.http.cluster import ClusterInit
 from openset.http.envelope import RouteError
+from openset.http.erasure import Compaction, PersonResource
 from openset.http.insert import Insert
 from openset.http.logs import log_request
 from openset.http.node import Node
@@ -35,6 +36,8 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (rf"/v1/table/{_TABLE}/?", TableResource),
     (rf"/v1/table/{_TABLE}/column/{_NEW_COLUMN}/?", NewColumn),
     (rf"/v1/table/{_TABLE}/column/{_NAME}/?", ExistingColumn),
+    (rf"/v1/table/{_TABLE}/person/?", PersonResource),
+    (rf"/v1/table/{_TABLE}/compact/?", Compaction),
     (rf"/v1/table/{_TABLE}/segments/?", SegmentList),
     (rf"/v1/table/{_TABLE}/segments/{_NAME}/?", SegmentResource),
     (rf"/v1/insert/{_TABLE}/?", Insert),

@@ -88,6 +88,12 @@ class Node:
             raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
         return store
 
+    async def compactor(self) -> Compactor:
+        """What compacts. Raises ConfigError before the cluster is initialised."""
+        await self.store()
+        assert self._compactor is not None, "it is made before the store is handed out"
+        return self._compactor
+
     async def close(self) -> None:
         """Ends the workers, then flushes and closes the store."""
         if self._compactor is not None:

@@ -12,20 +12,34 @@ from openset_format.block import PersonId
 
 def asked_person(parameters: RequestParameters) -> PersonRequest:
     """Whom a person query is about, and which events. Raises QueryError."""
-    text = parameters.text("sid")
-    number = parameters.integer("id", -(1 << 63), (1 << 63) - 1)
+    text, number = _id(parameters)
     from_ms = _stamp("from", parameters.text("from"))
     to_ms = _stamp("to", parameters.text("to"))
     limit = parameters.integer("limit", 0, (1 << 63) - 1)
     info, explain = parameters.flag("info"), parameters.flag("explain")
     parameters.finish()
+    return PersonRequest(_person(text, number), from_ms, to_ms, limit, info, explain)
+
+
+def asked_id(parameters: RequestParameters) -> PersonId:
+    """Whom a request is about that has no other parameters. Raises QueryError."""
+    text, number = _id(parameters)
+    parameters.finish()
+    return _person(text, number)
+
+
+def _id(parameters: RequestParameters) -> tuple[str | None, int | None]:
+    return parameters.text("sid"), parameters.integer("id", -(1 << 63), (1 << 63) - 1)
+
+
+def _person(text: str | None, number: int | None) -> PersonId:
     if (text is None) == (number is None):
         raise QueryError("give either sid= (a text id) or id= (an integer id)")
     if text == "":
         raise QueryError("sid= is empty, which nobody's id is")
     person: PersonId | None = text if number is None else number
     assert person is not None
-    return PersonRequest(person, from_ms, to_ms, limit, info, explain)
+    return person
 
 
 def _stamp(name: str, value: str | None) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from openset.errors import OpenSetError
+from openset.errors import InternalError, OpenSetError
 from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
 from openset.query.work import WorkerState
@@ -26,7 +26,11 @@ log = structlog.get_logger("openset.compaction")
 NICENESS = 10
 # How often the store is asked whether it wants one, how often for partitions that are due by age.
 WAKE_SECONDS = 0.25
+_POLL_SECONDS = 0.02
 AGE_CHECK_SECONDS = 30.0
+LEFTOVERS_CHECK_SECONDS = 600.0
+# How long whoever asked for a compaction waits for queries that hold on to replaced files and old journal segments.
+FORGET_SECONDS = 60.0
 PAUSE_AFTER_FAILURE_SECONDS = 30.0
 
 
@@ -46,7 +50,31 @@ class Compactor:
 
     def __init__(self, store: Store):
         self._store = store
+        self._failure: tuple[float, str] | None = None
+        self._looked = time.monotonic()
         self._task = asyncio.create_task(self._run())
+
+    async def compact(self, table: str) -> int:
+        """Brings a table's files up to date and returns how many were written.
+
+        Afterwards nothing that was erased or dropped, or had expired, is in the data directory any more. Raises
+        QueryError, ConfigError, InternalError when a compaction failed or queries hold on to old files for too long.
+        """
+        started = time.monotonic()
+        store = self._store
+        store.table(table)
+        below = await asyncio.to_thread(store.begin_forgetting)
+        wanted = await asyncio.to_thread(store.want_compaction, table)
+        while store.still_wanted(wanted):
+            if self._failure is not None and self._failure[0] >= started:
+                raise InternalError(f"the compaction failed and will be tried again: {self._failure[1]}")
+            await asyncio.sleep(_POLL_SECONDS)
+        waited = time.monotonic()
+        while not await asyncio.to_thread(store.is_forgotten, below, wanted):
+            if time.monotonic() - waited > FORGET_SECONDS:
+                raise InternalError("the files are compacted, but queries still hold on to old ones; try again")
+            await asyncio.sleep(_POLL_SECONDS)
+        return len(wanted)
 
     async def close(self) -> None:
         """Ends the task; a compaction that runs is given up."""
@@ -61,10 +89,24 @@ class Compactor:
             self._store.compaction_wanted.clear()
             try:
                 await self._compact_all()
+                await self._look_for_leftovers()
             except Exception as error:
+                self._failure = (time.monotonic(), str(error))
                 log.error("compaction failed", reason=str(error), exc_info=not isinstance(error, OpenSetError))
-                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
+                await self._pause_after_failure()
                 self._store.compaction_wanted.set()
+
+    async def _pause_after_failure(self) -> None:
+        """Until the time is over, or somebody wants a compaction now."""
+        self._store.compaction_wanted.clear()
+        until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
+        while not self._store.compaction_wanted.is_set() and time.monotonic() < until:
+            await asyncio.sleep(WAKE_SECONDS)
+
+    async def _look_for_leftovers(self) -> None:
+        if time.monotonic() > self._looked + LEFTOVERS_CHECK_SECONDS:
+            self._looked = time.monotonic()
+            await asyncio.to_thread(self._store.look_for_leftovers)
 
     async def _compact_all(self) -> None:
         """Compacts until nothing is due."""

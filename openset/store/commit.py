@@ -7,30 +7,32 @@ visible after the sync and before its caller learns of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import structlog
 
 from openset.errors import InternalError
-from openset_format.batch import PartitionSlice
+from openset.store.records import Share
 from openset_format.errors import FormatError
 from openset_format.journal import Journal
 from openset_format.segment import RecordRef
-
-INSERT_RECORD = 1
 
 log = structlog.get_logger("openset.store")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Commit:
-    """A record on its way to the disk. `done` gives its sequence, or the InternalError that kept it from it."""
+    """A record on its way to the disk. `done` gives its sequence, or the InternalError that kept it from it.
 
+    kind: see `records`. shares: the partitions it touches.
+    """
+
+    kind: int
     table_id: int
     payload: bytes
-    slices: tuple[PartitionSlice, ...]
+    shares: Sequence[Share]
     done: Future[int] = field(default_factory=Future)
 
 
@@ -86,7 +88,7 @@ class Committer:
         written: list[tuple[Commit, RecordRef]] = []
         for commit in group:
             try:
-                written.append((commit, self._journal.append(INSERT_RECORD, commit.table_id, commit.payload)))
+                written.append((commit, self._journal.append(commit.kind, commit.table_id, commit.payload)))
             except FormatError as error:
                 commit.done.set_exception(_not_written(error))
         if not written:

@@ -16,7 +16,7 @@ from openset.store.expiry import without_expired
 from openset.store.merge import Layer
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import PartitionState, load_state
-from openset_format.block import Column
+from openset_format.block import Column, TextDictionary
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
 from openset_format.writer import PartitionContent, write_partition
@@ -78,8 +78,9 @@ def compact(task: CompactionTask, files: FileLayer = FILES) -> CompactionResult:
 
 def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -> PartitionContent:
     schema, delta = snapshot.schema, state.delta
+    finished = _without_unused_texts if state.erased else _as_it_is
     columns: dict[int, Column] = {
-        column.id: delta.gather(column.id, column.type, layer.source)
+        column.id: finished(delta.gather(column.id, column.type, layer.source))
         for column in schema.columns
         if delta.has_column(column.id)
     }
@@ -95,7 +96,29 @@ def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -
         row_start=np.asarray(layer.row_start, np.int64),
         stamp=layer.stamp,
         event_start=None if layer.is_flat else layer.event_start,
-        action=delta.gather_action(layer.action),
+        action=finished(delta.gather_action(layer.action)),
         columns=columns,
         names={column.id: column.name for column in schema.columns},
     )
+
+
+def _as_it_is(column: Column) -> Column:
+    return column
+
+
+def _without_unused_texts(column: Column) -> Column:
+    """The same column with a dictionary of the texts that rows use, so that nothing is left of somebody who was erased.
+
+    Codes change with it. Nothing outside a file refers to its codes.
+    """
+    if column.dictionary is None:
+        return column
+    values = column.values if column.valid is None else column.values[column.valid]
+    used = np.flatnonzero(np.bincount(values, minlength=len(column.dictionary)))
+    code = np.zeros(max(len(column.dictionary), 1), np.uint32)
+    code[used] = np.arange(len(used), dtype=np.uint32)
+    recoded = code[column.values]
+    if column.valid is not None:
+        recoded[~column.valid] = 0
+    dictionary = TextDictionary([column.dictionary.text(at) for at in used.tolist()])
+    return Column("text", recoded, column.valid, dictionary)

@@ -78,6 +78,8 @@ class GrowingPersons:
         self._added: list[PersonId] = []
         self._ordinals: dict[PersonId, int] = {}
         self._view = base
+        self._erased: set[int] = set()
+        self._view_is_current = True
 
     def __len__(self) -> int:
         return len(self._base) + len(self._added)
@@ -85,6 +87,8 @@ class GrowingPersons:
     def ordinals(self, persons: PersonIds) -> NDArray[np.int64]:
         """int64[len(persons)]: the ordinal of each person; new ones get the next ones, in their order."""
         found = find_people(self._base, persons)
+        if self._erased:
+            found[np.isin(found, list(self._erased))] = -1
         strangers = np.flatnonzero(found < 0)
         if len(strangers):
             ids = person_list(persons, strangers)
@@ -93,12 +97,30 @@ class GrowingPersons:
                     self._ordinals[person_id] = len(self)
                     self._added.append(person_id)
             found[strangers] = np.fromiter(map(self._ordinals.__getitem__, ids), np.int64, len(ids))
+            self._view_is_current = False
         return found
+
+    def erase(self, person_id: PersonId) -> int | None:
+        """The ordinal that somebody had and nobody has any more, None when there is no such person.
+
+        The same id is a new person when it comes again.
+        """
+        ordinal = self._ordinals.pop(person_id, None)
+        if ordinal is None:
+            ordinal = self._base.index(person_id)
+            if ordinal is None or ordinal in self._erased:
+                return None
+        else:
+            self._added[ordinal - len(self._base)] = ""
+        self._erased.add(ordinal)
+        self._view_is_current = False
+        return ordinal
 
     def view(self) -> PersonIds:
         """The people as they are now; it does not change when this grows."""
-        if len(self._view) < len(self):
-            self._view = ExtendedPersonIds(self._base, list(self._added))
+        if not self._view_is_current:
+            self._view = ExtendedPersonIds(self._base, list(self._added), self._erased)
+            self._view_is_current = True
         return self._view
 
 

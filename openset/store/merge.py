@@ -109,6 +109,12 @@ def empty_layer() -> Layer:
     return Layer(nothing, np.zeros(1, np.int64), nothing, nothing, nothing, np.zeros(0, np.bool_))
 
 
+def layer_without_rows(people: NDArray[np.int64]) -> Layer:
+    """A layer of people (ascending ordinals) who have nothing."""
+    nothing = np.zeros(0, np.int64)
+    return Layer(people, np.zeros(len(people) + 1, np.int64), nothing, nothing, nothing, np.zeros(0, np.bool_))
+
+
 def merge(events: Events, ranks: NDArray[np.int64]) -> Events:
     """Events in arrival order to final order, without those that a later one replaces.
 

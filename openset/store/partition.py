@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from openset.store.records import ERASURE_RECORD, Share
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot, RecordLog
-from openset_format.batch import PartitionSlice
 from openset_format.segment import RecordRef
+
+NO_RECORD = 1 << 64
 
 
 @dataclass(slots=True)
@@ -19,7 +21,7 @@ class Partition:
     """A partition of a table. Changed and read under the store's lock.
 
     generation, applied_sequence, base_rows: of the file; 0 when there is none.
-    delta_events: how many events the records hold that are not in the file, replaced ones counted.
+    delta_events: how many events the records hold that are not in the file, replaced ones and erasures counted.
     waiting_since: monotonic seconds, when the oldest of them arrived (or the store was opened).
     """
 
@@ -31,22 +33,25 @@ class Partition:
     delta_events: int = 0
     waiting_since: float = 0.0
     records: RecordLog = field(default_factory=RecordLog)
+    # The records among them that erase somebody, oldest first.
+    erasures: list[int] = field(default_factory=list)
     # The event counts of the records, oldest first, so that a compaction can take its share away.
     _counts: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def oldest_sequence(self) -> int:
-        """The oldest record that is not in the file; only asked when there is one."""
-        assert self._counts
-        return self._counts[0][0]
+        """The oldest record that is not in the file; where there is none, a number above all."""
+        return self._counts[0][0] if self._counts else NO_RECORD
 
-    def add(self, ref: RecordRef, slice_: PartitionSlice) -> None:
-        """A durable record with events of this partition."""
+    def add(self, ref: RecordRef, kind: int, share: Share) -> None:
+        """A durable record that touches this partition."""
         if not self.delta_events:
             self.waiting_since = time.monotonic()
         self.records.append(ref)
-        self._counts.append((ref.sequence, slice_.event_count))
-        self.delta_events += slice_.event_count
+        if kind == ERASURE_RECORD:
+            self.erasures.append(ref.sequence)
+        self._counts.append((ref.sequence, share.events))
+        self.delta_events += share.events
 
     def publish(self, generation: int, applied_sequence: int, rows: int) -> None:
         """A new generation of the file is in place, with the records up to a sequence in it."""
@@ -54,6 +59,7 @@ class Partition:
         self.generation, self.applied_sequence, self.base_rows = generation, applied_sequence, rows
         self.records.drop(applied_sequence)
         self._counts = [entry for entry in self._counts if entry[0] > applied_sequence]
+        self.erasures = [sequence for sequence in self.erasures if sequence > applied_sequence]
         self.delta_events = sum(count for _, count in self._counts)
         self.waiting_since = time.monotonic()
 

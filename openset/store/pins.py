@@ -6,7 +6,7 @@ mean nothing to the next start, which removes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from openset.store.snapshot import PartitionSnapshot, superseded_path
@@ -53,6 +53,10 @@ class Pins:
     def uses_table(self, table_id: int) -> bool:
         """Whether any pinned snapshot is of this table."""
         return any(snapshot.schema.id == table_id for snapshots in self._pinned for snapshot in snapshots)
+
+    def keeps_replaced(self, keys: Collection[Key]) -> bool:
+        """Whether a replaced file of one of these partitions is still there."""
+        return any(key in keys for key, _ in self._linked)
 
     def _in_use(self, key: Key, generation: int) -> bool:
         return any(

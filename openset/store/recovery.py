@@ -11,12 +11,11 @@ from typing import Protocol
 
 from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.catalog import Catalog
-from openset.store.commit import INSERT_RECORD
 from openset.store.compaction import STAGING_SUFFIX
 from openset.store.dropped import remove_dropped_tables
 from openset.store.partition import Partition
+from openset.store.records import shares_of
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
-from openset_format.batch import decode_batch
 from openset_format.errors import FormatError
 from openset_format.files import TEMPORARY_SUFFIX
 from openset_format.reader import PartitionFile
@@ -103,17 +102,15 @@ def _add_records(
     """Adds each record to the partitions whose file lacks it."""
     tables = {schema.id for schema in catalog.tables()}
     for ref, kind, table_id in journal.records():
-        if kind != INSERT_RECORD:
-            raise InternalError(f"journal record {ref.sequence} is of kind {kind}, which this program does not know")
         if catalog.is_dropped(table_id):
             continue
         if table_id not in tables:
             raise InternalError(f"journal record {ref.sequence} is for table {table_id}, which the catalog lacks")
-        for slice_ in decode_batch(journal.read(ref)).partitions:
-            key = (table_id, slice_.partition)
+        for share in shares_of(kind, journal.read(ref), ref.sequence):
+            key = (table_id, share.partition)
             if key in unusable:
                 continue
             if key not in partitions:
-                partitions[key] = Partition(table_id, slice_.partition)
+                partitions[key] = Partition(table_id, share.partition)
             if ref.sequence > partitions[key].applied_sequence:
-                partitions[key].add(ref, slice_)
+                partitions[key].add(ref, kind, share)

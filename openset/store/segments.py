@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import structlog
+from pyroaring import BitMap
 
 from openset.errors import InternalError, QueryError
 from openset.store.members import SegmentRef
@@ -23,7 +24,7 @@ from openset.store.snapshot import TABLES_DIRECTORY
 from openset_format.block import ColumnType
 from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
-from openset_format.membership import MembershipFile, write_membership
+from openset_format.membership import MembershipFile, serialized, write_membership
 
 log = structlog.get_logger("openset.store")
 
@@ -132,6 +133,8 @@ class Segments:
         self._pinned: dict[Path, int] = {}
         self._superseded: set[Path] = set()
         self._dropped_tables: set[int] = set()
+        # By table: people who were erased since the node started, for segments that are being computed without knowing.
+        self._erased: dict[int, list[_Erased]] = {}
         now_ms = time.time() * 1_000
         for table_id in table_ids:
             self._read_table(table_id, journal_id, last_sequence, now_ms)
@@ -188,6 +191,8 @@ class Segments:
                 self._check_room(table_id, computed)
                 first = self._next_version.get(table_id, 1)
                 self._next_version[table_id] = first + len(computed)
+                erased = list(self._erased.get(table_id, ()))
+            computed = [_without(one, [each for each in erased if each.is_news_to(one.segment)]) for one in computed]
             written = [
                 StoredSegment(table_id, first + position, one.segment) for position, one in enumerate(computed)
             ]  # fmt: skip
@@ -204,12 +209,32 @@ class Segments:
             with self._lock:
                 if self._stored.get((stored.table_id, segment.name)) is not stored:
                     return
-            try:
-                file = MembershipFile.open(self._data_dir / stored.ref.file)
-                members = {partition: file.serialized(partition) for partition in file.partitions}
-            except (FormatError, OSError) as error:
-                raise InternalError(f"segment {segment.name!r} cannot be read: {error}") from error
-            self.put(stored.table_id, [Computed(segment, members)], replaces=stored)
+            self.put(stored.table_id, [Computed(segment, self._read(stored).members)], replaces=stored)
+
+    def forget_people(self, table_id: int, partition: int, ordinals: Collection[int], sequence: int) -> None:
+        """Takes people who were erased out of every segment of a table, durably. Syncs: not for the event loop.
+
+        sequence: of the record that erased them; segments that knew it do not have them. Raises InternalError.
+        """
+        erased = _Erased(partition, BitMap(ordinals), sequence)
+        with self._writing:
+            with self._lock:
+                self._erased.setdefault(table_id, []).append(erased)
+                held = [stored for (table, _), stored in self._stored.items() if table == table_id]
+            for stored in held:
+                computed = self._read(stored)
+                remaining = _without(computed, [erased])
+                if remaining is not computed:
+                    self.put(table_id, [remaining], replaces=stored)
+
+    def _read(self, stored: StoredSegment) -> Computed:
+        """Raises InternalError."""
+        try:
+            file = MembershipFile.open(self._data_dir / stored.ref.file)
+            members = {partition: file.serialized(partition) for partition in file.partitions}
+        except (FormatError, OSError) as error:
+            raise InternalError(f"segment {stored.segment.name!r} cannot be read: {error}") from error
+        return Computed(stored.segment, members)
 
     def remove(self, table_id: int, name: str, now_ms: float) -> StoredSegment | None:
         """Removes a segment durably; None when there is none within its ttl. Raises InternalError.
@@ -363,6 +388,36 @@ class Segments:
                 log.error("a stored segment knows events that are lost", segment=segment.name)
                 self._replace((table_id, segment.name), None)
         self._unlink(self._idle())
+
+
+@dataclass(frozen=True, slots=True)
+class _Erased:
+    """Ordinals of a partition that a record made nobody's."""
+
+    partition: int
+    ordinals: BitMap
+    sequence: int
+
+    def is_news_to(self, segment: Segment) -> bool:
+        """Whether a segment was computed without knowing."""
+        return segment.sequence < self.sequence
+
+
+def _without(computed: Computed, erased: Iterable[_Erased]) -> Computed:
+    """A segment without some people; the same object when it has none of them."""
+    members = dict(computed.members)
+    removed = 0
+    for each in erased:
+        if each.partition not in members:
+            continue
+        bitmap = BitMap.deserialize(members[each.partition])
+        gone = bitmap & each.ordinals
+        if gone:
+            removed += len(gone)
+            members[each.partition] = serialized(bitmap - gone)
+    if not removed:
+        return computed
+    return Computed(msgspec.structs.replace(computed.segment, people=computed.segment.people - removed), members)
 
 
 @dataclass(frozen=True, slots=True)

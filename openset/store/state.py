@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from numpy.typing import NDArray
 
 from openset.errors import InternalError
 from openset.store.delta import Base, Delta, EmptyBase, Piece
-from openset.store.merge import Events, Layer, empty_layer, layer_of, merge, splice
+from openset.store.merge import Events, Layer, empty_layer, layer_of, layer_without_rows, merge, splice
 from openset.store.ranges import expand_ranges
+from openset.store.records import ERASURE_RECORD, INSERT_RECORD, Erasure, decode_erasure
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
 from openset_format.batch import EventBatch, PartitionSlice, decode_batch
+from openset_format.block import PersonId
 from openset_format.errors import MissingSegmentError
 from openset_format.reader import PartitionFile
 from openset_format.segment import RecordRef, read_records
 
 RECORDS_KEPT_BYTES = 64 * 1024 * 1024
+
+# What a record has for one partition.
+Change = Piece | Erasure
 
 
 class PartitionState:
@@ -35,12 +41,25 @@ class PartitionState:
         self.base = base
         self.delta = Delta(base)
         self.overlay = empty_layer()
+        # The ordinals of everybody whom a record erased, oldest record first.
+        self.erased: tuple[int, ...] = ()
         self._z_order = z_order
 
-    def advance(self, pieces: Sequence[Piece]) -> None:
-        """Takes the pieces of further records of this partition, in journal order."""
-        if not pieces:
-            return
+    def advance(self, changes: Sequence[Change]) -> None:
+        """Takes what further records have for this partition, in journal order."""
+        for erases, group in groupby(changes, key=lambda change: isinstance(change, Erasure)):
+            if erases:
+                self._erase([change.person for change in group if isinstance(change, Erasure)])
+            else:
+                self._insert([change for change in group if isinstance(change, Piece)])
+
+    def _erase(self, people: Sequence[PersonId]) -> None:
+        """Those of them who are here have no rows any more, in file and delta, and their ordinals are nobody's."""
+        ordinals = [ordinal for ordinal in map(self.delta.persons.erase, people) if ordinal is not None]
+        self.erased += tuple(ordinals)
+        self.overlay = splice(self.overlay, layer_without_rows(np.unique(np.array(ordinals, np.int64))))
+
+    def _insert(self, pieces: Sequence[Piece]) -> None:
         new = self.delta.add(pieces)
         touched = np.unique(new.person)
         in_overlay = self.overlay.events_of(touched)
@@ -129,21 +148,20 @@ class RecordReader:
         self._bytes = 0
         self._kept: OrderedDict[int, _Record] = OrderedDict()
 
-    def pieces(self, snapshot: PartitionSnapshot, first: int = 0) -> list[Piece]:
+    def changes(self, snapshot: PartitionSnapshot, first: int = 0) -> list[Change]:
         """What the records from position `first` on have for the partition. Raises StaleSnapshotError, FormatError."""
         refs = list(snapshot.records.since(first))
         try:
             records = self._records(refs)
         except MissingSegmentError as error:
             raise StaleSnapshotError(str(error)) from error
-        return [Piece(record.batch, record.places[snapshot.partition]) for record in records]
+        return [record.change(snapshot.partition) for record in records]
 
     def _records(self, refs: Sequence[RecordRef]) -> list[_Record]:
         found = {ref.sequence: self._kept[ref.sequence] for ref in refs if ref.sequence in self._kept}
         missing = [ref for ref in refs if ref.sequence not in found]
-        for ref, (_, _, payload) in zip(missing, read_records(self._directory, missing), strict=True):
-            batch = decode_batch(payload)
-            record = _Record(batch, {place.partition: place for place in batch.partitions}, ref.size_bytes)
+        for ref, (kind, _, payload) in zip(missing, read_records(self._directory, missing), strict=True):
+            record = _Record.decode(kind, payload, ref)
             found[ref.sequence] = self._kept[ref.sequence] = record
             self._bytes += record.size_bytes
         while self._bytes > self._limit:
@@ -153,13 +171,28 @@ class RecordReader:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    batch: EventBatch
+    """A decoded record: the events of an insert and where each partition has its own, or somebody who is erased."""
+
+    content: EventBatch | Erasure
     places: dict[int, PartitionSlice]
     size_bytes: int
+
+    @classmethod
+    def decode(cls, kind: int, payload: memoryview, ref: RecordRef) -> _Record:
+        if kind == ERASURE_RECORD:
+            return cls(decode_erasure(payload), {}, ref.size_bytes)
+        assert kind == INSERT_RECORD, "only records with events are among those of a partition"
+        batch = decode_batch(payload)
+        return cls(batch, {place.partition: place for place in batch.partitions}, ref.size_bytes)
+
+    def change(self, partition: int) -> Change:
+        """What it has for a partition."""
+        content = self.content
+        return content if isinstance(content, Erasure) else Piece(content, self.places[partition])
 
 
 def load_state(data_dir: Path, snapshot: PartitionSnapshot, reader: RecordReader | None = None) -> PartitionState:
     """File and records of a snapshot, merged. Raises StaleSnapshotError, FormatError."""
     state = PartitionState(open_base(data_dir, snapshot), snapshot.schema.z_order)
-    state.advance((reader or RecordReader(data_dir)).pieces(snapshot))
+    state.advance((reader or RecordReader(data_dir)).changes(snapshot))
     return state

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +24,17 @@ from openset.store.compaction import STAGING_SUFFIX, CompactionResult, Compactio
 from openset.store.dropped import remove_table_directory
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.ingest import Insert, prepare_insert
+from openset.store.leftovers import Leftovers, leftovers
 from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
 from openset.store.partition import Partition
 from openset.store.pins import Pins
+from openset.store.records import ERASURE_RECORD, INSERT_RECORD, Share, encode_erasure
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
-from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
+from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, partition_path
+from openset.store.state import load_state
 from openset_format.block import PersonId
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
@@ -61,6 +64,9 @@ class Store:
         # Guards partitions, compacting and pins; held for moments only.
         self._lock = threading.Lock()
         self._compacting: set[tuple[int, int]] = set()
+        # Partitions that are compacted whether they are due or not, because somebody asked or something is left over.
+        self._wanted: set[tuple[int, int]] = set()
+        self._wanted_running: set[tuple[int, int]] = set()
         self._undeleted_tables: set[int] = set()  # dropped, with files still there
         self._pins = Pins(data_dir)
         self._keep_segments = False
@@ -74,6 +80,7 @@ class Store:
             self._partitions = recover(data_dir, self._catalog, self._journal)
             table_ids = [schema.id for schema in self._catalog.tables()]
             self.segments = Segments(data_dir, table_ids, self._journal.id, self._journal.last_sequence, files)
+            self._forget_erased()
         except BaseException:
             self._journal.close()
             raise
@@ -82,6 +89,17 @@ class Store:
         self._committer = Committer(self._journal, self._make_visible)
         self._closed = False
         self.compaction_wanted.set()
+
+    def _forget_erased(self) -> None:
+        """Takes those out of segments whom the journal erased, in case a crash came in between."""
+        for (table_id, number), partition in self._partitions.items():
+            if partition.erasures:
+                schema = next(schema for schema in self._catalog.tables() if schema.id == table_id)
+                try:
+                    state = load_state(self.data_dir, partition.snapshot(schema, self._journal.id))
+                except FormatError as error:
+                    raise InternalError(str(error)) from error
+                self.segments.forget_people(table_id, number, state.erased, partition.erasures[-1])
 
     @classmethod
     def open(cls, data_dir: Path | str, *, files: FileLayer = FILES, policy: Policy | None = None) -> Store:
@@ -260,21 +278,31 @@ class Store:
             return nothing
         if self.table(table).id != insert.table_id:
             raise QueryError(f"table {table!r} was dropped while the events were read")
-        commit = Commit(insert.table_id, insert.payload, insert.batch.partitions)
-        return self._committer.submit(commit)
+        shares = [Share(place.partition, place.event_count) for place in insert.batch.partitions]
+        return self._committer.submit(Commit(INSERT_RECORD, insert.table_id, insert.payload, shares))
 
     async def commit(self, table: str, insert: Insert) -> int:
         """`submit`, for the event loop: returns when the events are durable and visible."""
         return await asyncio.wrap_future(self.submit(table, insert))
+
+    def submit_erasure(self, table: str, person: PersonId) -> Future[int]:
+        """Hands the erasure of a person to the writer; done when it is durable and no snapshot has the person any more.
+
+        What is stored of the person goes with the next compaction. Raises QueryError, ConfigError.
+        """
+        schema, partitions = self.table(table), self._initialised()
+        share = Share(partition_of(person, partitions), 1)
+        commit = Commit(ERASURE_RECORD, schema.id, encode_erasure(person, partitions), [share])
+        return self._committer.submit(commit)
 
     def _make_visible(self, written: list[tuple[Commit, RecordRef]]) -> None:
         """In the writer thread: whole records at once, so that no snapshot has half of one."""
         due = False
         with self._lock:
             for commit, ref in written:
-                for slice_ in () if self._catalog.is_dropped(commit.table_id) else commit.slices:
-                    partition = self._partition(commit.table_id, slice_.partition)
-                    partition.add(ref, slice_)
+                for share in () if self._catalog.is_dropped(commit.table_id) else commit.shares:
+                    partition = self._partition(commit.table_id, share.partition)
+                    partition.add(ref, commit.kind, share)
                     due = due or self.policy.is_due(partition.base_rows, partition.delta_events, 0.0)
                 self._visible_sequence = ref.sequence
         if due:
@@ -366,18 +394,22 @@ class Store:
             too_long = self._journal.size_bytes > self.policy.journal_bytes
             chosen: Partition | None = None
             for key, partition in self._partitions.items():
-                if not partition.delta_events or key in self._compacting or partition.table_id not in schemas:
+                if key in self._compacting or partition.table_id not in schemas:
                     continue
                 waited_s = now - partition.waiting_since
-                if not (
-                    forced or too_long or self.policy.is_due(partition.base_rows, partition.delta_events, waited_s)
-                ):
+                due = self.policy.is_due(partition.base_rows, partition.delta_events, waited_s)
+                due = due or (partition.delta_events > 0 and (forced or too_long))
+                if not due and key not in self._wanted:
                     continue
                 if chosen is None or partition.oldest_sequence < chosen.oldest_sequence:
                     chosen = partition
             if chosen is None:
                 return None
-            self._compacting.add((chosen.table_id, chosen.partition))
+            key = (chosen.table_id, chosen.partition)
+            self._compacting.add(key)
+            if key in self._wanted:
+                self._wanted.discard(key)
+                self._wanted_running.add(key)
             snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id)
         path = snapshot.file
         staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
@@ -413,11 +445,78 @@ class Store:
             count += 1
         return count
 
+    def want_compaction(self, table: str) -> set[tuple[int, int]]:
+        """Asks for the compaction of everything in a table that has something to leave out or to bring in.
+
+        And of every other partition that holds on to the journal there is: what was erased is in there. Returns all of
+        them; what is done is not in `still_wanted` any more. Raises QueryError, ConfigError, InternalError.
+        """
+        schema = self.table(table)
+        wanted = set(self._with_leftovers(schema, lambda found: found.any))
+        with self._lock:
+            wanted |= {key for key, partition in self._partitions.items() if partition.delta_events}
+            self._wanted |= wanted
+        self.compaction_wanted.set()
+        return wanted
+
+    def still_wanted(self, keys: Collection[tuple[int, int]]) -> bool:
+        """Whether any of these partitions waits for the compaction that was asked for."""
+        with self._lock:
+            waiting = self._wanted | self._wanted_running
+            return any(key in waiting and key in self._partitions for key in keys)
+
+    def look_for_leftovers(self) -> None:
+        """Asks for compactions of partitions that have enough to leave out, though nothing new. Reads all files."""
+        for schema in self._catalog.tables():
+            found = set(self._with_leftovers(schema, lambda found: found.are_worth_it))
+            with self._lock:
+                self._wanted |= found & self._partitions.keys()
+                if found:
+                    self.compaction_wanted.set()
+
+    def _with_leftovers(self, schema: TableSchema, enough: Callable[[Leftovers], bool]) -> Iterator[tuple[int, int]]:
+        """Raises InternalError."""
+        with self._lock:
+            keys = [key for key, partition in self._partitions.items() if key[0] == schema.id and partition.generation]
+        expired_before = schema.expired_before(time.time_ns() // 1_000_000)
+        for key in keys:
+            try:
+                if enough(leftovers(self.data_dir / partition_path(*key), schema, expired_before)):
+                    yield key
+            except FileNotFoundError:
+                continue  # dropped meanwhile
+            except (FormatError, OSError) as error:
+                raise InternalError(str(error)) from error
+
+    def begin_forgetting(self) -> int:
+        """Begins a new journal segment and returns the sequence of its first record: what is below is to go."""
+        try:
+            self._journal.rotate()
+        except FormatError as error:
+            raise InternalError(str(error)) from error
+        return self._journal.last_sequence + 1
+
+    def is_forgotten(self, below: int, keys: Collection[tuple[int, int]]) -> bool:
+        """Whether no journal segment has a record below a sequence, and no replaced file of some partitions is there.
+
+        False as long as a query needs one, or a partition has a record that is not in its file. Raises InternalError.
+        """
+        try:
+            self._drop_segments()
+        except FormatError as error:
+            raise InternalError(str(error)) from error
+        with self._lock:
+            return self._journal.first_sequence >= below and not self._pins.keeps_replaced(keys)
+
     def give_up(self, task: CompactionTask) -> None:
         """A compaction that failed: the partition may be tried again, what was written is removed."""
         (self.data_dir / task.staging).unlink(missing_ok=True)
+        key = (task.snapshot.schema.id, task.snapshot.partition)
         with self._lock:
-            self._compacting.discard((task.snapshot.schema.id, task.snapshot.partition))
+            self._compacting.discard(key)
+            if key in self._wanted_running:
+                self._wanted_running.discard(key)
+                self._wanted.add(key)
 
     def publish(self, task: CompactionTask, result: CompactionResult) -> None:
         """Puts a written generation in place and removes journal segments that nobody needs any more. Syncs.
@@ -437,6 +536,7 @@ class Store:
                 self._files.rename(self.data_dir / task.staging, path)
                 self._partitions[key].publish(result.generation, result.applied_sequence, result.rows)
                 self._compacting.discard(key)
+                self._wanted_running.discard(key)
             self._sync_published(path.parent)
             self._drop_segments()
         except (OSError, FormatError) as error:

@@ -118,7 +118,7 @@ class _Partition:
             # Older than what is here: put together anew, the newest stays.
             return load_state(self._data_dir, snapshot, self._reader)
         elif len(snapshot.records) > self._records:
-            self._state.advance(self._reader.pieces(snapshot, self._records))
+            self._state.advance(self._reader.changes(snapshot, self._records))
             self._records = len(snapshot.records)
         return self._state
 
@@ -131,6 +131,8 @@ class PartitionView:
         self.schema = schema
         self._expired_before = expired_before
         self._persons = state.delta.persons.view()
+        # Ordinals whom records that are not in the file yet have erased.
+        self.erased = state.erased
         self._state = state
         self._base_columns: _Columns | None = None
         self._include: NDArray[np.bool_] | None = None

@@ -22,12 +22,16 @@ from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.store import Store
 from openset.store.views import ViewCache
 from openset_format.batch import encode_batch
+from openset_format.verify import verify_partition
 
 SCHEMA = TableSchema(1, "t", tuple(ColumnSchema(n + 1, name, kind) for n, (name, kind) in enumerate(model.COLUMNS)))
 
 steps = st.lists(
     st.one_of(
-        model.events(), model.events(), st.sampled_from(["read", "compact one", "compact", "reopen", "older", "pin"])
+        model.events(),
+        model.events(),
+        st.sampled_from(["read", "compact one", "compact", "reopen", "older", "pin"]),
+        st.tuples(st.just("erase"), model.persons),
     ),
     min_size=1,
     max_size=14,
@@ -76,6 +80,9 @@ def _walk(data_dir: Path, steps: list[Any], partitions: int, max_rows: int) -> N
                     store.compact_all()
                     assert model.read_snapshots(ViewCache(data_dir), pinned, max_rows) == expected
                 earlier = []
+            elif isinstance(step, tuple):
+                model.erase(store, step[1])
+                table.erase(step[1])
             elif step != "read":
                 assert model.insert(store, step) == len(step)
                 table.insert(step)
@@ -85,6 +92,9 @@ def _walk(data_dir: Path, steps: list[Any], partitions: int, max_rows: int) -> N
             if earlier:
                 assert model.read_snapshots(cache, earlier, max_rows) == before
         assert model.read_snapshots(ViewCache(data_dir), store.snapshot("t"), max_rows) == table.contents()
+        store.compact_all()
+        for path in data_dir.rglob("*.h5"):
+            assert not verify_partition(path)
         for person_id, events in table.contents().items():
             block = cache.person_rows(store.person_snapshot("t", person_id), person_id)
             assert block is not None and list(model.read_block(block).values()) == [events]

@@ -1,8 +1,8 @@
 """A cluster in one process: node states, their disks, a coordinator and a network, all driven by one seed.
 
 Messages are dropped, delayed, doubled and overtake each other; nodes crash with what was not synced, and start again;
-the network falls apart and heals; clocks differ; leases run out. After every step the invariants are checked. Same seed,
-same history: `Simulation(seed).run()` replays a failure.
+the network falls apart and heals; clocks differ; leases run out. After every step the invariants are checked. One
+seed, one history: `Simulation(seed).run()` replays a failure.
 """
 
 from __future__ import annotations

@@ -121,6 +121,10 @@ class Model:
             person = self._people.setdefault((type(event["person"]), event["person"]), {})
             person[event["stamp"], event["action"]] = expanded(event.get("attr") or {})
 
+    def erase(self, person: PersonId) -> None:
+        """Nothing of them is left, whether or not there was anything."""
+        self._people.pop((type(person), person), None)
+
     def contents(self) -> dict[PersonId, Events]:
         """Everybody's events in order."""
         last = len(self._ranks)
@@ -144,6 +148,11 @@ def insert(store: Store, request: Sequence[Mapping[str, Any]], table: str = "t")
     prepared = store.prepare_insert(table, json.dumps(request).encode())
     store.submit(table, prepared).result(timeout=30)
     return prepared.accepted
+
+
+def erase(store: Store, person: PersonId, table: str = "t") -> None:
+    """Commits the erasure of somebody, known or not."""
+    store.submit_erasure(table, person).result(timeout=30)
 
 
 def read_block(block: Block) -> dict[PersonId, Events]:

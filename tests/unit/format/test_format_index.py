@@ -286,3 +286,11 @@ def test_files_of_the_version_before_indexes_open() -> None:
     assert file.action_index is None
     assert all(file.index(column_id) is None for column_id in file.schema)
     assert verify_partition(path) == []
+
+
+def test_a_file_of_version_1_1_opens() -> None:
+    path = FIXTURES / "partition-1.1.h5"
+    file = PartitionFile.open(path)
+    assert (file.seal.minor, file.seal.required_features) == (1, 0)
+    assert model_of(file) == PEOPLE
+    assert verify_partition(path) == []

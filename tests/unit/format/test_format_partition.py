@@ -171,7 +171,7 @@ def test_plain_h5py_reads_it(path: Path) -> None:
     write_partition(path, content_of(PEOPLE, names={1: "product_name"}))
     with h5py.File(path, "r") as handle:
         assert handle.userblock_size == 8192
-        assert handle.attrs["format_version"] == "1.1"
+        assert handle.attrs["format_version"] == "1.2"
         assert handle.attrs["table_id"] == 3
         assert json.loads(handle.attrs["schema"])[0] == {"id": 1, "type": "text"}
         assert handle["columns/1"].attrs["name"] == "product_name"

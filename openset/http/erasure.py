@@ -1,0 +1,28 @@
+"""DELETE /v1/table/{table}/person and POST /v1/table/{table}/compact: erasing somebody, and leaving nothing behind."""
+
+from __future__ import annotations
+
+from openset.http.query_person import asked_id
+from openset.http.resource import Answer, Resource
+from openset.query.erasure import erase_person
+
+
+class PersonResource(Resource):
+    async def delete(self, table: str) -> None:
+        await self.respond(self._erase(table))
+
+    async def _erase(self, table: str) -> Answer:
+        person = asked_id(self.parameters())
+        store = await self.node.store()
+        await erase_person(store, self.node.executor, table, person)
+        return {"deleted": person}
+
+
+class Compaction(Resource):
+    async def post(self, table: str) -> None:
+        await self.respond(self._compact(table))
+
+    async def _compact(self, table: str) -> Answer:
+        self.parameters().finish()
+        compactor = await self.node.compactor()
+        return {"compacted": await compactor.compact(table)}
