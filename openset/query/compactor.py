@@ -64,17 +64,27 @@ class Compactor:
         store = self._store
         store.table(table)
         below = await asyncio.to_thread(store.begin_forgetting)
+        await self._wait_for_triggers(below)
         wanted = await asyncio.to_thread(store.want_compaction, table)
         while store.still_wanted(wanted):
             if self._failure is not None and self._failure[0] >= started:
                 raise InternalError(f"the compaction failed and will be tried again: {self._failure[1]}")
             await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.to_thread(store.write_sidecars, True)
         waited = time.monotonic()
         while not await asyncio.to_thread(store.is_forgotten, below, wanted):
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("the files are compacted, but queries still hold on to old ones; try again")
             await asyncio.sleep(_POLL_SECONDS)
         return len(wanted)
+
+    async def _wait_for_triggers(self, below: int) -> None:
+        """Until they have run for all inserts below a record, which stay in the journal so long."""
+        waited = time.monotonic()
+        while (pending := self._store.triggers.oldest_pending()) is not None and pending < below:
+            if time.monotonic() - waited > FORGET_SECONDS:
+                raise InternalError("triggers have not run yet for everything that was inserted; try again")
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def close(self) -> None:
         """Ends the task; a compaction that runs is given up."""
@@ -115,6 +125,7 @@ class Compactor:
             while (task := await asyncio.to_thread(self._store.next_compaction)) is not None:
                 executor = executor or ProcessExecutor(self._store.data_dir, 1)
                 await self._compact(executor, task)
+            await asyncio.to_thread(self._store.write_sidecars)
         finally:
             if executor is not None:
                 await asyncio.shield(executor.close())

@@ -63,8 +63,19 @@ class Partition:
         self.delta_events = sum(count for _, count in self._counts)
         self.waiting_since = time.monotonic()
 
-    def snapshot(self, schema: TableSchema, journal_id: str, now_ms: int | None = None) -> PartitionSnapshot:
-        """This partition as it is now. now_ms: what the table's retention counts from, by default the time of day."""
+    def events_before(self, sequence: int | None) -> int:
+        """How many events the records below this one (None: all records) hold."""
+        if sequence is None:
+            return self.delta_events
+        return sum(count for number, count in self._counts if number < sequence)
+
+    def snapshot(
+        self, schema: TableSchema, journal_id: str, now_ms: int | None = None, before: int | None = None
+    ) -> PartitionSnapshot:
+        """This partition as it is now. now_ms: what the table's retention counts from, by default the time of day.
+
+        before: without the records from this sequence on.
+        """
         now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         return PartitionSnapshot(
             schema,
@@ -72,6 +83,6 @@ class Partition:
             self.generation,
             journal_id,
             self.applied_sequence,
-            self.records.view(),
+            self.records.view() if before is None else self.records.view().before(before),
             schema.expired_before(now_ms),
         )

@@ -18,9 +18,12 @@ from openset_format.hashing import partition_of
 
 INSERT_RECORD = 1
 ERASURE_RECORD = 2
+# Changes of the state of triggers (`trigger_changes`); and what triggers with emit_as_event emitted, as an insert.
+REVENT_RECORD = 3
+EMITTED_RECORD = 4
 
 # The kinds whose records change what is in the file of a partition.
-EVENT_KINDS = frozenset({INSERT_RECORD, ERASURE_RECORD})
+EVENT_KINDS = frozenset({INSERT_RECORD, ERASURE_RECORD, EMITTED_RECORD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,10 @@ def decode_erasure(payload: bytes | memoryview) -> Erasure:
 
 def shares_of(kind: int, payload: bytes | memoryview, sequence: int) -> Sequence[Share]:
     """The partitions that a record touches. Raises InternalError for an unknown kind, FormatError for damage."""
-    if kind == INSERT_RECORD:
+    if kind in (INSERT_RECORD, EMITTED_RECORD):
         return [Share(place.partition, place.event_count) for place in decode_batch(payload).partitions]
     if kind == ERASURE_RECORD:
         return [Share(decode_erasure(payload).partition, 1)]
+    if kind == REVENT_RECORD:
+        return ()  # its part of the partitions is not in their files
     raise InternalError(f"journal record {sequence} is of kind {kind}, which this program does not know")

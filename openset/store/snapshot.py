@@ -48,6 +48,10 @@ class RecordList:
         for sequence, segment, offset, size_bytes in self.fields[first:].tolist():
             yield RecordRef(sequence, self.segments[segment], offset, size_bytes)
 
+    def before(self, sequence: int) -> RecordList:
+        """Those below a sequence."""
+        return RecordList(self.segments, self.fields[: int(np.searchsorted(self.fields[:, 0], sequence))])
+
     @property
     def last_sequence(self) -> int:
         """The sequence of the last record, 0 when there is none."""

@@ -20,7 +20,7 @@ from openset.errors import InternalError
 from openset.store.delta import Base, Delta, EmptyBase, Piece
 from openset.store.merge import Events, Layer, empty_layer, layer_of, layer_without_rows, merge, splice
 from openset.store.ranges import expand_ranges
-from openset.store.records import ERASURE_RECORD, INSERT_RECORD, Erasure, decode_erasure
+from openset.store.records import ERASURE_RECORD, EVENT_KINDS, Erasure, decode_erasure
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
 from openset_format.batch import EventBatch, PartitionSlice, decode_batch
 from openset_format.block import PersonId
@@ -181,7 +181,7 @@ class _Record:
     def decode(cls, kind: int, payload: memoryview, ref: RecordRef) -> _Record:
         if kind == ERASURE_RECORD:
             return cls(decode_erasure(payload), {}, ref.size_bytes)
-        assert kind == INSERT_RECORD, "only records with events are among those of a partition"
+        assert kind in EVENT_KINDS, "only records with events are among those of a partition"
         batch = decode_batch(payload)
         return cls(batch, {place.partition: place for place in batch.partitions}, ref.size_bytes)
 

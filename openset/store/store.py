@@ -29,12 +29,13 @@ from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
 from openset.store.partition import Partition
 from openset.store.pins import Pins
-from openset.store.records import ERASURE_RECORD, INSERT_RECORD, Share, encode_erasure
+from openset.store.records import ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, Share, encode_erasure
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, partition_path
 from openset.store.state import load_state
+from openset.store.trigger_store import Triggers
 from openset_format.block import PersonId
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
@@ -81,6 +82,9 @@ class Store:
             table_ids = [schema.id for schema in self._catalog.tables()]
             self.segments = Segments(data_dir, table_ids, self._journal.id, self._journal.last_sequence, files)
             self._forget_erased()
+            self.triggers = Triggers(
+                data_dir, self._catalog, self._journal, self._partitions, self._submit_changes, files
+            )
         except BaseException:
             self._journal.close()
             raise
@@ -171,7 +175,9 @@ class Store:
         """A new table with columns of (name, type), durably. Raises ConfigError for what cannot be."""
         self._initialised()
         with self._catalog_lock:
-            return self._catalog.create_table(name, columns, z_order, reserved_names, retention_days)
+            schema = self._catalog.create_table(name, columns, z_order, reserved_names, retention_days)
+            self.triggers.create_table(schema.id)
+            return schema
 
     def add_column(self, table: str, name: str, column_type: str, reserved_names: Collection[str] = ()) -> TableSchema:
         """The table with one more column, durably. Raises ConfigError, QueryError."""
@@ -209,6 +215,7 @@ class Store:
                     del self._partitions[key]
         self._now_stamps.pop(schema.id, None)
         self.segments.drop_table(schema.id)
+        self.triggers.drop_table(schema.id)
         self._delete_dropped_tables()
         try:
             self._journal.rotate()
@@ -266,8 +273,10 @@ class Store:
             now_stamps=self._now_stamps.setdefault(schema.id, NowStamps()),
         )
 
-    def submit(self, table: str, insert: Insert) -> Future[int]:
+    def submit(self, table: str, insert: Insert, kind: int = INSERT_RECORD) -> Future[int]:
         """Hands a prepared request to the writer. The future is done when the events are durable and visible.
+
+        kind: EMITTED_RECORD for what a trigger emitted.
 
         It gives the sequence of the record (0 when there are no events), or InternalError. Raises QueryError when the
         table was dropped since the request was prepared.
@@ -279,7 +288,7 @@ class Store:
         if self.table(table).id != insert.table_id:
             raise QueryError(f"table {table!r} was dropped while the events were read")
         shares = [Share(place.partition, place.event_count) for place in insert.batch.partitions]
-        return self._committer.submit(Commit(INSERT_RECORD, insert.table_id, insert.payload, shares))
+        return self._committer.submit(Commit(kind, insert.table_id, insert.payload, shares))
 
     async def commit(self, table: str, insert: Insert) -> int:
         """`submit`, for the event loop: returns when the events are durable and visible."""
@@ -295,18 +304,46 @@ class Store:
         commit = Commit(ERASURE_RECORD, schema.id, encode_erasure(person, partitions), [share])
         return self._committer.submit(commit)
 
+    def _submit_changes(self, table_id: int, payload: bytes) -> Future[int]:
+        """For the triggers."""
+        return self._committer.submit(Commit(REVENT_RECORD, table_id, payload, ()))
+
+    @property
+    def visible_sequence(self) -> int:
+        """The record up to which every snapshot has the inserts."""
+        return self._visible_sequence
+
     def _make_visible(self, written: list[tuple[Commit, RecordRef]]) -> None:
         """In the writer thread: whole records at once, so that no snapshot has half of one."""
         due = False
         with self._lock:
             for commit, ref in written:
-                for share in () if self._catalog.is_dropped(commit.table_id) else commit.shares:
-                    partition = self._partition(commit.table_id, share.partition)
-                    partition.add(ref, commit.kind, share)
-                    due = due or self.policy.is_due(partition.base_rows, partition.delta_events, 0.0)
+                if not self._catalog.is_dropped(commit.table_id):
+                    due = self._take_in(commit, ref) or due
                 self._visible_sequence = ref.sequence
         if due:
             self.compaction_wanted.set()
+
+    def _take_in(self, commit: Commit, ref: RecordRef) -> bool:
+        """Makes one record visible; whether a partition may be due for compaction then. The lock is held."""
+        if commit.kind == REVENT_RECORD:
+            # What they have run for may be compacted now.
+            found = [
+                (commit.table_id, number)
+                for number in self.triggers.changed(commit.table_id, ref.sequence, commit.payload)
+            ]
+            touched = [self._partitions[key] for key in found if key in self._partitions]
+            return any(self.policy.is_due(one.base_rows, one.delta_events, 0.0) for one in touched)
+        due = False
+        for share in commit.shares:
+            partition = self._partition(commit.table_id, share.partition)
+            partition.add(ref, commit.kind, share)
+            due = due or self.policy.is_due(partition.base_rows, partition.delta_events, 0.0)
+        if commit.kind == ERASURE_RECORD:
+            self.triggers.erased(commit.table_id, ref.sequence, commit.payload)
+        else:
+            self.triggers.inserted(commit.table_id, commit.kind, ref.sequence, [one.partition for one in commit.shares])
+        return due
 
     def _partition(self, table_id: int, partition: int) -> Partition:
         key = (table_id, partition)
@@ -373,6 +410,17 @@ class Store:
             found = self._partitions.get((schema.id, number), Partition(schema.id, number))
             return found.snapshot(schema, self._journal.id)
 
+    def trigger_snapshot(self, table: TableSchema, number: int, up_to: int, now_ms: int) -> PartitionSnapshot | None:
+        """A partition with the inserts up to a record, which must not be below those triggers have run for.
+
+        None when the table was dropped. A compaction may supersede it.
+        """
+        with self._lock:
+            if self._catalog.is_dropped(table.id):
+                return None
+            found = self._partitions.get((table.id, number), Partition(table.id, number))
+            return found.snapshot(self.table(table.name), self._journal.id, now_ms, up_to + 1)
+
     def _initialised(self) -> int:
         if self._catalog.partitions is None:
             raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
@@ -396,9 +444,11 @@ class Store:
             for key, partition in self._partitions.items():
                 if key in self._compacting or partition.table_id not in schemas:
                     continue
+                # What triggers have not run for stays in the journal.
+                events = partition.events_before(self.triggers.first_pending(*key))
                 waited_s = now - partition.waiting_since
-                due = self.policy.is_due(partition.base_rows, partition.delta_events, waited_s)
-                due = due or (partition.delta_events > 0 and (forced or too_long))
+                due = self.policy.is_due(partition.base_rows, events, waited_s)
+                due = due or (events > 0 and (forced or too_long))
                 if not due and key not in self._wanted:
                     continue
                 if chosen is None or partition.oldest_sequence < chosen.oldest_sequence:
@@ -410,7 +460,8 @@ class Store:
             if key in self._wanted:
                 self._wanted.discard(key)
                 self._wanted_running.add(key)
-            snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id)
+            before = self.triggers.first_pending(*key)
+            snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id, before=before)
         path = snapshot.file
         staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
         task = CompactionTask(self.data_dir, snapshot, staging)
@@ -432,6 +483,8 @@ class Store:
     def compact_all(self) -> int:
         """Brings all records into the files, in the calling thread; returns how many partitions that took.
 
+        Inserts that triggers have not run for stay where they are.
+
         For tools and tests; a daemon takes one partition at a time from `next_compaction`. Raises InternalError.
         """
         count = 0
@@ -443,7 +496,20 @@ class Store:
                 raise
             self.publish(task, result)
             count += 1
+        self.write_sidecars(forced=True)
         return count
+
+    def write_sidecars(self, forced: bool = False) -> None:
+        """Writes the state of triggers that is due into its files, and removes what only they needed of the journal.
+
+        forced: all of it, also when the journal is too long. Syncs. Raises InternalError.
+        """
+        forced = forced or self._journal.size_bytes > self.policy.journal_bytes
+        if self.triggers.write_sidecars(forced):
+            try:
+                self._drop_segments()
+            except FormatError as error:
+                raise InternalError(f"the journal cannot be shortened: {error}") from error
 
     def want_compaction(self, table: str) -> set[tuple[int, int]]:
         """Asks for the compaction of everything in a table that has something to leave out or to bring in.
@@ -565,8 +631,9 @@ class Store:
             return
         with self._lock:
             needed = [partition.oldest_sequence for partition in self._partitions.values() if partition.delta_events]
-            pinned = self._pins.oldest_sequence()
-            needed_from = min(needed if pinned is None else [*needed, pinned], default=self._visible_sequence + 1)
+            others = (self._pins.oldest_sequence(), self.triggers.needed_from())
+            needed += [sequence for sequence in others if sequence is not None]
+            needed_from = min(needed, default=self._visible_sequence + 1)
         self._journal.drop_segments(needed_from - 1)
 
 

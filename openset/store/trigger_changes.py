@@ -78,26 +78,6 @@ class Inserted(_Change, frozen=True, array_like=True, tag="inserted"):
     numbers: list[int]
 
 
-class Forgotten(_Change, frozen=True, array_like=True, tag="forgotten"):
-    """A new epoch of a trigger: who has emitted before it is forgotten."""
-
-    trigger_id: int
-    epoch: int
-
-
-class FunctionsKept(_Change, frozen=True, array_like=True, tag="functions"):
-    """A trigger has another script: schedules of functions that it lacks go."""
-
-    trigger_id: int
-    functions: list[str]
-
-
-class Removed(_Change, frozen=True, array_like=True, tag="removed"):
-    """A trigger is gone, with everything of it."""
-
-    trigger_id: int
-
-
 class Subscribed(_Change, frozen=True, array_like=True, tag="subscribed"):
     """A subscription begins with the oldest message that is kept, or an existing one has another hold."""
 
@@ -123,8 +103,8 @@ class Acknowledged(_Change, frozen=True, array_like=True, tag="acknowledged"):
 
 SubscriptionChange = Subscribed | Unsubscribed | Acknowledged
 Change = (
-    Evaluated | Emitted | OnceMarked | Scheduled | Unscheduled | Counted | Inserted | Forgotten | FunctionsKept
-    | Removed | Subscribed | Unsubscribed | Acknowledged
+    Evaluated | Emitted | OnceMarked | Scheduled | Unscheduled | Counted | Inserted
+    | Subscribed | Unsubscribed | Acknowledged
 )  # fmt: skip
 
 

@@ -1,0 +1,159 @@
+"""Which triggers a table has: `tables/<table id>/triggers.json`, with a checksum, replaced as a whole on every change.
+
+Ids only grow. What changes with every insert (who has emitted, counts, messages) is not here but in `trigger_state`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from openset.errors import ConfigError, InternalError
+from openset.store.segments import SegmentColumn
+from openset.store.snapshot import TABLES_DIRECTORY
+from openset_format.files import FILES, FileLayer, temporary_path
+from openset_format.hashing import checksum
+
+CATALOG_NAME = "triggers.json"
+FORMAT_VERSION = 1
+
+
+class Trigger(msgspec.Struct, frozen=True):
+    """A trigger as it was saved.
+
+    epoch: grows when who has emitted is forgotten. columns: what the script reads, as it was. functions: of the script.
+    from_sequence: it runs for inserts after this record. disabled: why the daemon
+    disabled it. watched: a stored segment of this name takes the place of a script.
+    """
+
+    id: int
+    name: str
+    epoch: int
+    script: str
+    enabled: bool
+    once: bool
+    emit_as_event: bool
+    filter: str | None
+    made_at_ms: int
+    columns: tuple[SegmentColumn, ...]
+    from_sequence: int
+    functions: tuple[str, ...] = ()
+    disabled: str | None = None
+    watched: bool = False
+    webhooks: dict[str, Any] = {}
+
+    @property
+    def runs(self) -> bool:
+        """Whether inserts and schedules have to be evaluated for it."""
+        return self.enabled and self.disabled is None
+
+
+class _Contents(msgspec.Struct):
+    format_version: int = FORMAT_VERSION
+    next_id: int = 1
+    triggers: list[Trigger] = []
+
+
+class _Envelope(msgspec.Struct):
+    checksum: str
+    triggers: msgspec.Raw
+
+
+def triggers_path(table_id: int) -> Path:
+    """Where the triggers of a table are, relative to the data directory."""
+    return Path(TABLES_DIRECTORY) / str(table_id) / CATALOG_NAME
+
+
+class TriggerCatalog:
+    """The triggers of one table, in step with their file. Not thread-safe: one thread changes it."""
+
+    def __init__(self, data_dir: Path, table_id: int, files: FileLayer = FILES):
+        """Reads the file when there is one. Raises InternalError when it is damaged, ConfigError when it is newer."""
+        self._data_dir = data_dir
+        self._path = data_dir / triggers_path(table_id)
+        self._files = files
+        self._contents = _read(self._path)
+
+    @property
+    def next_id(self) -> int:
+        """The id of the next trigger."""
+        return self._contents.next_id
+
+    def all(self) -> list[Trigger]:
+        """Triggers and watched segments, in the order they were made."""
+        return list(self._contents.triggers)
+
+    def find(self, name: str, watched: bool = False) -> Trigger | None:
+        """The trigger (or watched segment) of this name."""
+        return next((one for one in self._contents.triggers if one.name == name and one.watched == watched), None)
+
+    def by_id(self, trigger_id: int) -> Trigger | None:
+        """The trigger of this id."""
+        return next((one for one in self._contents.triggers if one.id == trigger_id), None)
+
+    def put(self, trigger: Trigger) -> None:
+        """Adds a trigger, or replaces the one of its id, durably. Raises InternalError."""
+        others = self._contents.triggers
+        if self.by_id(trigger.id) is None:
+            triggers = [*others, trigger]
+        else:
+            triggers = [trigger if one.id == trigger.id else one for one in others]
+        next_id = max(self._contents.next_id, trigger.id + 1)
+        self._store(msgspec.structs.replace(self._contents, triggers=triggers, next_id=next_id))
+
+    def remove(self, trigger_id: int) -> None:
+        """Takes a trigger out, durably. Raises InternalError."""
+        triggers = [one for one in self._contents.triggers if one.id != trigger_id]
+        self._store(msgspec.structs.replace(self._contents, triggers=triggers))
+
+    def _store(self, contents: _Contents) -> None:
+        """Durably, then in memory: what cannot be written does not happen."""
+        encoded = msgspec.json.encode(contents)
+        envelope = msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
+        directory = self._path.parent
+        temporary = temporary_path(self._path)
+        try:
+            if not directory.is_dir():
+                self._files.make_directory(directory)
+                for parent in (directory.parent, self._data_dir):
+                    self._files.sync_directory(parent)
+            try:
+                with self._files.create(temporary) as file:
+                    file.write_at([envelope], 0)
+                    file.sync()
+                self._files.rename(temporary, self._path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+            self._files.sync_directory(directory)
+        except OSError as error:
+            raise InternalError(f"{self._path} could not be written: {error.strerror}") from error
+        self._contents = contents
+
+
+def read_triggers(data_dir: Path, table_id: int) -> list[Trigger]:
+    """The triggers of a table, without changing anything. Raises InternalError, ConfigError."""
+    return list(_read(data_dir / triggers_path(table_id)).triggers)
+
+
+def _read(path: Path) -> _Contents:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return _Contents()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        envelope = msgspec.json.decode(raw, type=_Envelope)
+        if envelope.checksum != f"{checksum(bytes(envelope.triggers)):016x}":
+            raise InternalError(f"{path} is damaged: its checksum does not match")
+        contents = msgspec.json.decode(envelope.triggers, type=_Contents)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InternalError(f"{path} is damaged: {error}") from error
+    if contents.format_version > FORMAT_VERSION:
+        raise ConfigError(
+            f"{path} has format version {contents.format_version}; this program knows up to {FORMAT_VERSION}"
+        )
+    return contents

@@ -1,0 +1,420 @@
+"""The triggers of a data directory: their catalogs, the state of every partition, and what still has to be evaluated.
+
+A partition's state is its sidecar file and the journal records above it. Changes go through `append`: one record,
+durable, then in memory, in the order of the journal. Which inserts wait is known here too, because a compaction must
+leave them in the journal until triggers have run for them: afterwards nobody could tell which rows a record brought.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from openset.errors import InternalError, QueryError
+from openset.store.catalog import Catalog
+from openset.store.partition import Partition
+from openset.store.records import EMITTED_RECORD, ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, decode_erasure
+from openset.store.recovery import Records
+from openset.store.snapshot import TABLES_DIRECTORY
+from openset.store.trigger_catalog import Trigger, TriggerCatalog
+from openset.store.trigger_changes import Change, Evaluated, decode_changes, encode_changes
+from openset.store.trigger_state import TriggerState
+from openset_format.errors import FormatError
+from openset_format.files import FILES, FileLayer
+from openset_format.revent_file import ReventHead, read_revent_file, write_revent_file
+
+log = structlog.get_logger("openset.store")
+
+# A sidecar is written again when the records above it take more than it does, and more than the floor, or by age.
+SIDECAR_FLOOR_BYTES = 4 * 1024 * 1024
+SIDECAR_AGE_SECONDS = 3_600.0
+
+Key = tuple[int, int]
+
+
+def revent_path(table_id: int, partition: int) -> Path:
+    """Where the sidecar of a partition is, relative to the data directory."""
+    return Path(TABLES_DIRECTORY) / str(table_id) / f"p{partition:04d}.revent"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An insert that triggers have not run for. arrived_ms: when it became visible, 0 when that is not known.
+
+    emitted: it is what a trigger with emit_as_event emitted.
+    """
+
+    sequence: int
+    arrived_ms: int
+    emitted: bool
+
+
+@dataclass(slots=True)
+class _Held:
+    """A partition's state and how much of it only the journal has.
+
+    saved: the record up to which the sidecar has it. first_unsaved: the oldest record above it, 0 when there is none.
+    """
+
+    state: TriggerState = field(default_factory=TriggerState)
+    applied: int = 0
+    saved: int = 0
+    saved_bytes: int = 0
+    first_unsaved: int = 0
+    unsaved_bytes: int = 0
+    unsaved_since: float = 0.0
+    pending: deque[Pending] = field(default_factory=deque)
+
+    def note(self, sequence: int, size_bytes: int) -> None:
+        """A record was applied."""
+        if not self.first_unsaved:
+            self.first_unsaved, self.unsaved_since = sequence, time.monotonic()
+        self.applied = sequence
+        self.unsaved_bytes += size_bytes
+
+    @property
+    def is_due(self) -> bool:
+        if not self.first_unsaved:
+            return False
+        waited_s = time.monotonic() - self.unsaved_since
+        return self.unsaved_bytes > max(SIDECAR_FLOOR_BYTES, self.saved_bytes) or waited_s > SIDECAR_AGE_SECONDS
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Triggers:
+    """Everything a node knows of its triggers. Methods may be called from any thread."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        catalog: Catalog,
+        journal: Records,
+        partitions: Mapping[Key, Partition],
+        submit: Callable[[int, bytes], Future[int]],
+        files: FileLayer = FILES,
+    ):
+        """Reads catalogs and sidecars and applies what the journal has above them. Raises InternalError, ConfigError.
+
+        submit: hands the payload of a record for a table to the writer of the journal.
+        """
+        self._data_dir = data_dir
+        self._files = files
+        self._journal_id = journal.id
+        self._submit = submit
+        # Guards states, pending inserts and the set of tables that collect them; held for moments only.
+        self._lock = threading.RLock()
+        # Held by the one who changes a catalog. Taken before _lock.
+        self._changing = threading.RLock()
+        self._catalogs: dict[int, TriggerCatalog] = {}
+        self._known: dict[int, dict[int, Trigger]] = {}  # by table and trigger
+        self._held: dict[Key, _Held] = {}
+        self._collecting: set[int] = set()
+        self._listeners: list[Callable[[int, Collection[int], Collection[int]], None]] = []
+        self.clock: Callable[[], int] = now_ms
+        for schema in catalog.tables():
+            self._open_table(schema.id, catalog.partitions or 0)
+        try:
+            self._replay(journal)
+        except FormatError as error:
+            raise InternalError(str(error)) from error
+        self._find_pending(journal, partitions)
+
+    # --- opening ---------------------------------------------------------------------------------------------------
+
+    def _open_table(self, table_id: int, partitions: int) -> None:
+        catalog = TriggerCatalog(self._data_dir, table_id, self._files)
+        self._catalogs[table_id] = catalog
+        known = self._known[table_id] = {trigger.id: trigger for trigger in catalog.all()}
+        if any(trigger.runs for trigger in known.values()):
+            self._collecting.add(table_id)
+        for number in range(partitions):
+            path = self._data_dir / revent_path(table_id, number)
+            if path.exists():
+                self._held[table_id, number] = self._read_sidecar(path, table_id, number, known)
+
+    def _read_sidecar(self, path: Path, table_id: int, number: int, known: Mapping[int, Trigger]) -> _Held:
+        try:
+            file = read_revent_file(path)
+            state = TriggerState.decode(file.body)
+        except (FormatError, OSError) as error:
+            raise InternalError(f"{path}: {error}") from error
+        head = file.head
+        if (head.table_id, head.partition, head.journal_id) != (table_id, number, self._journal_id):
+            raise InternalError(f"{path} is of partition {head.partition} of table {head.table_id}, or another journal")
+        state.retain(known)
+        return _Held(state, head.applied_sequence, head.applied_sequence, len(file.body))
+
+    def _replay(self, journal: Records) -> None:
+        """Applies the records that the sidecars lack. Raises FormatError."""
+        for key, held in self._held.items():
+            if held.saved > journal.last_sequence:
+                raise InternalError(
+                    f"{revent_path(*key)} holds record {held.saved}, the journal ends at {journal.last_sequence}"
+                )
+        for ref, kind, table_id in journal.records():
+            if table_id not in self._known:
+                continue  # dropped
+            if kind == ERASURE_RECORD:
+                self.erased(table_id, ref.sequence, journal.read(ref))
+            elif kind == REVENT_RECORD:
+                self._apply(table_id, ref.sequence, journal.read(ref))
+
+    def _find_pending(self, journal: Records, partitions: Mapping[Key, Partition]) -> None:
+        kinds = {ref.sequence: kind for ref, kind, _ in journal.records()}
+        for key, partition in partitions.items():
+            if key[0] not in self._collecting:
+                continue
+            done = max(self._state_of(key).state.evaluated, self._from_sequence(key[0]))
+            for sequence in partition.records.view().fields[:, 0].tolist():
+                if sequence > done and kinds[sequence] in (INSERT_RECORD, EMITTED_RECORD):
+                    self._state_of(key).pending.append(Pending(sequence, 0, kinds[sequence] == EMITTED_RECORD))
+
+    def _from_sequence(self, table_id: int) -> int:
+        """No trigger that runs wants an insert up to this record."""
+        return min((one.from_sequence for one in self._known[table_id].values() if one.runs), default=0)
+
+    # --- what the writer of the journal tells; the store calls it in journal order -------------------------------
+
+    def inserted(self, table_id: int, kind: int, sequence: int, partitions: Sequence[int]) -> None:
+        """An insert is visible."""
+        assert kind in (INSERT_RECORD, EMITTED_RECORD)
+        with self._lock:
+            if table_id not in self._collecting:
+                return
+            arrived = Pending(sequence, self.clock(), kind == EMITTED_RECORD)
+            for number in partitions:
+                self._state_of((table_id, number)).pending.append(arrived)
+        self._tell(table_id, partitions, ())
+
+    def changed(self, table_id: int, sequence: int, payload: bytes) -> list[int]:
+        """A record of changes is durable. Returns the partitions it is about."""
+        with self._lock:
+            if table_id not in self._known:
+                return []  # dropped
+            numbers, told = self._apply(table_id, sequence, payload)
+        self._tell(table_id, numbers, told)
+        return numbers
+
+    def _apply(self, table_id: int, sequence: int, payload: bytes | memoryview) -> tuple[list[int], set[int]]:
+        """Takes a record into memory; the partitions and the triggers with new messages. Raises FormatError."""
+        told: set[int] = set()
+        parts = decode_changes(payload)
+        for number, changes in parts.items():
+            held = self._state_of((table_id, number))
+            if sequence <= held.saved:
+                continue
+            told |= held.state.apply(changes, self._known[table_id])
+            held.note(sequence, len(payload) // len(parts))
+            while held.pending and held.pending[0].sequence <= held.state.evaluated:
+                held.pending.popleft()
+        return list(parts), told
+
+    def _state_of(self, key: Key) -> _Held:
+        if key not in self._held:
+            self._held[key] = _Held()
+        return self._held[key]
+
+    def listen(self, callback: Callable[[int, Collection[int], Collection[int]], None]) -> Callable[[], None]:
+        """Calls back, in whatever thread, with table id, partitions and the triggers that have new messages.
+
+        Also when an insert waits in these partitions or when triggers of the table were changed. Returns what ends it.
+        """
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
+
+    def _tell(self, table_id: int, partitions: Collection[int], triggers: Collection[int]) -> None:
+        for listener in list(self._listeners):
+            listener(table_id, partitions, triggers)
+
+    # --- changing --------------------------------------------------------------------------------------------------
+
+    def append(self, table_id: int, changes: Mapping[int, Sequence[Change]]) -> Future[int]:
+        """Makes changes durable in one record, then applies them. The future gives its sequence, or InternalError."""
+        return self._submit(table_id, encode_changes(changes))
+
+    def put(self, table_id: int, trigger: Trigger, visible_sequence: Callable[[], int]) -> Trigger:
+        """Saves a trigger durably, and returns it. Syncs: not for the event loop. Raises InternalError, QueryError.
+
+        A new trigger (id 0) gets its id. One that did not run before runs for inserts after this moment only.
+        """
+        with self._changing:
+            catalog = self._catalog(table_id)
+            before = catalog.by_id(trigger.id)
+            if trigger.id and before is None:
+                raise QueryError(f"trigger {trigger.name!r} was deleted meanwhile")
+            with self._lock:
+                if trigger.runs:
+                    # First inserts are collected, then it is said from where on; none falls between.
+                    self._collecting.add(table_id)
+            if trigger.runs and (before is None or not before.runs):
+                trigger = msgspec.structs.replace(trigger, from_sequence=visible_sequence())
+            if not trigger.id:
+                trigger = msgspec.structs.replace(trigger, id=catalog.next_id)
+            try:
+                catalog.put(trigger)
+            finally:
+                self._take_over(table_id)
+        self._tell(table_id, (), (trigger.id,))
+        return trigger
+
+    def remove(self, table_id: int, trigger_id: int) -> None:
+        """Removes a trigger durably, with everything of it. Raises InternalError."""
+        with self._changing:
+            self._catalog(table_id).remove(trigger_id)
+            self._take_over(table_id)
+        self._tell(table_id, (), (trigger_id,))
+
+    def _take_over(self, table_id: int) -> None:
+        """Makes the catalog of a table known to everything in memory."""
+        with self._lock:
+            known = self._known[table_id] = {one.id: one for one in self._catalogs[table_id].all()}
+            runs = any(one.runs for one in known.values())
+            if not runs:
+                self._collecting.discard(table_id)
+            for held in self._held_of(table_id).values():
+                held.state.retain(known)
+                if not runs:
+                    held.pending.clear()
+
+    def _catalog(self, table_id: int) -> TriggerCatalog:
+        if table_id not in self._catalogs:
+            raise QueryError("the table was dropped meanwhile")
+        return self._catalogs[table_id]
+
+    def create_table(self, table_id: int) -> None:
+        """A table that is new."""
+        with self._changing, self._lock:
+            self._open_table(table_id, 0)
+
+    def drop_table(self, table_id: int) -> None:
+        """Forgets a table; its files go with its directory."""
+        with self._changing, self._lock:
+            self._catalogs.pop(table_id, None)
+            self._known.pop(table_id, None)
+            self._collecting.discard(table_id)
+            for number in self._held_of(table_id):
+                del self._held[table_id, number]
+        self._tell(table_id, (), ())
+
+    def erased(self, table_id: int, sequence: int, payload: bytes | memoryview) -> None:
+        """A person was erased by a record. Raises InternalError."""
+        erasure = decode_erasure(payload)
+        with self._lock:
+            held = self._held.get((table_id, erasure.partition))
+            if held is not None and sequence > held.saved:
+                held.state.erase(erasure.person)
+                held.note(sequence, len(payload))
+
+    # --- looking up ------------------------------------------------------------------------------------------------
+
+    def of_table(self, table_id: int) -> list[Trigger]:
+        """Triggers and watched segments of a table, in the order they were made."""
+        with self._lock:
+            return list(self._known.get(table_id, {}).values())
+
+    def tables(self) -> list[int]:
+        """The tables that have triggers which run."""
+        with self._lock:
+            return sorted(self._collecting)
+
+    @contextmanager
+    def state(self, table_id: int, partition: int) -> Iterator[TriggerState]:
+        """The state of a partition, to be read until the context is left. Nothing waits for anything inside."""
+        with self._lock:
+            held = self._held.get((table_id, partition))
+            yield TriggerState() if held is None else held.state
+
+    @contextmanager
+    def states(self, table_id: int) -> Iterator[dict[int, TriggerState]]:
+        """The states of a table by partition, all at one moment."""
+        with self._lock:
+            yield {number: held.state for number, held in self._held_of(table_id).items()}
+
+    def partitions(self, table_id: int) -> list[int]:
+        """The partitions that have any state."""
+        with self._lock:
+            return sorted(self._held_of(table_id))
+
+    def pending(self, table_id: int, partition: int, limit: int) -> list[Pending]:
+        """The oldest inserts that triggers have not run for, at most `limit`."""
+        with self._lock:
+            held = self._held.get((table_id, partition))
+            if held is None:
+                return []
+            return [held.pending[place] for place in range(min(limit, len(held.pending)))]
+
+    def backlog(self, table_id: int) -> tuple[int, int]:
+        """How many inserts wait (the same in each partition counted once), and for how long (ms) the oldest has."""
+        with self._lock:
+            waiting = {one.sequence: one for held in self._held_of(table_id).values() for one in held.pending}
+        arrived = [one.arrived_ms for one in waiting.values() if one.arrived_ms]
+        return len(waiting), max(self.clock() - min(arrived), 0) if arrived else 0
+
+    def _held_of(self, table_id: int) -> dict[int, _Held]:
+        return {key[1]: held for key, held in list(self._held.items()) if key[0] == table_id}
+
+    # --- compaction, journal and sidecars ----------------------------------------------------------------------
+
+    def first_pending(self, table_id: int, partition: int) -> int | None:
+        """The oldest record of a partition that must stay in the journal; None when none has to."""
+        with self._lock:
+            held = self._held.get((table_id, partition))
+            return held.pending[0].sequence if held is not None and held.pending else None
+
+    def oldest_pending(self) -> int | None:
+        """The oldest insert that triggers have not run for, of any partition."""
+        with self._lock:
+            return min((held.pending[0].sequence for held in self._held.values() if held.pending), default=None)
+
+    def needed_from(self) -> int | None:
+        """The oldest record that only the journal has of any state; None when the sidecars have everything."""
+        with self._lock:
+            return min((held.first_unsaved for held in self._held.values() if held.first_unsaved), default=None)
+
+    def write_sidecars(self, forced: bool = False) -> int:
+        """Writes the sidecars that are due, or all that lack something; how many. Syncs. Raises InternalError."""
+        with self._lock:
+            keys = [key for key, held in self._held.items() if held.is_due or (forced and held.first_unsaved)]
+        for key in keys:
+            self._write_sidecar(key)
+        return len(keys)
+
+    def _write_sidecar(self, key: Key) -> None:
+        with self._changing:  # one at a time, and not while the table is dropped
+            with self._lock:
+                held = self._held.get(key)
+                if held is None:
+                    return
+                body, applied, size_bytes = held.state.encode(), held.applied, held.unsaved_bytes
+            path = self._data_dir / revent_path(*key)
+            try:
+                if not path.parent.is_dir():
+                    self._files.make_directory(path.parent)
+                    self._files.sync_directory(path.parent.parent)
+                    self._files.sync_directory(self._data_dir)
+                write_revent_file(path, ReventHead(*key, self._journal_id, applied), body, self._files)
+            except (FormatError, OSError) as error:
+                raise InternalError(str(error)) from error
+            with self._lock:
+                held.saved, held.saved_bytes = applied, len(body)
+                held.unsaved_bytes -= size_bytes
+                # Records that came meanwhile may have any sequence above this one.
+                held.first_unsaved = applied + 1 if held.applied > applied else 0
+                held.unsaved_since = time.monotonic()
+
+    def append_evaluated(self, table_id: int, evaluated: Mapping[int, int]) -> Future[int]:
+        """Says that nothing has to be done for the inserts up to these records, by partition."""
+        return self.append(table_id, {number: [Evaluated(sequence)] for number, sequence in evaluated.items()})
