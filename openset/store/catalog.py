@@ -63,8 +63,12 @@ class _Envelope(msgspec.Struct):
 class Catalog:
     """The catalog in memory, kept in step with its file. Not thread-safe: one thread changes it."""
 
-    def __init__(self, directory: Path, files: FileLayer = FILES):
-        """Reads the file when there is one. Raises InternalError when it is damaged, ConfigError when it is newer."""
+    def __init__(self, directory: Path, files: FileLayer = FILES, is_draft: bool = False):
+        """Reads the file when there is one. Raises InternalError when it is damaged, ConfigError when it is newer.
+
+        is_draft: changes stay in memory; whoever makes them writes `encoded` in the end.
+        """
+        self._is_draft = is_draft
         self._path = directory / CATALOG_NAME
         self._files = files
         self._contents = _read(self._path)
@@ -78,6 +82,10 @@ class Catalog:
     @property
     def server_name(self) -> str | None:
         return self._contents.server_name
+
+    def encoded(self) -> bytes:
+        """The bytes of the catalog's file."""
+        return _encoded(self._contents)
 
     def tables(self) -> list[TableSchema]:
         """All tables, oldest first."""
@@ -171,14 +179,18 @@ class Catalog:
 
     def _store(self, contents: _Contents) -> None:
         """Durably, then in memory: what cannot be written does not happen."""
-        encoded = msgspec.json.encode(contents)
-        envelope = _Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))
-        try:
-            _replace_file(self._path, msgspec.json.encode(envelope) + b"\n", self._files)
-        except OSError as error:
-            raise InternalError(f"{self._path} could not be written: {error.strerror}") from error
+        if not self._is_draft:
+            try:
+                replace_file(self._path, _encoded(contents), self._files)
+            except OSError as error:
+                raise InternalError(f"{self._path} could not be written: {error.strerror}") from error
         self._contents = contents
         self._tables = {table.name: _schema(table) for table in contents.tables}
+
+
+def _encoded(contents: _Contents) -> bytes:
+    encoded = msgspec.json.encode(contents)
+    return msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
 
 
 def _read(path: Path) -> _Contents:
@@ -202,8 +214,8 @@ def _read(path: Path) -> _Contents:
     return contents
 
 
-def _replace_file(path: Path, data: bytes, files: FileLayer) -> None:
-    """A file that is there as a whole, old or new, whatever happens."""
+def replace_file(path: Path, data: bytes, files: FileLayer) -> None:
+    """A file that is there as a whole, old or new, whatever happens, and durable. Raises OSError."""
     temporary = temporary_path(path)
     try:
         with files.create(temporary) as file:

@@ -6,12 +6,14 @@ publishes it by renaming. A compaction that dies leaves a temporary file, which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from openset.errors import InternalError
+from openset.store.delta import Piece
 from openset.store.expiry import without_expired
 from openset.store.merge import Layer
 from openset.store.snapshot import PartitionSnapshot
@@ -63,11 +65,17 @@ class CompactionResult:
     rows: int
 
 
-def compact(task: CompactionTask, files: FileLayer = FILES) -> CompactionResult:
-    """Writes the next generation to the staging file. Raises InternalError, StaleSnapshotError."""
+def compact(
+    task: CompactionTask, files: FileLayer = FILES, further: Sequence[Piece] = (), now_ms: int = 0
+) -> CompactionResult:
+    """Writes the next generation to the staging file. Raises InternalError, StaleSnapshotError.
+
+    further: events on top of the snapshot that are in no journal; NOW among their stamps means now_ms.
+    """
     snapshot = task.snapshot
     try:
         state = load_state(task.data_dir, snapshot)
+        state.add_imported(further, now_ms)
         layer = without_expired(state.whole(), snapshot.expired_before)
         content = _content(snapshot, state, layer)
         write_partition(task.data_dir / task.staging, content, files)

@@ -7,7 +7,7 @@ are bad and why; when that fails too, the body is no JSON. The price of a bad bo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,7 +69,7 @@ def decode_body(body: bytes, newline_delimited: bool = False) -> Decoded:
             return Decoded(_event_decoder.decode_lines(body), None, [])
         return Decoded(_array_decoder.decode(body), None, [])
     except _REFUSALS:
-        return _sort_out_lines(body) if newline_delimited else _sort_out(_read_array(body))
+        return _sort_out_lines(body) if newline_delimited else sort_out(_read_array(body))
 
 
 def _read_array(body: bytes) -> list[Any]:
@@ -89,7 +89,8 @@ def _read_array(body: bytes) -> list[Any]:
     return found
 
 
-def _sort_out(elements: list[Any]) -> Decoded:
+def sort_out(elements: Iterable[Any]) -> Decoded:
+    """The events of decoded elements, each looked at one by one. A BadEvent stands for one that could not be read."""
     decoded = Decoded([], [], [], checked=True)
     for index, element in enumerate(elements):
         _add(decoded, index, partial(_event, element))
@@ -128,6 +129,8 @@ def _add(decoded: Decoded, index: int, read: Callable[[], Event]) -> None:
 
 
 def _event(element: Any) -> Event:
+    if isinstance(element, BadEvent):
+        raise element
     if not isinstance(element, dict):
         raise BadEvent("an event must be a JSON object")
     for key in element:

@@ -123,6 +123,23 @@ def build_batch(
     action_coder: Coder[str] = Coder()
     action = action_coder.encode(actions)
     ids = list(person_coder)
+    return group_events(person, ids, action, list(action_coder), stamps, row_start, columns, partitions)
+
+
+def group_events(
+    person: NDArray[np.uint32],
+    ids: Sequence[str | int],
+    action: NDArray[np.uint32],
+    actions: Sequence[str],
+    stamps: NDArray[np.int64],
+    row_start: NDArray[np.int64],
+    columns: dict[int, Column],
+    partitions: int,
+) -> EventBatch:
+    """`build_batch` of events that are encoded already.
+
+    person, action: uint32[events], positions in ids and actions, which are distinct and in the order they first occur.
+    """
     home = partitions_of(ids, len(ids), partitions)
     person_order = np.argsort(home.astype(np.uint16), kind="stable")
     place = np.empty(len(ids), np.uint32)
@@ -141,7 +158,7 @@ def build_batch(
         person=person,
         stamp=stamps,
         action=action,
-        actions=list(action_coder),
+        actions=list(actions),
         row_start=row_start,
         columns=columns,
         partitions=_slices(np.bincount(event_home, minlength=1), np.bincount(home, minlength=1)),

@@ -19,7 +19,7 @@ from openset.errors import InsertError
 from openset.store.decode import Decoded, Event, Problem, check_event, decode_body
 from openset.store.encode import ColumnBuilder, build_batch
 from openset.store.expand import ROWS_PER_EVENT, BadEvent, Row, expand
-from openset.store.now import NowStamps
+from openset.store.now import NOW, NowStamps
 from openset.store.ranges import offsets_of
 from openset.store.schema import TableSchema
 from openset.store.stamps import LAST_STAMP, SECONDS_BELOW, BadStamp, parse_stamp
@@ -27,7 +27,6 @@ from openset_format.batch import EventBatch, encode_batch
 from openset_format.block import Column, ColumnType
 
 PROBLEMS_SHOWN = 20
-NOW = -1
 
 _FITTING: dict[ColumnType, frozenset[type]] = {
     "text": frozenset({str, type(None)}),
@@ -75,18 +74,46 @@ def prepare_insert(
     now_stamps: of the table, where earlier requests without stamps count too.
     Raises InsertError when the body is not JSON, or when an event is bad and bad ones are not skipped.
     """
-    decoded = decode_body(body, newline_delimited)
+    events = prepare_events(
+        decode_body(body, newline_delimited), schema, partitions, now_ms, rows_per_event, now_stamps or NowStamps()
+    )
+    if events.problems and not skip_bad:
+        raise InsertError(
+            f"{events.rejected} of {events.accepted + events.rejected} events are bad, nothing was inserted",
+            detail=_report(events.problems[:PROBLEMS_SHOWN]),
+        )
+    payload = b"" if events.batch is None else encode_batch(events.batch)
+    shown = tuple(events.problems[:PROBLEMS_SHOWN])
+    return Insert(events.batch, payload, events.accepted, events.rejected, shown, schema.id)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEvents:
+    """The good events of a request, None when there are none, and what is wrong with the others, in their order."""
+
+    batch: EventBatch | None
+    accepted: int
+    problems: list[Problem]
+
+    @property
+    def rejected(self) -> int:
+        return len(self.problems)
+
+
+def prepare_events(
+    decoded: Decoded,
+    schema: TableSchema,
+    partitions: int,
+    now_ms: int,
+    rows_per_event: int = ROWS_PER_EVENT,
+    now_stamps: NowStamps | None = None,
+) -> PreparedEvents:
+    """Checks, expands and encodes decoded events. now_stamps: what gives the missing stamps."""
     stamps = _drop_bad_events(decoded)
     collector = _Collector(schema.column_types, rows_per_event)
     collector.add(decoded)
     problems = sorted(chain(decoded.problems, collector.problems), key=lambda problem: problem.index)
     good = np.flatnonzero(collector.row_counts)
-    if problems and not skip_bad:
-        total = len(good) + len(problems)
-        raise InsertError(
-            f"{len(problems)} of {total} events are bad, nothing was inserted",
-            detail=_report(problems[:PROBLEMS_SHOWN]),
-        )
     batch = None
     if len(good):
         events = decoded.events if len(good) == len(decoded.events) else [decoded.events[e] for e in good.tolist()]
@@ -100,8 +127,7 @@ def prepare_insert(
             collector.columns(schema, starts),
             partitions,
         )
-    payload = b"" if batch is None else encode_batch(batch)
-    return Insert(batch, payload, len(good), len(problems), tuple(problems[:PROBLEMS_SHOWN]), schema.id)
+    return PreparedEvents(batch, len(good), problems)
 
 
 def _report(problems: Iterable[Problem]) -> list[dict[str, Any]]:

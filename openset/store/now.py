@@ -18,6 +18,8 @@ from openset.store.encode import Coder
 from openset.store.ranges import count_within
 from openset_format.block import PersonId
 
+# Stands for a stamp that is not there yet.
+NOW = -1
 # What is past is forgotten when at least so many are remembered, and twice as many as the last time.
 _FORGET_FROM = 4_096
 
@@ -48,3 +50,26 @@ class NowStamps:
     def _forget(self, now_ms: int) -> None:
         self._next_free = {name: free for name, free in self._next_free.items() if free > now_ms}
         self._forget_at = max(_FORGET_FROM, 2 * len(self._next_free))
+
+
+class LaterStamps(NowStamps):
+    """Leaves NOW where a stamp is missing, for `with_now` to replace when all events are known."""
+
+    def take(self, names: Sequence[Name], now_ms: int) -> NDArray[np.int64]:
+        return np.full(len(names), NOW, np.int64)
+
+
+def with_now(
+    person: NDArray[np.int64], action: NDArray[Any], stamp: NDArray[np.int64], now_ms: int
+) -> NDArray[np.int64]:
+    """int64[events], ms: the stamps, with now, now+1, … in place of NOW, per person and action.
+
+    person, action: numbers of each event's person and action.
+    """
+    missing = np.flatnonzero(stamp == NOW)
+    if not len(missing):
+        return stamp
+    names = person[missing].astype(np.int64) << 32 | action[missing].astype(np.int64)
+    stamp = stamp.copy()
+    stamp[missing] = now_ms + count_within(names)
+    return stamp

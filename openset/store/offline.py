@@ -16,6 +16,7 @@ from typing import TypeVar
 from openset.errors import ConfigError, InternalError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.partition import Partition
+from openset.store.placing import is_placing
 from openset.store.recovery import Partitions, known_partitions
 from openset.store.schema import TableSchema
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, PartitionSnapshot, StaleSnapshotError
@@ -71,6 +72,10 @@ def read_data_dir(data_dir: Path | str) -> OfflineStore:
     stale = "it changes faster than it can be read"
     for attempt in range(_ATTEMPTS):
         before = fingerprint(data_dir)
+        if is_placing(data_dir):
+            stale = "an import puts its files in place; when it was interrupted, starting the daemon finishes that"
+            time.sleep(_PAUSE_SECONDS)
+            continue
         try:
             found = _read(data_dir)
         except (MissingSegmentError, FileNotFoundError) as error:

@@ -5,6 +5,7 @@ Leftovers of unfinished writes are removed. Everything else that does not fit to
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -41,7 +42,7 @@ class Records(Protocol):
 def recover(data_dir: Path, catalog: Catalog, journal: Records) -> Partitions:
     """The partitions by (table id, partition). Raises InternalError, ConfigError."""
     remove_dropped_tables(data_dir, catalog)
-    _remove_leftovers(data_dir)
+    remove_leftovers(data_dir)
     return known_partitions(data_dir, catalog, journal)
 
 
@@ -80,11 +81,15 @@ def known_partitions(
     return partitions
 
 
-def _remove_leftovers(data_dir: Path) -> None:
+def remove_leftovers(data_dir: Path) -> None:
+    """Removes what a crash left of unfinished writes. Raises OSError."""
     for directory in (data_dir, *(data_dir / TABLES_DIRECTORY).glob("*")):
         for suffix in (TEMPORARY_SUFFIX, STAGING_SUFFIX, SUPERSEDED_SUFFIX):
             for leftover in directory.glob(f"*{suffix}"):
-                leftover.unlink()
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
 
 
 def _known(path: Path, table_id: int, number: int, journal: Records) -> Partition:

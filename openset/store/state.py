@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from openset.errors import InternalError
 from openset.store.delta import Base, Delta, EmptyBase, Piece
 from openset.store.merge import Events, Layer, empty_layer, layer_of, layer_without_rows, merge, splice
+from openset.store.now import with_now
 from openset.store.ranges import expand_ranges
 from openset.store.records import ERASURE_RECORD, EVENT_KINDS, Erasure, decode_erasure
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
@@ -59,8 +60,15 @@ class PartitionState:
         self.erased += tuple(ordinals)
         self.overlay = splice(self.overlay, layer_without_rows(np.unique(np.array(ordinals, np.int64))))
 
-    def _insert(self, pieces: Sequence[Piece]) -> None:
+    def add_imported(self, pieces: Sequence[Piece], now_ms: int) -> None:
+        """Takes events that are in no journal. now_ms: what NOW among their stamps means."""
+        if pieces:
+            self._insert(pieces, now_ms)
+
+    def _insert(self, pieces: Sequence[Piece], now_ms: int | None = None) -> None:
         new = self.delta.add(pieces)
+        if now_ms is not None:
+            new = replace(new, stamp=with_now(new.person, new.action, new.stamp, now_ms))
         touched = np.unique(new.person)
         in_overlay = self.overlay.events_of(touched)
         elsewhere = np.setdiff1d(touched, self.overlay.people, assume_unique=True)

@@ -29,6 +29,7 @@ from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
 from openset.store.partition import Partition
 from openset.store.pins import Pins
+from openset.store.placing import finish_placing
 from openset.store.records import ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, Share, encode_erasure
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
@@ -119,6 +120,7 @@ class Store:
         check_file_system(directory)
         lock = DirectoryLock(directory)
         try:
+            finish_placing(directory, files)
             return cls(directory, lock, files, policy or Policy())
         except OSError as error:
             lock.release()

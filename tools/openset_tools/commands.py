@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from openset.errors import ConfigError
+from openset_tools.importing.command import import_command
 
 if TYPE_CHECKING:
     from openset_tools.backup import Backup
@@ -29,7 +30,7 @@ person_option = click.option("--person", "person_id", metavar="ID", required=Tru
 
 def register(group: click.Group) -> None:
     """Adds the commands to a group."""
-    for command in (inspect, verify, cat, export, backup, restore):
+    for command in (inspect, verify, cat, export, import_command, backup, restore):
         group.add_command(command)
 
 

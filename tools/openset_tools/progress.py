@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 _PLAIN_LINE_SECONDS = 5.0
 
-Advance = Callable[[int, int], None]
+Advance = Callable[..., None]
 
 
 @contextmanager
 def shown_progress(what: str, unit: str) -> Iterator[Advance]:
-    """Yields what to call with how much is done and how much there is."""
+    """Yields what to call with how much is done and how much there is (0: not known), and perhaps another label."""
     if not sys.stderr.isatty():
         yield _PlainLines(what, unit).show
         return
@@ -24,7 +24,7 @@ def shown_progress(what: str, unit: str) -> Iterator[Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} " + unit))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        yield lambda done, total, label=what: bars.update(task, completed=done, total=total or None, description=label)
 
 
 class _PlainLines:
@@ -34,8 +34,9 @@ class _PlainLines:
         self._what, self._unit = what, unit
         self._last = time.monotonic()
 
-    def show(self, done: int, total: int) -> None:
+    def show(self, done: int, total: int, label: str | None = None) -> None:
         now = time.monotonic()
         if now - self._last >= _PLAIN_LINE_SECONDS:
             self._last = now
-            print(f"{self._what}: {done:,} of {total:,} {self._unit}", file=sys.stderr, flush=True)
+            of = f" of {total:,}" if total else ""
+            print(f"{label or self._what}: {done:,}{of} {self._unit}", file=sys.stderr, flush=True)
