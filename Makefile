@@ -5,13 +5,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint fuzz format bench-insert bench-query bench-column bench-segments clean
+.PHONY: help demo test lint fuzz format bench-insert bench-import bench-query bench-column bench-segments clean
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
 	@echo "make test          ruff, mypy, import-linter, pytest"
 	@echo "make lint          the same without pytest"
 	@echo "make bench-insert  events per second into a daemon, durable, through HTTP"
+	@echo "make bench-import  events per second of openset import, by format"
 	@echo "make bench-query   query times over a million events"
 	@echo "make bench-column  times of column queries over a million people"
 	@echo "make bench-segments  segments over a million people"
@@ -50,6 +51,10 @@ fuzz: $(READY)
 bench-insert: $(READY)
 	@mkdir -p build
 	$(BIN)/python -m openset_tools.bench_insert --directory build
+
+bench-import: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_import --directory build
 
 bench-query: $(READY)
 	@mkdir -p build

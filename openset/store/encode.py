@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openset.store.ranges import expand_ranges, narrowest
 from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
-from openset_format.hashing import partitions_of
+from openset_format.persons import person_hashes
 
 Value = TypeVar("Value", str, "str | int")
 
@@ -122,13 +122,14 @@ def build_batch(
     person = person_coder.encode(persons)
     action_coder: Coder[str] = Coder()
     action = action_coder.encode(actions)
-    ids = list(person_coder)
-    return group_events(person, ids, action, list(action_coder), stamps, row_start, columns, partitions)
+    return group_events(
+        person, PersonIds.of(list(person_coder)), action, list(action_coder), stamps, row_start, columns, partitions
+    )
 
 
 def group_events(
     person: NDArray[np.uint32],
-    ids: Sequence[str | int],
+    persons: PersonIds,
     action: NDArray[np.uint32],
     actions: Sequence[str],
     stamps: NDArray[np.int64],
@@ -138,12 +139,12 @@ def group_events(
 ) -> EventBatch:
     """`build_batch` of events that are encoded already.
 
-    person, action: uint32[events], positions in ids and actions, which are distinct and in the order they first occur.
+    person, action: uint32[events], positions in persons and actions, which are distinct and in the order they occur.
     """
-    home = partitions_of(ids, len(ids), partitions)
+    home = (person_hashes(persons) % np.uint64(partitions)).astype(np.int64)
     person_order = np.argsort(home.astype(np.uint16), kind="stable")
-    place = np.empty(len(ids), np.uint32)
-    place[person_order] = np.arange(len(ids), dtype=np.uint32)
+    place = np.empty(len(persons), np.uint32)
+    place[person_order] = np.arange(len(persons), dtype=np.uint32)
     event_home = home[person]
     person = place[person]
     if not np.all(event_home[1:] >= event_home[:-1]):
@@ -154,7 +155,7 @@ def group_events(
         row_start = np.concatenate([[0], np.cumsum(lengths)])
         columns = {column_id: _gather(column, rows) for column_id, column in columns.items()}
     return EventBatch(
-        persons=PersonIds.of([ids[position] for position in person_order.tolist()]),
+        persons=_chosen(persons, person_order),
         person=person,
         stamp=stamps,
         action=action,
@@ -163,6 +164,12 @@ def group_events(
         columns=columns,
         partitions=_slices(np.bincount(event_home, minlength=1), np.bincount(home, minlength=1)),
     )
+
+
+def _chosen(persons: PersonIds, order: NDArray[np.int64]) -> PersonIds:
+    texts = persons.texts.texts()
+    chosen = TextDictionary([texts[position] for position in order.tolist()])
+    return PersonIds(persons.kinds[order], persons.integers[order], chosen)
 
 
 def _gather(column: Column, rows: NDArray[np.int64]) -> Column:

@@ -191,7 +191,9 @@ def _files(data_dir: Path) -> Iterator[Path]:
     """Everything but the journal, relative to the directory; leftovers of unfinished writes are left out."""
     for path in sorted(data_dir.rglob("*")):
         relative = path.relative_to(data_dir)
-        if relative.parts[0] in (JOURNAL_DIRECTORY, LOCK_NAME) or path.name.endswith(_LEFT_OUT):
+        if relative.parts[0] in (JOURNAL_DIRECTORY, LOCK_NAME) or any(
+            part.endswith(_LEFT_OUT) for part in relative.parts
+        ):
             continue
         if path.is_file():
             yield relative

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.client.event_files import shown_name
 from openset.errors import ConfigError, InsertError
 from openset.store.encode import group_events
 from openset.store.now import NOW
@@ -20,7 +19,8 @@ from openset.store.ranges import narrowest
 from openset.store.schema import TableSchema
 from openset.store.stamps import LAST_STAMP, SECONDS_BELOW, BadStamp, parse_stamp
 from openset_format.batch import EventBatch
-from openset_format.block import Column, ColumnType, TextDictionary
+from openset_format.block import INTEGER_PERSON, TEXT_PERSON, Column, ColumnType, PersonIds, TextDictionary
+from openset_tools.importing.sources import Source
 
 _PLAIN_INT = r"^-?[0-9]{1,18}$"
 
@@ -34,17 +34,17 @@ def arrow_package() -> Any:
     return arrow
 
 
-def open_parquet(name: str) -> Any:
+def open_parquet(source: Source) -> Any:
     """A pyarrow ParquetFile. Raises InsertError, ConfigError."""
     arrow = arrow_package()
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.ParquetFile(name)
+        return pyarrow.parquet.ParquetFile(source.path)
     except OSError as error:
-        raise InsertError(f"cannot read {shown_name(name)}: {error.strerror or error}") from None
+        raise InsertError(f"cannot read {source.name}: {error.strerror or error}") from None
     except arrow.ArrowInvalid as error:
-        raise InsertError(f"{shown_name(name)} is no Parquet file: {error}") from None
+        raise InsertError(f"{source.name} is no Parquet file: {error}") from None
 
 
 def batch_of(
@@ -58,7 +58,7 @@ def batch_of(
     try:
         ids = _ids(person)
         stamps = np.full(len(person), NOW, np.int64) if stamp is None else _stamps(stamp)
-        actions = _coded(action) if _is_text(action.type) and not action.null_count else None
+        actions = _coded(action) if is_text(action.type) and not action.null_count else None
         if ids is None or stamps is None or actions is None or "" in (action_texts := actions[1]):
             return None
         columns: dict[int, Column] = {}
@@ -76,7 +76,8 @@ def batch_of(
     return group_events(ids[0], ids[1], actions[0], action_texts, stamps, row_start, columns, partitions)
 
 
-def _is_text(kind: Any) -> bool:
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of texts."""
     types = arrow_package().types
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -91,17 +92,24 @@ def _coded(array: Any) -> tuple[NDArray[np.uint32], list[str]]:
     return codes.astype(np.uint32), encoded.dictionary.to_pylist()
 
 
-def _ids(array: Any) -> tuple[NDArray[np.uint32], list[str | int]] | None:
+def _ids(array: Any) -> tuple[NDArray[np.uint32], PersonIds] | None:
     arrow = arrow_package()
     if array.null_count:
         return None
-    if _is_text(array.type):
+    if is_text(array.type):
         codes, texts = _coded(array)
-        return None if "" in texts else (codes, list(texts))
+        if "" in texts:
+            return None
+        nothing = np.zeros(len(texts), np.int64)
+        return codes, PersonIds(np.full(len(texts), TEXT_PERSON, np.uint8), nothing, TextDictionary(texts))
     if not arrow.types.is_integer(array.type):
         return None
     encoded = array.cast(arrow.int64()).dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.uint32), encoded.dictionary.to_pylist()
+    integers = encoded.dictionary.to_numpy()
+    persons = PersonIds(
+        np.full(len(integers), INTEGER_PERSON, np.uint8), integers, TextDictionary([""] * len(integers))
+    )
+    return encoded.indices.to_numpy().astype(np.uint32), persons
 
 
 def _stamps(array: Any) -> NDArray[np.int64] | None:
@@ -112,7 +120,7 @@ def _stamps(array: Any) -> NDArray[np.int64] | None:
     types = arrow.types
     milliseconds = arrow.timestamp("ms", "UTC")
     is_moment = False
-    if _is_text(array.type):
+    if is_text(array.type):
         array = array.cast(arrow.string())
         if compute.all(compute.match_substring_regex(array, _PLAIN_INT)).as_py():
             array = array.cast(arrow.int64())
@@ -160,7 +168,7 @@ def _column(array: Any, column_type: ColumnType) -> Column | None:
     types = arrow.types
     valid = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
     if column_type == "text":
-        if not _is_text(array.type):
+        if not is_text(array.type):
             return None
         codes, texts = _coded(array)
         return Column("text", codes.astype(narrowest(len(texts)), copy=False), valid, TextDictionary(texts))

@@ -13,10 +13,10 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ from openset_format.journal import Journal
 from openset_tools.importing.inference import merged
 from openset_tools.importing.reading import Mapping, Place
 from openset_tools.importing.runs import Run
-from openset_tools.importing.sources import Block, Format, blocks, format_of, total_bytes
+from openset_tools.importing.sources import BLOCK_BYTES, Block, Format, Source, blocks, source_of, total_bytes
 from openset_tools.importing.worker import (
     PLACES_SHOWN,
     Reading,
@@ -54,7 +54,11 @@ Advance = Callable[[str, int, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to import. partitions: to initialise an empty directory with. create: makes the table when there is none."""
+    """How to import.
+
+    partitions: to initialise a fresh directory with. create: makes the table when there is none. workers: 0 is one for
+    each core. now_ms: what a missing stamp means. block_bytes: how much of a text is read as one.
+    """
 
     file_format: Format | None = None
     partitions: int | None = None
@@ -64,6 +68,7 @@ class Options:
     skip_bad_events: bool = False
     workers: int = 0
     now_ms: int | None = None
+    block_bytes: int = BLOCK_BYTES
 
 
 @dataclass(slots=True)
@@ -84,10 +89,15 @@ class Report:
         return self.accepted / self.seconds if self.seconds > 0 else 0.0
 
 
+def worker_processes(count: int) -> Executor:
+    """What runs the work on blocks and partitions."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), start_worker)
+
+
 def import_files(
     data_dir: Path,
     table: str,
-    sources: Sequence[str],
+    files_given: Sequence[str],
     options: Options,
     advance: Advance = lambda what, done, total, events: None,
     files: FileLayer = FILES,
@@ -98,15 +108,14 @@ def import_files(
     then as they were.
     """
     started = time.perf_counter()
-    for name in sources:
-        format_of(name, options.file_format)
+    named = [source_of(file, options.file_format) for file in files_given]
     # Types are inferred before anything is read into runs: standard input has to be kept for that.
-    with Spool(sources if options.create else ()) as copies:
+    with Spool(files_given if options.create else ()) as copies:
         if copies:
-            total_bytes(copies)
+            named = [replace(source, path=copy) for source, copy in zip(named, copies, strict=True)]
         lock = _locked(data_dir, files)
         try:
-            report = _Import(data_dir, table, copies or sources, options, advance, files).run()
+            report = _Import(data_dir, table, named, options, advance, files).run()
         except OSError as error:
             raise InternalError(f"{data_dir} cannot be written: {error}") from error
         finally:
@@ -132,7 +141,7 @@ class _Import:
         self,
         data_dir: Path,
         table: str,
-        sources: Sequence[str],
+        sources: Sequence[Source],
         options: Options,
         advance: Advance,
         files: FileLayer,
@@ -155,7 +164,7 @@ class _Import:
             journal = Journal.open(self._data_dir / JOURNAL_DIRECTORY, self._files)
         except FormatError as error:
             raise InternalError(str(error)) from error
-        pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), start_worker)
+        pool = worker_processes(self._workers)
         try:
             known = recover(self._data_dir, Catalog(self._data_dir, self._files), journal)
             catalog = Catalog(self._data_dir, self._files, is_draft=True)
@@ -187,7 +196,7 @@ class _Import:
         elif wanted not in (None, catalog.partitions):
             raise ConfigError(f"{self._data_dir} has {catalog.partitions} partitions, which cannot be changed")
 
-    def _schema(self, catalog: Catalog, pool: ProcessPoolExecutor) -> TableSchema:
+    def _schema(self, catalog: Catalog, pool: Executor) -> TableSchema:
         options = self._options
         try:
             return catalog.table(self._table)
@@ -195,7 +204,7 @@ class _Import:
             if not options.create:
                 hint = "openset import --create makes a table with the columns its events need"
                 raise QueryError(error.message, detail=hint) from None
-        sources = blocks(self._sources, options.file_format)
+        sources = blocks(self._sources, options.block_bytes)
         found = [
             (_without_body(block), types)
             for block, types in self._in_order(
@@ -206,11 +215,11 @@ class _Import:
         self._report.created = columns
         return catalog.create_table(self._table, columns, options.z_order, RESERVED_COLUMN_NAMES)
 
-    def _read(self, pool: ProcessPoolExecutor, reading: Reading) -> dict[int, list[Run]]:
+    def _read(self, pool: Executor, reading: Reading) -> dict[int, list[Run]]:
         """The runs of each partition, in the order of the input."""
         report = self._report
         runs: dict[int, list[Run]] = {}
-        sources = blocks(self._sources, self._options.file_format)
+        sources = blocks(self._sources, self._options.block_bytes)
         for _, result in self._in_order("read", sources, lambda block: pool.submit(take_block, block, reading)):
             report.accepted += result.accepted
             report.rejected += result.rejected
@@ -232,15 +241,16 @@ class _Import:
     ) -> Iterator[tuple[Block, Result]]:
         """The results of all blocks in their order, with a few of them under way."""
         total = total_bytes(self._sources)
-        done_files, read_bytes, file = 0, 0, ""
+        done_files, read_bytes = 0, 0
+        source: Source | None = None
         waiting: deque[tuple[Block, Future[Result]]] = deque()
 
         def oldest() -> tuple[Block, Result]:
-            nonlocal done_files, read_bytes, file
+            nonlocal done_files, read_bytes, source
             block, future = waiting.popleft()
             result = future.result()
-            if block.file != file:
-                done_files, file = done_files + read_bytes, block.file
+            if block.source is not source:
+                done_files, source = done_files + read_bytes, block.source
             read_bytes = block.read_bytes
             self._advance(what, done_files + read_bytes, total, self._report.accepted)
             return block, result
@@ -254,7 +264,7 @@ class _Import:
 
     def _merge(
         self,
-        pool: ProcessPoolExecutor,
+        pool: Executor,
         runs: dict[int, list[Run]],
         schema: TableSchema,
         known: dict[tuple[int, int], Partition],
@@ -298,4 +308,4 @@ class _Import:
 
 
 def _without_body(block: Block) -> Block:
-    return Block(block.file, block.format, block.first, read_bytes=block.read_bytes)
+    return replace(block, body=b"")

@@ -10,10 +10,9 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from openset.client.event_files import shown_name
 from openset.client.inference import TypeInference
 from openset.errors import InsertError
-from openset_tools.importing.arrow_events import arrow_package, open_parquet
+from openset_tools.importing.arrow_events import arrow_package, is_text, open_parquet
 from openset_tools.importing.reading import BOOLS, Mapping
 from openset_tools.importing.sources import Block
 
@@ -25,15 +24,15 @@ _ONLY_NULL = "text"
 
 def block_types(block: Block, mapping: Mapping) -> Types:
     """The types that the values of one block have. Raises InsertError, ConfigError."""
-    if block.format == "ndjson":
+    if block.source.format == "ndjson":
         inference = TypeInference()
         inference.event_count = block.first - 1
         # Lines that are no events are left to those who read them.
         lines = [line for line in block.body.split(b"\n") if line.strip()]
-        inference.add_all(lines, shown_name(block.file))
+        inference.add_all(lines, block.source.name)
         columns = inference.columns()
         return {column["name"]: None if column["name"] in inference.only_null else column["type"] for column in columns}
-    fields = _csv_fields(block) if block.format == "csv" else open_parquet(block.file).schema_arrow
+    fields = _csv_fields(block) if block.source.format == "csv" else open_parquet(block.source).schema_arrow
     left_out = {mapping.person, "stamp", "action", *mapping.ignored}
     return {field.name: _type(field, block) for field in fields if field.name not in left_out}
 
@@ -49,11 +48,11 @@ def merged(found: Iterable[tuple[Block, Types]]) -> list[tuple[str, str]]:
             elif kind is not None and kind != known:
                 if {kind, known} == {"int", "double"}:
                     types[name] = "double"
-                elif block.format == "csv":
+                elif block.source.format == "csv":
                     types[name] = "text"
                 else:
                     raise InsertError(
-                        f"column {name!r} has conflicting types: {known}, and {kind} in {shown_name(block.file)}, "
+                        f"column {name!r} has conflicting types: {known}, and {kind} in {block.source.name}, "
                         f"from line {block.first} on",
                         detail="create the table with the types you want, and change the events to fit them",
                     )
@@ -79,7 +78,7 @@ def _csv_fields(block: Block) -> Any:
             ),
         ).schema
     except arrow.ArrowInvalid as error:
-        raise InsertError(f"{shown_name(block.file)}, from line {block.first} on: {error}") from None
+        raise InsertError(f"{block.source.name}, from line {block.first} on: {error}") from None
 
 
 def _type(field: Any, block: Block) -> str | None:
@@ -94,6 +93,6 @@ def _type(field: Any, block: Block) -> str | None:
         return "double"
     if types.is_boolean(kind):
         return "bool"
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or block.format == "csv":
+    if is_text(kind) or block.source.format == "csv":
         return "text"
-    raise InsertError(f"{shown_name(block.file)}: column {field.name!r} is {kind}, which no column can be")
+    raise InsertError(f"{block.source.name}: column {field.name!r} is {kind}, which no column can be")

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from openset.client.event_files import shown_name
 from openset.errors import ConfigError, InsertError
 from openset.store.decode import Decoded, decode_body, sort_out
 from openset.store.expand import BadEvent, shown
@@ -65,9 +64,9 @@ class Found:
 
 def read_block(block: Block, schema: TableSchema, partitions: int, mapping: Mapping) -> Iterator[Found]:
     """The events of a block, in order. Raises InsertError, ConfigError."""
-    if block.format == "ndjson":
+    if block.source.format == "ndjson":
         yield _read_ndjson(block, schema, partitions)
-    elif block.format == "csv":
+    elif block.source.format == "csv":
         yield _read_csv(block, schema, partitions, mapping)
     else:
         yield from _read_parquet(block, schema, partitions, mapping)
@@ -77,9 +76,9 @@ def _prepared(
     decoded: Decoded, schema: TableSchema, partitions: int, block: Block, number: Callable[[int], int]
 ) -> Found:
     """number: of the line or row of an event."""
-    unit = "row" if block.format == "parquet" else "line"
+    unit = "row" if block.source.format == "parquet" else "line"
     found = prepare_events(decoded, schema, partitions, 0, now_stamps=LaterStamps())
-    bad = [Place(f"{shown_name(block.file)}, {unit} {number(bad.index)}", bad.reason) for bad in found.problems]
+    bad = [Place(f"{block.source.name}, {unit} {number(bad.index)}", bad.reason) for bad in found.problems]
     return Found(found.batch, found.accepted, bad)
 
 
@@ -230,7 +229,7 @@ def _from_table(table: Any, schema: TableSchema, partitions: int, mapping: Mappi
 
 def _check_columns(block: Block, names: Sequence[str], schema: TableSchema, mapping: Mapping) -> None:
     """Raises InsertError when columns are missing or unknown."""
-    file = shown_name(block.file)
+    file = block.source.name
     for needed in (mapping.person, "action"):
         if needed not in names or needed in mapping.ignored:
             hint = " (--person names the column of the ids)" if needed == mapping.person else ""
@@ -249,7 +248,7 @@ def _csv_events(
     try:
         text = block.body.decode()
     except UnicodeDecodeError as error:
-        raise InsertError(f"{shown_name(block.file)} is not UTF-8 text: {error.reason}") from None
+        raise InsertError(f"{block.source.name} is not UTF-8 text: {error.reason}") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 0
     try:
@@ -268,7 +267,7 @@ def _csv_events(
             }
             yield _csv_event(fields, types, mapping)
     except csv.Error as error:
-        raise InsertError(f"{shown_name(block.file)}, line {block.first + reader.line_num - 1}: {error}") from None
+        raise InsertError(f"{block.source.name}, line {block.first + reader.line_num - 1}: {error}") from None
 
 
 def _csv_event(fields: dict[str, str], types: dict[str, ColumnType], mapping: Mapping) -> dict[str, Any] | BadEvent:
@@ -302,7 +301,7 @@ def csv_value(text: str, kind: ColumnType) -> Any:
 
 def _read_parquet(block: Block, schema: TableSchema, partitions: int, mapping: Mapping) -> Iterator[Found]:
     arrow = arrow_package()
-    with open_parquet(block.file) as file:
+    with open_parquet(block.source) as file:
         names = file.schema_arrow.names
         _check_columns(block, names, schema, mapping)
         wanted = [name for name in names if name not in mapping.ignored]
@@ -320,7 +319,7 @@ def _read_parquet(block: Block, schema: TableSchema, partitions: int, mapping: M
                     yield _prepared(decoded, schema, partitions, block, first.__add__)
                 first += len(part)
         except (OSError, arrow.ArrowException, UnicodeDecodeError) as error:
-            raise InsertError(f"{shown_name(block.file)} is damaged: {error}") from None
+            raise InsertError(f"{block.source.name} is damaged: {error}") from None
 
 
 def _rows(table: Any, mapping: Mapping) -> Iterator[dict[str, Any]]:

@@ -56,6 +56,11 @@ class RunWriter:
             runs.append(Run(place.partition, name, offset, len(payload)))
         return runs
 
+    def close(self) -> None:
+        """Nothing more will be written."""
+        for file in self._open.values():
+            file.close()
+
     def _file(self, name: str) -> WritableFile:
         if name not in self._open:
             while len(self._open) >= _MOST_OPEN:

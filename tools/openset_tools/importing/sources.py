@@ -31,6 +31,15 @@ _SUFFIXES: dict[str, Format] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A file, and as what it is read. name: as messages call it. path: "-" for standard input."""
+
+    name: str
+    path: str
+    format: Format
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """A piece of a source.
 
@@ -38,8 +47,7 @@ class Block:
     row_group: of Parquet. read_bytes: how much of the file was read when it was cut off.
     """
 
-    file: str
-    format: Format
+    source: Source
     first: int
     body: bytes = b""
     header: tuple[str, ...] = ()
@@ -47,96 +55,92 @@ class Block:
     read_bytes: int = 0
 
 
-def format_of(name: str, given: Format | None) -> Format:
-    """The format of a file by its name, where none is given. Raises ConfigError."""
-    if given is not None:
-        return given
-    if name == STANDARD_INPUT:
-        return "ndjson"
-    found = _SUFFIXES.get(Path(name.removesuffix(".gz")).suffix.lower())
+def source_of(file: str, given: Format | None) -> Source:
+    """A file; its format is told by its name where none is given. Raises ConfigError."""
+    found = given or ("ndjson" if file == STANDARD_INPUT else None)
+    found = found or _SUFFIXES.get(Path(file.removesuffix(".gz")).suffix.lower())
     if found is None:
-        raise ConfigError(f"{name}: say what it is with --format ndjson, csv or parquet")
-    return found
+        raise ConfigError(f"{file}: say what it is with --format ndjson, csv or parquet")
+    if found == "parquet" and file == STANDARD_INPUT:
+        raise ConfigError("Parquet cannot be read from standard input: its index is at the end")
+    return Source(shown_name(file), file, found)
 
 
-def blocks(files: Sequence[str], given: Format | None, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
-    """All blocks of all files. Raises InsertError for what cannot be read, ConfigError."""
-    for name in files:
-        kind = format_of(name, given)
-        if kind == "parquet":
-            yield from _parquet_blocks(name)
+def blocks(sources: Sequence[Source], block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+    """All blocks of all sources. Raises InsertError for what cannot be read, ConfigError."""
+    for source in sources:
+        if source.format == "parquet":
+            yield from _parquet_blocks(source)
         else:
-            with open_source(name) as source:
-                yield from _text_blocks(source, name, kind, block_bytes)
+            with open_source(source.path) as reader:
+                yield from _text_blocks(reader, source, block_bytes)
 
 
-def total_bytes(files: Sequence[str]) -> int:
+def total_bytes(sources: Sequence[Source]) -> int:
     """The size of all files, 0 when it is not known. Raises InsertError for one that cannot be read."""
     total = 0
-    for name in files:
-        if name == STANDARD_INPUT:
+    for source in sources:
+        path = Path(source.path)
+        # Opening a pipe twice would lose what is in it.
+        if source.path == STANDARD_INPUT or path.is_fifo():
             return 0
-        with open_source(name):
-            path = Path(name)
-            if not path.is_file():
-                return 0
+        with open_source(source.path):
             total += path.stat().st_size
     return total
 
 
-def _parquet_blocks(name: str) -> Iterator[Block]:
+def _parquet_blocks(source: Source) -> Iterator[Block]:
     from openset_tools.importing.arrow_events import open_parquet
 
-    if name == STANDARD_INPUT:
-        raise ConfigError("Parquet cannot be read from standard input: its index is at the end")
-    metadata = open_parquet(name).metadata
-    first, size_bytes = 1, Path(name).stat().st_size
+    with open_parquet(source) as file:
+        metadata = file.metadata
+    first, size_bytes = 1, Path(source.path).stat().st_size
     for number in range(metadata.num_row_groups):
         read_bytes = size_bytes * (number + 1) // metadata.num_row_groups
-        yield Block(name, "parquet", first, row_group=number, read_bytes=read_bytes)
+        yield Block(source, first, row_group=number, read_bytes=read_bytes)
         first += metadata.row_group(number).num_rows
 
 
-def _text_blocks(source: CountingReader, name: str, kind: Format, block_bytes: int) -> Iterator[Block]:
-    buffered = io.BufferedReader(source, 1 << 20)
+def _text_blocks(reader: CountingReader, source: Source, block_bytes: int) -> Iterator[Block]:
+    buffered = io.BufferedReader(reader, 1 << 20)
     stream: BinaryIO = buffered
     if buffered.peek(2)[:2] == _GZIP_MAGIC:
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=buffered))
     line, header = 1, tuple[str, ...]()
-    for body in _whole_lines(stream, name, kind, block_bytes):
+    for body in _whole_lines(stream, source, block_bytes):
         first = line
         line += body.count(b"\n")
         if first == 1:
             body = body.removeprefix(_BYTE_ORDER_MARK)
-            if kind == "ndjson" and body.lstrip()[:1] == b"[":
-                raise InsertError(f"{shown_name(name)} is a JSON array; import takes one event per line")
-            if kind == "csv":
-                header, body = _csv_header(body, name)
+            if source.format == "ndjson" and body.lstrip()[:1] == b"[":
+                raise InsertError(f"{source.name} is a JSON array; import takes one event per line")
+            if source.format == "csv":
+                header, body = _csv_header(body, source)
                 first = line - body.count(b"\n")
         if body:
-            yield Block(name, kind, first, body, header, read_bytes=source.size_bytes)
+            yield Block(source, first, body, header, read_bytes=reader.size_bytes)
 
 
-def _whole_lines(stream: BinaryIO, name: str, kind: Format, block_bytes: int) -> Iterator[bytes]:
+def _whole_lines(stream: BinaryIO, source: Source, block_bytes: int) -> Iterator[bytes]:
     kept = b""
     while True:
         try:
             more = stream.read(block_bytes)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InsertError(f"{shown_name(name)} is a damaged gzip file: {error}") from None
+            raise InsertError(f"{source.name} is a damaged gzip file: {error}") from None
         except OSError as error:
-            raise InsertError(f"{shown_name(name)} cannot be read: {error.strerror}") from None
+            raise InsertError(f"{source.name} cannot be read: {error.strerror}") from None
         if not more:
             if kept:
                 yield kept
             return
         kept += more
-        end = _last_end(kept) if kind == "csv" else kept.rfind(b"\n") + 1
+        end = _last_end(kept) if source.format == "csv" else kept.rfind(b"\n") + 1
         if end:
             yield kept[:end]
             kept = kept[end:]
         elif len(kept) > LINE_LIMIT_BYTES:
-            raise InsertError(f"{shown_name(name)} has a line of more than {LINE_LIMIT_BYTES >> 20} MiB")
+            raise InsertError(f"{source.name} has a line of more than {LINE_LIMIT_BYTES >> 20} MiB")
 
 
 def _last_end(data: bytes) -> int:
@@ -150,7 +154,7 @@ def _last_end(data: bytes) -> int:
     return int(outside[-1]) + 1 if len(outside) else 0
 
 
-def _csv_header(body: bytes, name: str) -> tuple[tuple[str, ...], bytes]:
+def _csv_header(body: bytes, source: Source) -> tuple[tuple[str, ...], bytes]:
     first = io.BytesIO(body)
     record = first.readline()
     while record.count(b'"') % 2 and (more := first.readline()):
@@ -158,10 +162,10 @@ def _csv_header(body: bytes, name: str) -> tuple[tuple[str, ...], bytes]:
     try:
         names = tuple(next(csv.reader(io.StringIO(record.decode(), newline="")), []))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InsertError(f"{shown_name(name)}: the header cannot be read: {error}") from None
+        raise InsertError(f"{source.name}: the header cannot be read: {error}") from None
     if not any(names):
-        raise InsertError(f"{shown_name(name)} has no header: the first line must name the columns")
+        raise InsertError(f"{source.name} has no header: the first line must name the columns")
     for column in names:
         if names.count(column) > 1:
-            raise InsertError(f"{shown_name(name)}: the header names {column!a} twice")
+            raise InsertError(f"{source.name}: the header names {column!a} twice")
     return names, body[len(record) :]

@@ -90,4 +90,6 @@ def take_block(block: Block, reading: Reading) -> BlockResult:
 
 def merge_partition(task: CompactionTask, directory: Path, runs: Sequence[Run], now_ms: int) -> CompactionResult:
     """Writes the next generation of a partition, with its runs on top. Raises InternalError."""
+    if directory in _writers:
+        _writers.pop(directory).close()
     return compact(task, further=read_runs(directory, runs), now_ms=now_ms)
