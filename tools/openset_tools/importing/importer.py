@@ -25,12 +25,14 @@ from openset.errors import ConfigError, InsertError, InternalError, QueryError
 from openset.pyql.names import RESERVED_COLUMN_NAMES
 from openset.store.catalog import CATALOG_NAME, Catalog, replace_file
 from openset.store.compaction import STAGING_SUFFIX, CompactionTask
-from openset.store.lock import DirectoryLock, check_file_system
+from openset.store.lock import DirectoryLock
 from openset.store.partition import Partition
-from openset.store.placing import finish_placing, is_placing, place
+from openset.store.placing import is_placing, place
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.snapshot import JOURNAL_DIRECTORY
+from openset.store.store import Store
+from openset.store.trigger_catalog import read_triggers
 from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
 from openset_format.journal import Journal
@@ -129,8 +131,9 @@ def _locked(data_dir: Path, files: FileLayer) -> DirectoryLock:
         files.make_directory(data_dir)
     except OSError as error:
         raise ConfigError(f"data directory {data_dir} cannot be made: {error.strerror}") from error
-    check_file_system(data_dir)
     try:
+        # What a start of the daemon makes good after a crash: people are forgotten whom records erase, and so on.
+        Store.open(data_dir, files=files).close()
         return DirectoryLock(data_dir)
     except ConfigError as error:
         raise ConfigError(f"{error.message}; an import needs the directory for itself: stop the daemon") from error
@@ -159,7 +162,6 @@ class _Import:
         self._staged: dict[Path, Path] = {}
 
     def run(self) -> Report:
-        finish_placing(self._data_dir, self._files)
         try:
             journal = Journal.open(self._data_dir / JOURNAL_DIRECTORY, self._files)
         except FormatError as error:
@@ -199,19 +201,24 @@ class _Import:
     def _schema(self, catalog: Catalog, pool: Executor) -> TableSchema:
         options = self._options
         try:
-            return catalog.table(self._table)
+            found = catalog.table(self._table)
+            if read_triggers(self._data_dir, found.id):
+                raise ConfigError(
+                    f"table {self._table!r} has triggers, which an import does not run: drop them, or insert the events"
+                )
+            return found
         except QueryError as error:
             if not options.create:
                 hint = "openset import --create makes a table with the columns its events need"
                 raise QueryError(error.message, detail=hint) from None
         sources = blocks(self._sources, options.block_bytes)
-        found = [
+        seen = [
             (_without_body(block), types)
             for block, types in self._in_order(
                 "infer types", sources, lambda block: pool.submit(infer_block, block, options.mapping)
             )
         ]
-        columns = merged(found)
+        columns = merged(seen)
         self._report.created = columns
         return catalog.create_table(self._table, columns, options.z_order, RESERVED_COLUMN_NAMES)
 
