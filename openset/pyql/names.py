@@ -71,6 +71,14 @@ MOVES: dict[str, Builtin] = _table(
 )
 STATEMENT_CALLS: dict[str, Builtin] = _table(Builtin("tally", 0, MANY, pure=False), Builtin("log", 1, MANY, pure=False))
 
+# Statements of trigger scripts.
+TRIGGER_CALLS: dict[str, Builtin] = _table(
+    Builtin("emit", 1, 2, pure=False), Builtin("schedule", 2, 2, pure=False), Builtin("cancel", 1, 1, pure=False)
+)
+ON_INSERT = "on_insert"
+# A column that rows have while a trigger runs.
+IS_NEW = "is_new"
+
 # Methods. `changes`: the target is changed and must be a variable (or an element of one).
 METHODS: dict[str, tuple[int, int]] = {
     "append": (1, 1), "add": (1, 1), "update": (1, 1), "remove": (1, 1), "pop": (0, 0), "clear": (0, 0),
@@ -119,7 +127,7 @@ DURATION_UNITS_MS = {
 }  # fmt: skip
 
 # Names of the trigger and segment language that are reserved too.
-TRIGGER_NAMES = frozenset({"emit", "schedule", "cancel", "on_insert", "is_new"})
+TRIGGER_NAMES = frozenset({*TRIGGER_CALLS, ON_INSERT, IS_NEW})
 SEGMENT_NAMES = frozenset({"population", "intersection", "union", "complement", "compliment", "difference"})
 
 # What a column of a table may not be called.

@@ -252,6 +252,29 @@ class Log(Statement):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Emit(Statement):
+    """emit(name[, value]) in a trigger script; ends the script for the person."""
+
+    name: Expression
+    value: Expression | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule(Statement):
+    """schedule(span, "function") in a trigger script."""
+
+    span: Expression
+    function: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cancel(Statement):
+    """cancel("function") in a trigger script."""
+
+    function: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Pass(Statement):
     """`pass`: nothing."""
 

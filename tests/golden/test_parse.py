@@ -7,7 +7,7 @@ from golden_runner import GoldenCase, golden_cases
 from support.show_tree import show
 
 from openset.errors import ParseError
-from openset.pyql.syntax.parse import parse_script, parse_sections
+from openset.pyql.syntax.parse import parse_script, parse_sections, parse_trigger
 from openset_format.block import ColumnType
 
 COLUMNS: dict[str, ColumnType] = {
@@ -18,6 +18,8 @@ COLUMNS: dict[str, ColumnType] = {
 def parse(case: GoldenCase) -> object:
     if case.options == "counts":
         return parse_sections(case.given, COLUMNS)
+    if case.options == "trigger":
+        return parse_trigger(case.given, COLUMNS)
     return parse_script(case.given, COLUMNS, segment=case.options == "segment")
 
 

@@ -26,6 +26,9 @@ Z_ORDER = ("view", "cart", "purchase")
 _FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<content>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
+_TRIGGER = "pyql trigger"
+
+
 @dataclass(frozen=True)
 class Block:
     """A fenced block of a page: the words after the fence, the content, the line it starts on."""
@@ -63,11 +66,20 @@ def reference_events() -> list[dict[str, Any]]:
 
 
 def reference_examples() -> list[Example]:
-    """Every example of the reference."""
+    """Every example of the reference that is a query."""
     examples = []
     for block in fenced_blocks(REFERENCE):
-        if block.info.split(" ")[0] == "pyql":
-            script, _, expected = block.content.partition("\n---\n")
+        if block.info.split(" ")[0] == "pyql" and block.info != _TRIGGER:
             parameters = dict(parse_qsl(block.info.removeprefix("pyql").strip(), keep_blank_values=True))
-            examples.append(Example(block.line, script + "\n", parameters, expected))
+            examples.append(_example(block, parameters))
     return examples
+
+
+def trigger_examples() -> list[Example]:
+    """The triggers of the reference; `expected` is what they do for everybody when all rows are new."""
+    return [_example(block, {}) for block in fenced_blocks(REFERENCE) if block.info == _TRIGGER]
+
+
+def _example(block: Block, parameters: dict[str, str]) -> Example:
+    script, _, expected = block.content.partition("\n---\n")
+    return Example(block.line, script + "\n", parameters, expected)

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from openset.errors import RunTimeError
 from openset.pyql import tree
+from openset.pyql.actions import Actions
 from openset.pyql.interpreter.cursor import LeaveMatch
 from openset.pyql.interpreter.scalar_run import RETURN, ExitPerson, Outcome, Run
 from openset.pyql.interpreter.scalar_statements import compile_program
@@ -62,6 +64,37 @@ def evaluate_people(
 def evaluate_person(script: tree.Script, block: Block, settings: RunSettings, person: int) -> Outcome:
     """What the script does for one person (0…people-1) of a block, who must have rows."""
     return next(evaluate_people(script, block, settings, [person]))[1]
+
+
+def trigger_people(
+    script: tree.Script, function: str, block: Block, settings: RunSettings, people: Iterable[int]
+) -> Actions:
+    """What a function of a trigger script does for people (0…people-1) of a block, one after the other.
+
+    An error is that of one person. Raises RunTimeError when the time is up.
+    """
+    noted = Partial(())
+    program = compile_program(script)
+    run = Run(program, block, settings, noted)
+    body = program.functions[function].body
+    actions = Actions()
+    with deep_recursion():
+        for person in people:
+            run.start(int(person))
+            try:
+                body(run)
+            except (LeaveMatch, ExitPerson):
+                pass
+            except RunTimeError as error:
+                settings.check_deadline()
+                actions.failures.append((int(person), error))
+                run = Run(program, block, settings, noted)
+                continue
+            if run.emitted is not None:
+                actions.emissions.append(run.emitted)
+            actions.schedulings += run.schedulings
+    actions.log = noted.log
+    return actions
 
 
 def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:

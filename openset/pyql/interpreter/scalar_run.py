@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
+from openset.pyql.actions import Emission, Scheduling
 from openset.pyql.interpreter.budget import Budget
 from openset.pyql.interpreter.cursor import PersonCursor
 from openset.pyql.meaning.containers import CONTAINERS, ELEMENT_BYTES, Value, copy_value, deep_bytes
@@ -75,6 +76,10 @@ class Run:
         self.call_depth = 0
         self.tallied = False
         self.returned: Value = None
+        # What a trigger does for the current person.
+        self.emitted: Emission | None = None
+        self.schedulings: list[Scheduling] = []
+        self.person = 0
 
     def start(self, person: int) -> None:
         """Goes to a person: every variable is None, the cursor on the first row."""
@@ -86,6 +91,9 @@ class Run:
         self.call_depth = 0
         self.tallied = False
         self.returned = None
+        self.emitted = None
+        self.schedulings = []
+        self.person = person
 
     def copied(self, value: Value) -> Value:
         """A value to keep in a variable: containers are copied and count for the memory budget."""

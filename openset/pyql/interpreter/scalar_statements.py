@@ -11,6 +11,7 @@ from typing import Any
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
+from openset.pyql.actions import Emission, Scheduling, checked_name, checked_span, plain
 from openset.pyql.interpreter.cursor import LeaveMatch, PersonCursor
 from openset.pyql.interpreter.scalar_expressions import compile_expression, compile_expressions
 from openset.pyql.interpreter.scalar_run import (
@@ -181,6 +182,51 @@ def _log(statement: tree.Log, loops: int) -> Executor:
             run.partial.add_log(" ".join(to_text(value) for value in values))
         except RunTimeError as error:
             raise placed(error, at) from None
+        return NORMAL
+
+    return execute
+
+
+# ---------------------------------------------------------------- triggers
+
+
+def _emit(statement: tree.Emit, loops: int) -> Executor:
+    name = compile_expression(statement.name)
+    value = None if statement.value is None else compile_expression(statement.value)
+    at = statement.at
+
+    def execute(run: Run) -> int:
+        called = name(run)
+        carried = None if value is None else run.copied(value(run))
+        try:
+            run.emitted = Emission(run.person, checked_name(called), plain(carried))
+        except RunTimeError as error:
+            raise placed(error, at) from None
+        raise ExitPerson
+
+    return execute
+
+
+def _schedule(statement: tree.Schedule, loops: int) -> Executor:
+    span = compile_expression(statement.span)
+    function, at = statement.function, statement.at
+
+    def execute(run: Run) -> int:
+        wanted = span(run)
+        try:
+            run.schedulings.append(Scheduling(run.person, function, checked_span(wanted)))
+        except RunTimeError as error:
+            raise placed(error, at) from None
+        run.budget.step()
+        return NORMAL
+
+    return execute
+
+
+def _cancel(statement: tree.Cancel, loops: int) -> Executor:
+    def execute(run: Run) -> int:
+        run.schedulings.append(Scheduling(run.person, statement.function, None))
+        run.budget.step()
         return NORMAL
 
     return execute
@@ -368,6 +414,9 @@ _COMPILERS: dict[type[tree.Statement], Callable[[Any, int], Executor]] = {
     tree.Evaluate: _evaluate,
     tree.Tally: _tally,
     tree.Log: _log,
+    tree.Emit: _emit,
+    tree.Schedule: _schedule,
+    tree.Cancel: _cancel,
     tree.If: _if,
     tree.Match: _match,
     tree.For: _for,

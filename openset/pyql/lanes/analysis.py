@@ -26,6 +26,19 @@ _STATIC_OPERATORS = frozenset(
     {"==", "!=", "<", "<=", ">", ">=", "and", "or", "in", "not in", "+", "-", "*", "/", "//", "%"}
 )
 _SAFE_OPERATORS = frozenset({"==", "!=", "<", "<=", ">", ">=", "and", "or"})
+# Statements that do something besides computing values.
+_ACTING = (
+    tree.Tally
+    | tree.Log
+    | tree.Emit
+    | tree.Schedule
+    | tree.Cancel
+    | tree.Move
+    | tree.Exit
+    | tree.Delete
+    | tree.Match
+    | tree.For
+)
 CONTAINER_FUNCTIONS = frozenset({"list", "set", "dict", "url_decode"})
 
 
@@ -124,10 +137,7 @@ class Analysis:
         if name not in self._computing:
             self._computing[name] = False  # recursion: not for sure
             function = self.script.functions[name]
-            acting = any(
-                isinstance(s, tree.Tally | tree.Log | tree.Move | tree.Exit | tree.Delete | tree.Match | tree.For)
-                for s in statements_of(function.body)
-            )
+            acting = any(isinstance(s, _ACTING) for s in statements_of(function.body))
             flow = Flow(sure=frozenset(function.parameters)).then(self.body_flow(function.body))
             own = flow.written | frozenset(function.parameters)
             inner = [call for s in statements_of(function.body) for call in _direct_calls(s)]
@@ -189,7 +199,7 @@ class Analysis:
             if isinstance(statement, tree.Break):
                 if statement.levels == "top" or statement.levels == "all" or statement.levels > depth:
                     return True
-            elif isinstance(statement, tree.Exit | tree.Return):
+            elif isinstance(statement, tree.Exit | tree.Return | tree.Emit):
                 return True
             elif isinstance(statement, tree.Move):
                 if depth == 0 and statement.kind in ("next", "prev", "set"):
@@ -215,7 +225,7 @@ class Analysis:
             self._leaving[name] = False  # recursion adds nothing
             everything = list(statements_of(self.script.functions[name].body))
             self._leaving[name] = any(
-                isinstance(s, tree.Exit | tree.Move)
+                isinstance(s, tree.Exit | tree.Move | tree.Emit)
                 or any(self._function_may_leave(inner, depth) for inner in _direct_calls(s))
                 for s in everything
             )
@@ -244,6 +254,7 @@ class Analysis:
             case tree.Return():
                 value_flow = _EMPTY if statement.value is None else self.expression_flow(statement.value)
                 return value_flow.then(Flow(jumps=True))
+        jumps = isinstance(statement, tree.Emit)
         flow = _EMPTY
         for expression in expressions_of(statement):
             flow = flow.then(self.expression_flow(expression))
@@ -252,7 +263,7 @@ class Analysis:
                 if aggregator.expression is not None:
                     flow = flow.then(self.expression_flow(aggregator.expression))
         changed = frozenset(_changed_variables(statement))
-        return flow.then(Flow(exposed=changed, written=changed))
+        return flow.then(Flow(exposed=changed, written=changed, jumps=jumps))
 
     def _if_flow(self, statement: tree.If) -> Flow:
         before = _EMPTY
@@ -432,6 +443,10 @@ def expressions_of(statement: tree.Statement) -> Iterable[tree.Expression]:
             return () if statement.position is None else (statement.position,)
         case tree.Log():
             return statement.arguments
+        case tree.Emit():
+            return (statement.name,) if statement.value is None else (statement.name, statement.value)
+        case tree.Schedule():
+            return (statement.span,)
     return ()
 
 

@@ -6,17 +6,20 @@ people that reach it to the interpreter, which runs the script for them from the
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
+from openset.pyql.actions import checked_span
 from openset.pyql.interpreter.scalar_run import placed
 from openset.pyql.lanes.analysis import Analysis
 from openset.pyql.lanes.block_run import BlockRun, Candidates
 from openset.pyql.lanes.container_statements import ContainerStatements
+from openset.pyql.lanes.deeds import DeedTable
 from openset.pyql.lanes.evaluate import Evaluator
 from openset.pyql.lanes.for_loop import ForLoop
 from openset.pyql.lanes.frames import (
@@ -36,7 +39,20 @@ from openset.pyql.lanes.node_table import NodeTable
 from openset.pyql.lanes.tallies import order_matters
 from openset.pyql.lanes.vector_containers import may_hold
 from openset.pyql.lanes.vector_ops import map_distinct
-from openset.pyql.lanes.vectors import CONTAINER, INT, NONE, NULL, Mask, Positions, Value, Vec, payloads, spread, take
+from openset.pyql.lanes.vectors import (
+    CONTAINER,
+    INT,
+    NONE,
+    NULL,
+    Mask,
+    Positions,
+    Value,
+    Vec,
+    payloads,
+    scalars,
+    spread,
+    take,
+)
 from openset.pyql.settings import RECURSION_LIMIT
 
 Lanes = Positions | None
@@ -54,8 +70,12 @@ class Executor:
         *,
         want_log: bool = False,
         note_tallied: bool = False,
+        deeds: DeedTable | None = None,
     ):
-        """want_log: log lines are collected.  note_tallied: tallies that count nowhere leave a Batch too."""
+        """want_log: log lines are collected.  note_tallied: tallies that count nowhere leave a Batch too.
+
+        deeds: of a trigger; what it does for people is kept like tallies, with numbers of deeds in place of nodes.
+        """
         self.run = run
         self.script = script
         self.analysis = analysis
@@ -66,7 +86,8 @@ class Executor:
         self.evaluator.call_user = self.call
         self.containers = ContainerStatements(self.evaluator)
         self.evaluator.call_changing = self.containers.call
-        self.keep_order = order_matters(script.aggregators)
+        self.deeds = deeds
+        self.keep_order = order_matters(script.aggregators) or deeds is not None
         self._candidates: dict[tree.Match, Candidates] = {}
         self._depth = 0
         # Lexical nesting of loops around the statement that runs, per active function.
@@ -79,12 +100,12 @@ class Executor:
         """Breaks the reference cycles of a run that is over: it may hold gigabytes."""
         self.evaluator.release()
 
-    def top(self) -> Frame:
-        """Runs the script for all people of the Block; the frame holds their tallies."""
+    def top(self, body: tree.Body | None = None) -> Frame:
+        """Runs the script for all people of the Block; the frame holds their tallies. body: that of another part."""
         people = self.run.block.runnable
         frame = Frame(people, self.run.block.row_start[people].astype(np.int64))
         if len(people):
-            self.body(frame, self.script.body, None)
+            self.body(frame, self.script.body if body is None else body, None)
         return frame
 
     # ------------------------------------------------------------ bodies
@@ -136,6 +157,13 @@ class Executor:
             case tree.Log():
                 return self._log(frame, statement, lanes)
             case tree.Pass():
+                return lanes
+            case tree.Emit():
+                self._emit(frame, statement, lanes)
+            case tree.Schedule():
+                return self._schedule(frame, statement, lanes)
+            case tree.Cancel():
+                self._note_deeds(frame, lanes, [(statement.function, None)] * self.evaluator.count(frame, lanes))
                 return lanes
             case _:
                 raise AssertionError(f"no rule for {type(statement).__name__}")
@@ -317,6 +345,59 @@ class Executor:
         if not returned.all():
             # A function that this one called may have left its own value.
             frame.assign(RETURN_VALUE, chosen[~returned], NULL, self.run.table)
+
+    # ------------------------------------------------------------ triggers
+
+    def _emit(self, frame: Frame, statement: tree.Emit, lanes: Lanes) -> None:
+        """The lanes end here. Those that carry a container, or have no name, are left to the interpreter."""
+        name = self.evaluator.value(statement.name, frame, lanes)
+        value = NULL if statement.value is None else self.evaluator.value(statement.value, frame, lanes)
+        going_on = frame.running(lanes)
+        (name, value), lanes = self._kept([name, value], lanes, going_on), going_on
+        count = self.evaluator.count(frame, lanes)
+        names = scalars(name, count, self.run.table)
+        unknown = np.array([not isinstance(each, str) or not each for each in names], np.bool_)
+        if may_hold(value):
+            kinds, _ = payloads(spread(value, count, self.run.table), self.run.table)
+            unknown |= kinds == CONTAINER
+        if unknown.any():
+            self.evaluator.fail(frame, self.evaluator.lanes_at(frame, lanes, unknown))
+            rest = self.evaluator.lanes_at(frame, lanes, ~unknown)
+            (name, value), lanes = self._kept([name, value], lanes, rest), rest
+            names = [each for each, wrong in zip(names, unknown.tolist(), strict=True) if not wrong]
+        values = scalars(value, len(names), self.run.table)
+        self._note_deeds(frame, lanes, list(zip(names, values, strict=True)), emits=True)
+        frame.stop(lanes, EXIT)
+
+    def _schedule(self, frame: Frame, statement: tree.Schedule, lanes: Lanes) -> Lanes:
+        span = self.evaluator.value(statement.span, frame, lanes)
+        going_on = frame.running(lanes)
+        (span,), lanes = self._kept([span], lanes, going_on), going_on
+        count = self.evaluator.count(frame, lanes)
+        if may_hold(span):
+            self.evaluator.fail(frame, lanes)
+            return frame.running(lanes)
+        found: list[tuple[str, int | None]] = []
+        wrong = np.zeros(count, np.bool_)
+        for place, each in enumerate(scalars(span, count, self.run.table)):
+            try:
+                found.append((statement.function, checked_span(each)))
+            except RunTimeError:
+                wrong[place] = True
+        if wrong.any():
+            self.evaluator.fail(frame, self.evaluator.lanes_at(frame, lanes, wrong))
+            lanes = self.evaluator.lanes_at(frame, lanes, ~wrong)
+        self._note_deeds(frame, lanes, found)
+        return lanes
+
+    def _note_deeds(self, frame: Frame, lanes: Lanes, deeds: Sequence[Any], *, emits: bool = False) -> None:
+        """One deed per lane."""
+        assert self.deeds is not None, "only trigger scripts have such statements"
+        if deeds:
+            numbers = self.deeds.numbers(deeds, emits=emits)
+            rows = self.run.rows(frame, lanes)
+            self.run.hold_tallies(3 * rows.nbytes)
+            frame.batches.append(Batch(_as_array(frame, lanes), rows, [numbers], [], False))
 
     # ------------------------------------------------------------ cursor
 

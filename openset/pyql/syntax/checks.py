@@ -15,6 +15,10 @@ from openset_format.block import ColumnType
 _KEY_SORTS = ("g", "key")
 
 
+# Checks a call that only trigger scripts have.
+TriggerCalls = Callable[[Scope, syntax.Call, tree.Position], tree.Statement]
+
+
 def check_script(
     source: Source, script: syntax.Script, columns: Mapping[str, ColumnType], *, segment: bool, at: int = 0
 ) -> tree.Script:
@@ -31,7 +35,7 @@ def check_script(
             )
         functions[definition.name.name] = len(definition.parameters)
     scope = Scope(source, columns, functions, ())
-    scope.variables = frozenset(name for name in _assigned(script) if scope.why_not_assignable(name) is None)
+    scope.variables = frozenset(name for name in assigned_names(script) if scope.why_not_assignable(name) is None)
     statements = Statements(scope, segment=segment)
     checked_functions = {
         definition.name.name: statements.function(definition, columns) for definition in script.functions
@@ -54,7 +58,7 @@ def check_script(
     )  # fmt: skip
 
 
-def _assigned(script: syntax.Script) -> Iterator[str]:
+def assigned_names(script: syntax.Script) -> Iterator[str]:
     """Every name that the script assigns: targets, loop variables, parameters."""
     bodies = [script.body]
     for definition in script.functions:
@@ -77,9 +81,10 @@ def _assigned(script: syntax.Script) -> Iterator[str]:
 class Statements:
     """Checks statements. `_loops` is how many match and for loops stand around the statement, in the same function."""
 
-    def __init__(self, scope: Scope, *, segment: bool):
+    def __init__(self, scope: Scope, *, segment: bool, trigger: TriggerCalls | None = None):
         self._scope = scope
         self._segment = segment
+        self._trigger = trigger
         self._loops = 0
         self._in_function = False
 
@@ -93,6 +98,8 @@ class Statements:
         name = definition.name
         without_functions = Scope(scope.source, columns, {}, ())
         reason = without_functions.why_not_assignable(name.name)
+        if self._trigger is not None and name.name == names.ON_INSERT:
+            reason = None
         if reason is not None:
             raise scope.error(name.at, f"{quoted(name.name)} {reason}; name this function differently.")
         if name.name in names.SEGMENT_NAMES:
@@ -178,7 +185,9 @@ class Statements:
             known = names.STATEMENT_CALLS.get(name) or names.MOVES.get(name)
             if known is not None:
                 return self._statement_call(expression, known, at)
-        if isinstance(expression, syntax.Operation) and _is_statement_call(expression.left):
+            if self._trigger is not None and name in names.TRIGGER_CALLS:
+                return self._trigger(self._scope, expression, at)
+        if isinstance(expression, syntax.Operation) and self._is_statement_call(expression.left):
             raise self._scope.error(expression.operator_at, _after_statement(expression.operator))
         if isinstance(expression, syntax.Name):
             name = expression.name
@@ -193,6 +202,9 @@ class Statements:
             self._refuse_misspelt(expression)
         return tree.Evaluate(self._scope.expression(expression), at=at)
 
+    def _is_statement_call(self, node: syntax.Expression) -> bool:
+        return isinstance(node, syntax.Call) and (node.name in self._scope.statement_calls or node.name in names.MOVES)
+
     def _refuse_misspelt(self, name: syntax.Name) -> None:
         """A line that is one unknown name is most likely a misspelt statement."""
         if self._scope.is_known(name.name):
@@ -205,6 +217,8 @@ class Statements:
         scope = self._scope
         scope.require_arguments(call, known.min_arguments, known.max_arguments)
         arguments = tuple([scope.expression(argument) for argument in call.arguments])
+        if known.name == "tally" and self._trigger is not None:
+            raise scope.error(call.at, "A trigger has no result to tally in; emit(…) says that something happened.")
         if known.name == "tally":
             if not arguments and not self._segment:
                 raise scope.error(call.at, "`tally` needs a key; write tally('all') to count everyone.")
@@ -289,10 +303,6 @@ class Statements:
         body = self.body(statements)
         self._loops -= 1
         return body
-
-
-def _is_statement_call(node: syntax.Expression) -> bool:
-    return isinstance(node, syntax.Call) and (node.name in names.STATEMENT_CALLS or node.name in names.MOVES)
 
 
 def _after_statement(operator: str) -> str:

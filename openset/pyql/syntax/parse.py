@@ -10,6 +10,7 @@ from openset.pyql.syntax.layout import logical_lines, nest
 from openset.pyql.syntax.reader import Reader
 from openset.pyql.syntax.sections import is_header, read_sections
 from openset.pyql.syntax.source import Source
+from openset.pyql.syntax.triggers import check_trigger
 from openset_format.block import ColumnType
 
 
@@ -28,6 +29,22 @@ def parse_script(text: str, columns: Mapping[str, ColumnType], *, segment: bool 
             raise source.error(line.start, "@segment sections belong in a counts request; send this script there.")
     script = Reader(source).script(nest(source, lines))
     return check_script(source, script, columns, segment=segment)
+
+
+def parse_trigger(text: str, columns: Mapping[str, ColumnType]) -> tree.Script:
+    """The checked tree of a trigger script: functions alone, `on_insert` among them. Its body is empty.
+
+    Besides the table's columns it reads `is_new`, a bool column: whether the row came with the request.
+
+    Raises:
+        ParseError: with line, column, and the line over a caret as detail.
+    """
+    source = Source(text)
+    lines = logical_lines(source)
+    for line in lines:
+        if is_header(line):
+            raise source.error(line.start, "@segment sections belong in a counts request, not in a trigger.")
+    return check_trigger(source, Reader(source).script(nest(source, lines)), columns)
 
 
 def parse_sections(text: str, columns: Mapping[str, ColumnType]) -> tuple[tree.Section, ...]:

@@ -92,12 +92,15 @@ class Scope:
         columns: Mapping[str, ColumnType],
         functions: Mapping[str, int],
         variables: Iterable[str],
+        *,
+        trigger: bool = False,
     ):
-        """functions: of the script, with their number of parameters."""
+        """functions: of the script, with their number of parameters. trigger: it is a trigger script."""
         self.source = source
         self.columns = columns
         self.functions = functions
         self.variables = frozenset(variables)
+        self.statement_calls = {**names.STATEMENT_CALLS, **(names.TRIGGER_CALLS if trigger else {})}
         self.read_columns: set[str] = set()
         self.read_parameters: set[str] = set()
 
@@ -182,7 +185,7 @@ class Scope:
         if builtin is not None:
             brackets = "(…)" if builtin.max_arguments else "()"
             raise self.error(node.at, f"{quoted(name)} is a function; write {name}{brackets}.")
-        if name in names.MOVES or name in names.STATEMENT_CALLS:
+        if name in names.MOVES or name in self.statement_calls:
             raise self.error(
                 node.at, f"{quoted(name)} is a statement without a value; write {name}(…) on its own line."
             )
@@ -219,7 +222,7 @@ class Scope:
     def _known(self) -> list[str]:
         return [
             *self.columns, *names.BUILTIN_COLUMNS, *names.COLUMN_SYNONYMS, *self.variables, *self.functions,
-            *names.FUNCTIONS, *names.FUNCTION_SYNONYMS, *names.MOVES, *names.STATEMENT_CALLS, "exit",
+            *names.FUNCTIONS, *names.FUNCTION_SYNONYMS, *names.MOVES, *self.statement_calls, "exit",
         ]  # fmt: skip
 
     def _prefix(self, node: syntax.Prefix) -> tree.Expression:
@@ -281,7 +284,7 @@ class Scope:
             count = self.functions[name]
             self.require_arguments(node, count, count)
             return tree.UserCall(name, self._all(node.arguments), at=self.source.position(node.at))
-        if name in names.MOVES or name in names.STATEMENT_CALLS:
+        if name in names.MOVES or name in self.statement_calls:
             raise self.error(node.at, f"{quoted(name)} has no value; write it on a line of its own.")
         raise self._uncallable(node)
 
@@ -296,7 +299,7 @@ class Scope:
             return self.error(node.at, reserved)
         if name in _FOREIGN_FUNCTIONS:
             return self.error(node.at, f"There is no function {quoted(name)}; {_FOREIGN_FUNCTIONS[name]}")
-        callable_names = (*names.FUNCTIONS, *self.functions, *names.MOVES, *names.STATEMENT_CALLS)
+        callable_names = (*names.FUNCTIONS, *self.functions, *names.MOVES, *self.statement_calls)
         hint = did_you_mean(name, callable_names, f"define it with def {name}(…):")
         return self.error(node.at, f"There is no function {quoted(name)}; {hint}")
 
