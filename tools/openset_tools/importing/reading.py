@@ -111,7 +111,7 @@ def _flat_ndjson(body: bytes, schema: TableSchema, partitions: int) -> EventBatc
         return None
     try:
         table = json.read_json(
-            io.BytesIO(body),
+            arrow.BufferReader(body),
             read_options=json.ReadOptions(use_threads=False, block_size=len(body) + 1),
             parse_options=json.ParseOptions(explicit_schema=fields, unexpected_field_behavior="error"),
         )
@@ -202,7 +202,7 @@ def _flat_csv(block: Block, schema: TableSchema, partitions: int, mapping: Mappi
     kinds[mapping.person] = arrow.int64() if mapping.integer_ids else arrow.string()
     try:
         table = csv_reader.read_csv(
-            io.BytesIO(block.body),
+            arrow.BufferReader(block.body),
             read_options=csv_reader.ReadOptions(
                 use_threads=False, block_size=len(block.body) + 1, column_names=list(block.header)
             ),

@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -43,7 +44,8 @@ class Source:
 class Block:
     """A piece of a source.
 
-    first: the number of its first line (from 1), or row (Parquet). body: of a text format. header: the columns of CSV.
+    first: the number of its first line (from 1), or row (Parquet). body: of a text format; where it can be read again
+    it is empty, and `loaded` reads the bytes offset … offset+size_bytes-1. header: the columns of CSV.
     row_group: of Parquet. read_bytes: how much of the file was read when it was cut off.
     """
 
@@ -53,6 +55,22 @@ class Block:
     header: tuple[str, ...] = ()
     row_group: int = 0
     read_bytes: int = 0
+    offset: int = 0
+    size_bytes: int = 0
+
+
+def loaded(block: Block) -> Block:
+    """The block with its body. Raises InsertError."""
+    if not block.size_bytes:
+        return block
+    try:
+        with Path(block.source.path).open("rb", buffering=0) as file:
+            body = os.pread(file.fileno(), block.size_bytes, block.offset)
+    except OSError as error:
+        raise InsertError(f"{block.source.name} cannot be read: {error.strerror}") from None
+    if len(body) < block.size_bytes:
+        raise InsertError(f"{block.source.name} became shorter while it was read")
+    return replace(block, body=body)
 
 
 def source_of(file: str, given: Format | None) -> Source:
@@ -106,10 +124,13 @@ def _text_blocks(reader: CountingReader, source: Source, block_bytes: int) -> It
     stream: BinaryIO = buffered
     if buffered.peek(2)[:2] == _GZIP_MAGIC:
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=buffered))
-    line, header = 1, tuple[str, ...]()
+    # Sending a place is cheaper than sending what stands there.
+    is_plain = stream is buffered and source.path != STANDARD_INPUT and Path(source.path).is_file()
+    line, end, header = 1, 0, tuple[str, ...]()
     for body in _whole_lines(stream, source, block_bytes):
         first = line
         line += body.count(b"\n")
+        end += len(body)
         if first == 1:
             body = body.removeprefix(_BYTE_ORDER_MARK)
             if source.format == "ndjson" and body.lstrip()[:1] == b"[":
@@ -117,7 +138,10 @@ def _text_blocks(reader: CountingReader, source: Source, block_bytes: int) -> It
             if source.format == "csv":
                 header, body = _csv_header(body, source)
                 first = line - body.count(b"\n")
-        if body:
+        if body and is_plain:
+            size_bytes = len(body)
+            yield Block(source, first, b"", header, 0, reader.size_bytes, end - size_bytes, size_bytes)
+        elif body:
             yield Block(source, first, body, header, read_bytes=reader.size_bytes)
 
 

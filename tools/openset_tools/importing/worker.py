@@ -21,7 +21,7 @@ from openset.store.schema import TableSchema
 from openset_tools.importing.inference import Types, block_types
 from openset_tools.importing.reading import Mapping, Place, read_block
 from openset_tools.importing.runs import Run, RunWriter, read_runs
-from openset_tools.importing.sources import Block
+from openset_tools.importing.sources import Block, loaded
 
 PLACES_SHOWN = 20
 
@@ -65,7 +65,7 @@ def _end_with_parent() -> None:
 
 def infer_block(block: Block, mapping: Mapping) -> Types:
     """The column types of a block. Raises InsertError, ConfigError."""
-    return block_types(block, mapping)
+    return block_types(loaded(block), mapping)
 
 
 def take_block(block: Block, reading: Reading) -> BlockResult:
@@ -76,7 +76,7 @@ def take_block(block: Block, reading: Reading) -> BlockResult:
     runs: list[Run] = []
     bad: list[Place] = []
     accepted = rejected = 0
-    for found in read_block(block, reading.schema, reading.partitions, reading.mapping):
+    for found in read_block(loaded(block), reading.schema, reading.partitions, reading.mapping):
         accepted += found.accepted
         rejected += len(found.bad)
         bad += found.bad[: PLACES_SHOWN - len(bad)]
