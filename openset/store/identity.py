@@ -70,19 +70,32 @@ class GrowingDictionary:
         return self._view
 
 
+class _Ordinals(dict[PersonId, int]):
+    """Person → ordinal of those who arrived since the file: looking up a new one gives the next ordinal."""
+
+    def __init__(self, first: int):
+        super().__init__()
+        self._first = first
+        self.added: list[PersonId] = []
+
+    def __missing__(self, person_id: PersonId) -> int:
+        ordinal = self[person_id] = self._first + len(self.added)
+        self.added.append(person_id)
+        return ordinal
+
+
 class GrowingPersons:
     """The people of a partition: those of the file, and behind them those that arrived since."""
 
     def __init__(self, base: PersonIds):
         self._base = base
-        self._added: list[PersonId] = []
-        self._ordinals: dict[PersonId, int] = {}
+        self._ordinals = _Ordinals(len(base))
         self._view = base
         self._erased: set[int] = set()
         self._view_is_current = True
 
     def __len__(self) -> int:
-        return len(self._base) + len(self._added)
+        return len(self._base) + len(self._ordinals.added)
 
     def ordinals(self, persons: PersonIds) -> NDArray[np.int64]:
         """int64[len(persons)]: the ordinal of each person; new ones get the next ones, in their order."""
@@ -92,10 +105,6 @@ class GrowingPersons:
         strangers = np.flatnonzero(found < 0)
         if len(strangers):
             ids = person_list(persons, strangers)
-            for person_id in dict.fromkeys(ids):
-                if person_id not in self._ordinals:
-                    self._ordinals[person_id] = len(self)
-                    self._added.append(person_id)
             found[strangers] = np.fromiter(map(self._ordinals.__getitem__, ids), np.int64, len(ids))
             self._view_is_current = False
         return found
@@ -111,7 +120,7 @@ class GrowingPersons:
             if ordinal is None or ordinal in self._erased:
                 return None
         else:
-            self._added[ordinal - len(self._base)] = ""
+            self._ordinals.added[ordinal - len(self._base)] = ""
         self._erased.add(ordinal)
         self._view_is_current = False
         return ordinal
@@ -119,7 +128,7 @@ class GrowingPersons:
     def view(self) -> PersonIds:
         """The people as they are now; it does not change when this grows."""
         if not self._view_is_current:
-            self._view = ExtendedPersonIds(self._base, list(self._added), self._erased)
+            self._view = ExtendedPersonIds(self._base, list(self._ordinals.added), self._erased)
             self._view_is_current = True
         return self._view
 
