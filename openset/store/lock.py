@@ -14,11 +14,15 @@ MOUNTS = Path("/proc/self/mountinfo")
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs"})
 
 
+class DirectoryInUseError(ConfigError):
+    """Another process holds the lock."""
+
+
 class DirectoryLock:
     """Taken when made, until `release` or the end of the process (a killed one included)."""
 
     def __init__(self, directory: Path):
-        """Raises ConfigError when another process holds the lock or the directory cannot be used."""
+        """Raises DirectoryInUseError when another process holds the lock, ConfigError when it cannot be used."""
         path = directory / LOCK_NAME
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -30,7 +34,7 @@ class DirectoryLock:
             holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(self._descriptor)
             by = f" (process {holder})" if holder else ""
-            raise ConfigError(f"data directory {directory} is in use by another daemon{by}") from error
+            raise DirectoryInUseError(f"data directory {directory} is in use by another daemon{by}") from error
         except OSError as error:
             os.close(self._descriptor)
             raise ConfigError(f"data directory {directory} cannot be locked: {error.strerror}") from error

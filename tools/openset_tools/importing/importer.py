@@ -25,7 +25,7 @@ from openset.errors import ConfigError, InsertError, InternalError, QueryError
 from openset.pyql.names import RESERVED_COLUMN_NAMES
 from openset.store.catalog import CATALOG_NAME, Catalog, replace_file
 from openset.store.compaction import STAGING_SUFFIX, CompactionTask
-from openset.store.lock import DirectoryLock
+from openset.store.lock import DirectoryInUseError, DirectoryLock
 from openset.store.partition import Partition
 from openset.store.placing import is_placing, place
 from openset.store.recovery import recover
@@ -112,6 +112,8 @@ def import_files(
     started = time.perf_counter()
     named = [source_of(file, options.file_format) for file in files_given]
     # Types are inferred before anything is read into runs: standard input has to be kept for that.
+    if options.create and any(Path(source.path).is_fifo() for source in named):
+        raise ConfigError("--create reads files twice, which a pipe does not allow: give it as standard input (-)")
     with Spool(files_given if options.create else ()) as copies:
         if copies:
             named = [replace(source, path=copy) for source, copy in zip(named, copies, strict=True)]
@@ -135,7 +137,7 @@ def _locked(data_dir: Path, files: FileLayer) -> DirectoryLock:
         # What a start of the daemon makes good after a crash: people are forgotten whom records erase, and so on.
         Store.open(data_dir, files=files).close()
         return DirectoryLock(data_dir)
-    except ConfigError as error:
+    except DirectoryInUseError as error:
         raise ConfigError(f"{error.message}; an import needs the directory for itself: stop the daemon") from error
 
 
