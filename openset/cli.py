@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from openset import __version__
-from openset.client import table_commands
+from openset.client import table_commands, trigger_commands
 from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.options import integer_id_option, json_option, print_json, url_option
 from openset.errors import OpenSetError
@@ -375,6 +375,7 @@ def print_debug(body: dict[str, Any]) -> None:
 
 
 table_commands.register(main)
+trigger_commands.register(main)
 register(main)
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from openset.http.query_events import EventsQuery
 from openset.http.query_histogram import HistogramQuery
 from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
+from openset.http.revent import TriggerList, TriggerReset, TriggerResource
 from openset.http.segments import SegmentList, SegmentResource
 from openset.http.table import ExistingColumn, NewColumn, TableList, TableResource
 
@@ -40,6 +41,9 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (rf"/v1/table/{_TABLE}/compact/?", Compaction),
     (rf"/v1/table/{_TABLE}/segments/?", SegmentList),
     (rf"/v1/table/{_TABLE}/segments/{_NAME}/?", SegmentResource),
+    (rf"/v1/table/{_TABLE}/revents/?", TriggerList),
+    (rf"/v1/table/{_TABLE}/(?:revent|trigger)/{_NAME}/?", TriggerResource),
+    (rf"/v1/table/{_TABLE}/(?:revent|trigger)/{_NAME}/reset/?", TriggerReset),
     (rf"/v1/insert/{_TABLE}/?", Insert),
     (rf"/v1/query/{_TABLE}/events?/?", EventsQuery),
     (rf"/v1/query/{_TABLE}/column/{_COLUMN}/?", ColumnQuery),

@@ -14,6 +14,8 @@ from openset.query.executor import Executor
 from openset.query.frame import Tools
 from openset.query.refresher import Refresher
 from openset.query.work import PlanCache
+from openset.revent.registry import Registry
+from openset.revent.runner import Runner
 from openset.store.compaction import Policy
 from openset.store.store import Store
 
@@ -49,6 +51,8 @@ class Node:
         self._policy = policy
         self._compactor: Compactor | None = None
         self._refresher: Refresher | None = None
+        self._runner: Runner | None = None
+        self._registry: Registry | None = None
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
     async def open(self, init: int | None = None) -> None:
@@ -66,6 +70,8 @@ class Node:
             raise
         self._compactor = Compactor(store)
         self._refresher = Refresher(Tools(store, self.executor, self.plans))
+        self._runner = Runner(store, self.executor)
+        self._registry = Registry(store, self._runner)
         self._opened.set_result(store)
 
     async def _open_store(self, init: int | None) -> Store:
@@ -94,8 +100,16 @@ class Node:
         assert self._compactor is not None, "it is made before the store is handed out"
         return self._compactor
 
+    async def registry(self) -> Registry:
+        """The triggers. Raises ConfigError before the cluster is initialised."""
+        await self.store()
+        assert self._registry is not None, "it is made before the store is handed out"
+        return self._registry
+
     async def close(self) -> None:
         """Ends the workers, then flushes and closes the store."""
+        if self._runner is not None:
+            await self._runner.close()
         if self._compactor is not None:
             await self._compactor.close()
         if self._refresher is not None:

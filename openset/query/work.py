@@ -26,6 +26,7 @@ from openset.store.views import ViewCache
 PLANS_KEPT = 256
 
 Made = TypeVar("Made")
+Kept = TypeVar("Kept")
 
 
 class ScriptCache(Generic[Made]):
@@ -129,6 +130,15 @@ class WorkerState:
         self.views = ViewCache(data_dir)
         self.plans = PlanCache()
         self.members = MemberCache(data_dir)
+        self._kept: dict[type, Any] = {}
+
+    def kept(self, kind: Callable[[WorkerState], Kept]) -> Kept:
+        """What work of another layer keeps here: made of this state when it is first asked for."""
+        assert isinstance(kind, type)
+        if kind not in self._kept:
+            self._kept[kind] = kind(self)
+        found: Kept = self._kept[kind]
+        return found
 
 
 class Work(Protocol):

@@ -50,6 +50,9 @@ class Known(Protocol):
     @property
     def functions(self) -> Collection[str]: ...
 
+    @property
+    def runs(self) -> bool: ...
+
 
 class Counts(msgspec.Struct, array_like=True):
     """Of a trigger in a partition, since it was made: people it ran for, emissions, people for whom it failed."""
@@ -104,6 +107,8 @@ class TriggerState:
         self.inserts: dict[int, Message] = {}
         self._once: dict[tuple[int, int], BitMap] = {}  # by trigger and epoch
         self._schedules: dict[tuple[int, str], dict[int, tuple[int, Person]]] = {}  # by trigger and function
+        # Triggers that are disabled: their schedules wait, and are not in the heap.
+        self._waiting: set[int] = set()
         # May hold what was replaced or cancelled since; `_schedules` says what is true.
         self._heap: list[tuple[int, int, str, int]] = []
         self._messages: dict[int, list[Message]] = {}  # by trigger, ascending numbers
@@ -131,7 +136,10 @@ class TriggerState:
         return told
 
     def retain(self, known: Mapping[int, Known]) -> None:
-        """Forgets everything of triggers that are gone, marks of other epochs, schedules of functions that are gone."""
+        """Forgets everything of triggers that are gone, marks of other epochs, schedules of functions that are gone.
+
+        Schedules of triggers that do not run wait until they do.
+        """
         self._once = {key: one for key, one in self._once.items() if key[0] in known and known[key[0]].epoch == key[1]}
         self._schedules = {
             key: held for key, held in self._schedules.items() if key[0] in known and key[1] in known[key[0]].functions
@@ -140,6 +148,14 @@ class TriggerState:
         self._subscriptions = {key: one for key, one in self._subscriptions.items() if key[0] in known}
         self.counts = {trigger_id: counts for trigger_id, counts in self.counts.items() if trigger_id in known}
         self.inserts = {number: one for number, one in self.inserts.items() if one.trigger_id in known}
+        self._waiting = {trigger_id for trigger_id, trigger in known.items() if not trigger.runs}
+        self._heap = [
+            (due_ms, trigger_id, function, ordinal)
+            for (trigger_id, function), held in self._schedules.items()
+            if trigger_id not in self._waiting
+            for ordinal, (due_ms, _) in held.items()
+        ]
+        heapq.heapify(self._heap)
 
     def _evaluated(self, change: Evaluated) -> None:
         self.evaluated = max(self.evaluated, change.sequence)
@@ -281,7 +297,7 @@ class TriggerState:
     def _is_true(self, entry: tuple[int, int, str, int]) -> bool:
         due_ms, trigger_id, function, ordinal = entry
         found = self._schedules.get((trigger_id, function), {}).get(ordinal)
-        return found is not None and found[0] == due_ms
+        return found is not None and found[0] == due_ms and trigger_id not in self._waiting
 
     def after(self, trigger_id: int, number: int, limit: int) -> list[Message]:
         """The oldest messages of a trigger above a number, at most `limit`."""
@@ -323,7 +339,7 @@ class TriggerState:
 
     @classmethod
     def decode(cls, data: bytes) -> TriggerState:
-        """Raises FormatError."""
+        """The state of a sidecar file, before it was told which triggers there are (`retain`). Raises FormatError."""
         try:
             body = _DECODER.decode(data)
             once = {(trigger, epoch): BitMap.deserialize(bitmap) for trigger, epoch, bitmap in body.once}
@@ -336,8 +352,6 @@ class TriggerState:
         state._once = once
         for trigger_id, function, entries in body.schedules:
             state._schedules[trigger_id, function] = {ordinal: (due, person) for ordinal, due, person in entries}
-            state._heap += [(due_ms, trigger_id, function, ordinal) for ordinal, due_ms, _ in entries]
-        heapq.heapify(state._heap)
         for message in body.messages:
             state._messages.setdefault(message.trigger_id, []).append(message)
         state.inserts = {message.number: message for message in body.inserts}

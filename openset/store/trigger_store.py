@@ -245,16 +245,19 @@ class Triggers:
         """Makes changes durable in one record, then applies them. The future gives its sequence, or InternalError."""
         return self._submit(table_id, encode_changes(changes))
 
-    def put(self, table_id: int, trigger: Trigger, visible_sequence: Callable[[], int]) -> Trigger:
+    def put(
+        self, table_id: int, trigger: Trigger, replaces: Trigger | None, visible_sequence: Callable[[], int]
+    ) -> Trigger:
         """Saves a trigger durably, and returns it. Syncs: not for the event loop. Raises InternalError, QueryError.
 
-        A new trigger (id 0) gets its id. One that did not run before runs for inserts after this moment only.
+        replaces: what the change was made of; when it is not what there is any more, nothing happens. A new trigger
+        (id 0) gets its id. One that did not run before runs for inserts after this moment only.
         """
         with self._changing:
             catalog = self._catalog(table_id)
-            before = catalog.by_id(trigger.id)
-            if trigger.id and before is None:
-                raise QueryError(f"trigger {trigger.name!r} was deleted meanwhile")
+            before = catalog.find(trigger.name, trigger.watched)
+            if before != replaces:
+                raise QueryError(f"trigger {trigger.name!r} was changed by somebody else just now; try again")
             with self._lock:
                 if trigger.runs:
                     # First inserts are collected, then it is said from where on; none falls between.

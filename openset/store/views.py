@@ -45,7 +45,7 @@ class ViewCache:
         self._data_dir = Path(data_dir)
         self._kept: OrderedDict[tuple[int, int], _Partition] = OrderedDict()
         self._limit = partitions_kept
-        self._reader = RecordReader(self._data_dir)
+        self.reader = RecordReader(self._data_dir)
 
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
         """Everything a snapshot names, opened: afterwards neither the file nor the journal is needed by name.
@@ -72,7 +72,7 @@ class ViewCache:
         key = (snapshot.schema.id, snapshot.partition)
         if key not in self._kept:
             self._forget_dropped_tables()
-            self._kept[key] = _Partition(self._data_dir, snapshot, self._reader)
+            self._kept[key] = _Partition(self._data_dir, snapshot, self.reader)
             if len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

@@ -1,0 +1,58 @@
+"""/v1/table/{table}/revent/{name} (also trigger/{name}) and /revents: making, changing and looking at triggers."""
+
+from __future__ import annotations
+
+from openset.http.resource import Answer, Resource
+from openset.query.parameters import RequestParameters, parse_bool
+from openset.revent.registry import Options
+
+
+class TriggerList(Resource):
+    async def get(self, table: str) -> None:
+        await self.respond(self._list(table))
+
+    async def _list(self, table: str) -> Answer:
+        self.parameters().finish()
+        return (await self.node.registry()).all(table)
+
+
+class TriggerResource(Resource):
+    async def get(self, table: str, name: str) -> None:
+        await self.respond(self._describe(table, name))
+
+    async def post(self, table: str, name: str) -> None:
+        await self.respond(self._save(table, name))
+
+    async def delete(self, table: str, name: str) -> None:
+        await self.respond(self._remove(table, name))
+
+    async def _describe(self, table: str, name: str) -> Answer:
+        self.parameters().finish()
+        return (await self.node.registry()).describe(table, name)
+
+    async def _save(self, table: str, name: str) -> Answer:
+        options = trigger_options(self.parameters())
+        registry = await self.node.registry()
+        return await registry.save(table, name, await self.script(), options)
+
+    async def _remove(self, table: str, name: str) -> Answer:
+        self.parameters().finish()
+        return await (await self.node.registry()).remove(table, name)
+
+
+class TriggerReset(Resource):
+    async def post(self, table: str, name: str) -> None:
+        await self.respond(self._reset(table, name))
+
+    async def _reset(self, table: str, name: str) -> Answer:
+        self.parameters().finish()
+        return await (await self.node.registry()).reset(table, name)
+
+
+def trigger_options(parameters: RequestParameters) -> Options:
+    """The options that a request gives; none other. Raises QueryError."""
+    given = {name: parameters.text(name) for name in ("enabled", "once", "emit_as_event")}
+    flags = {name: None if text is None else parse_bool(name, text) for name, text in given.items()}
+    options = Options(flags["enabled"], flags["once"], flags["emit_as_event"], parameters.text("filter"))
+    parameters.finish()
+    return options

@@ -1,0 +1,111 @@
+"""The messages of a daemon's triggers: what `Messages` promises, answered from the state of partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import structlog
+
+from openset.errors import QueryError
+from openset.query.parameters import suggestion
+from openset.revent.messages import Source
+from openset.store.schema import TableSchema
+from openset.store.store import Store
+from openset.store.trigger_catalog import Trigger
+from openset.store.trigger_changes import Cursor, Message, SubscriptionChange
+
+log = structlog.get_logger("openset.revent")
+
+
+class Board:
+    """Made on the event loop; all methods are called there."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._triggers = store.triggers
+        self._listeners: dict[tuple[int, int], list[Callable[[], None]]] = {}  # by table and trigger
+        loop = asyncio.get_running_loop()
+        self._unlisten = self._triggers.listen(
+            lambda table_id, partitions, triggers: call_soon(loop, self._told, table_id, partitions, triggers)
+        )
+
+    def close(self) -> None:
+        """Nobody is told anything any more."""
+        self._unlisten()
+
+    async def source(self, table: TableSchema, name: str) -> Source:
+        """The trigger of this name. Raises QueryError."""
+        triggers = self._triggers.of_table(table.id)
+        found = next((one for one in triggers if one.name == name and not one.watched), None)
+        if found is None:
+            hint = suggestion(name, [one.name for one in triggers])
+            raise QueryError(f"table {table.name!r} has no trigger {name!r}{hint}")
+        return _source(table, found)
+
+    def sources(self, table: TableSchema) -> list[Source]:
+        """The triggers and watched segments of a table."""
+        return [_source(table, one) for one in self._triggers.of_table(table.id)]
+
+    def partitions(self, table: TableSchema) -> list[int]:
+        """The partitions whose messages there may be."""
+        return self._triggers.partitions(table.id)
+
+    def after(self, table_id: int, trigger_id: int, partition: int, number: int, limit: int) -> list[Message]:
+        """The oldest messages of a trigger in a partition above a number, ascending, at most `limit`."""
+        with self._triggers.state(table_id, partition) as state:
+            return state.after(trigger_id, number, limit)
+
+    def subscriptions(self, table_id: int, trigger_id: int) -> dict[str, int]:
+        """The subscriptions of a trigger: name and hold in ms."""
+        found: dict[str, int] = {}
+        with self._triggers.states(table_id) as states:
+            for state in states.values():
+                found |= state.subscriptions(trigger_id)
+        return found
+
+    def cursor(self, table_id: int, trigger_id: int, name: str, partition: int) -> Cursor | None:
+        """How far a subscription is in a partition; None when there is no such subscription."""
+        with self._triggers.state(table_id, partition) as state:
+            return state.cursor(trigger_id, name)
+
+    async def change(self, table_id: int, partition: int | None, changes: Sequence[SubscriptionChange]) -> None:
+        """Changes subscriptions durably, in one partition or (None) in all. Raises InternalError."""
+        numbers = range(self._store.partitions or 1) if partition is None else [partition]
+        await asyncio.wrap_future(self._triggers.append(table_id, {number: list(changes) for number in numbers}))
+
+    def listen(self, table_id: int, trigger_id: int, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls back on the event loop when there are new messages, or the trigger is gone; returns what ends it."""
+        key = (table_id, trigger_id)
+        self._listeners.setdefault(key, []).append(callback)
+
+        def unlisten() -> None:
+            listeners = self._listeners.get(key, [])
+            if callback in listeners:
+                listeners.remove(callback)
+            if not listeners:
+                self._listeners.pop(key, None)
+
+        return unlisten
+
+    def _told(self, table_id: int, partitions: Collection[int], triggers: Collection[int]) -> None:
+        dropped = not partitions and not triggers
+        for key in [key for key in self._listeners if key[0] == table_id and (dropped or key[1] in triggers)]:
+            for callback in list(self._listeners.get(key, ())):
+                try:
+                    callback()
+                except Exception:  # one listener must not keep the others from hearing of it
+                    log.exception("a subscription could not be told of messages")
+
+
+def _source(table: TableSchema, trigger: Trigger) -> Source:
+    return Source(table.id, trigger.id, trigger.name, trigger.watched)
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, callback: Any, *arguments: Any) -> None:
+    """Calls back on an event loop from another thread, unless the loop has ended."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        assert loop.is_closed()  # nobody is left to be told

@@ -1,0 +1,182 @@
+"""Triggers as users see them: saving, describing, listing, resetting and deleting them.
+
+A change is checked as a whole, written as a whole and durable before it is answered; inserts that were acknowledged
+before it and have not been evaluated are evaluated with the new script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from openset.errors import QueryError
+from openset.query.compare import unknown_segment
+from openset.query.parameters import suggestion
+from openset.revent.runner import Runner
+from openset.revent.scripts import checked_script
+from openset.store.schema import TableSchema
+from openset.store.store import Store
+from openset.store.trigger_catalog import Trigger
+
+NAME_LIMIT = 64
+TRIGGERS_PER_TABLE = 256
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a request says about a trigger besides its script; None leaves it as it is. filter: "" takes it away."""
+
+    enabled: bool | None = None
+    once: bool | None = None
+    emit_as_event: bool | None = None
+    filter: str | None = None
+
+
+class Registry:
+    """The triggers of a node. All methods are called on the event loop."""
+
+    def __init__(self, store: Store, runner: Runner):
+        self._store = store
+        self._runner = runner
+
+    def describe(self, table: str, name: str) -> dict[str, Any]:
+        """Raises QueryError."""
+        schema = self._store.table(table)
+        return self._shown(schema, self._found(schema, name))
+
+    def all(self, table: str) -> dict[str, Any]:
+        """The triggers of a table, by name. Raises QueryError for an unknown table."""
+        schema = self._store.table(table)
+        return {"triggers": [self._shown(schema, one) for one in sorted(self._of(schema), key=lambda one: one.name)]}
+
+    async def save(self, table: str, name: str, script: str, options: Options) -> dict[str, Any]:
+        """Makes a trigger or changes it; an empty script leaves the one there is. Raises ParseError, QueryError.
+
+        Another script begins a new epoch: who has emitted is forgotten, schedules of functions that it has stay.
+        """
+        schema = self._store.table(table)
+        _check_name(name)
+        self._check_filter(schema, options.filter)
+        before = self._find(schema, name)
+        if before is None:
+            if not script.strip():
+                raise QueryError(f"there is no trigger {name!r} to change; send a script to make one")
+            if len(self._of(schema)) >= TRIGGERS_PER_TABLE:
+                raise QueryError(f"a table has at most {TRIGGERS_PER_TABLE} triggers; delete some")
+            before_or_new = Trigger(0, name, 0, "", True, True, False, None, self._now_ms(), (), 0)
+        else:
+            before_or_new = before
+        changed = _with_options(before_or_new, options)
+        if script.strip() and script != changed.script:
+            checked = await asyncio.to_thread(checked_script, script, schema)
+            changed = msgspec.structs.replace(
+                changed,
+                script=script,
+                epoch=changed.epoch + 1,
+                columns=checked.columns,
+                functions=checked.functions,
+                disabled=None,
+            )
+        if changed != before:
+            changed = await self._put(schema, changed, before)
+        return self._shown(schema, changed)
+
+    async def reset(self, table: str, name: str) -> dict[str, Any]:
+        """Forgets who has emitted. Raises QueryError."""
+        schema = self._store.table(table)
+        before = self._found(schema, name)
+        changed = await self._put(schema, msgspec.structs.replace(before, epoch=before.epoch + 1), before)
+        return self._shown(schema, changed)
+
+    async def remove(self, table: str, name: str) -> dict[str, Any]:
+        """Removes a trigger with its schedules, marks and messages. Raises QueryError."""
+        schema = self._store.table(table)
+        trigger = self._found(schema, name)
+        await asyncio.to_thread(self._store.triggers.remove, schema.id, trigger.id)
+        self._runner.forget_errors(schema.id, trigger.id)
+        return {"deleted": name}
+
+    async def _put(self, schema: TableSchema, changed: Trigger, before: Trigger | None) -> Trigger:
+        visible: Callable[[], int] = lambda: self._store.visible_sequence  # noqa: E731
+        stored = await asyncio.to_thread(self._store.triggers.put, schema.id, changed, before, visible)
+        self._runner.forget_errors(schema.id, stored.id)
+        return stored
+
+    def _now_ms(self) -> int:
+        return self._store.triggers.clock()
+
+    def _of(self, schema: TableSchema) -> list[Trigger]:
+        return [one for one in self._store.triggers.of_table(schema.id) if not one.watched]
+
+    def _find(self, schema: TableSchema, name: str) -> Trigger | None:
+        return next((one for one in self._of(schema) if one.name == name), None)
+
+    def _found(self, schema: TableSchema, name: str) -> Trigger:
+        found = self._find(schema, name)
+        if found is None:
+            hint = suggestion(name, [one.name for one in self._of(schema)])
+            raise QueryError(f"table {schema.name!r} has no trigger {name!r}{hint}")
+        return found
+
+    def _check_filter(self, schema: TableSchema, name: str | None) -> None:
+        if name:
+            known = [stored.segment.name for stored in self._store.segments.all(schema.id, self._now_ms())]
+            if name not in known:
+                raise unknown_segment(name, known)
+
+    def _shown(self, schema: TableSchema, trigger: Trigger) -> dict[str, Any]:
+        triggers = self._store.triggers
+        shown: dict[str, Any] = {
+            "name": trigger.name,
+            "script": trigger.script,
+            "enabled": trigger.enabled,
+            "once": trigger.once,
+            "emit_as_event": trigger.emit_as_event,
+            "filter": trigger.filter,
+            "made_at": trigger.made_at_ms,
+            "state": "running" if trigger.runs else "disabled",
+        }
+        if not trigger.runs:
+            shown["reason"] = trigger.disabled or "enabled=false"
+        counts = {"people": 0, "emissions": 0, "errors": 0, "emitted_people": 0, "schedules": 0}
+        with triggers.states(schema.id) as states:
+            for state in states.values():
+                own = state.counts.get(trigger.id)
+                if own is not None:
+                    counts["people"] += own.people
+                    counts["emissions"] += own.emissions
+                    counts["errors"] += own.errors
+                counts["emitted_people"] += state.emitted_people(trigger.id, trigger.epoch)
+                counts["schedules"] += state.schedules(trigger.id)
+        shown["counts"] = counts
+        records, age_ms = triggers.backlog(schema.id)
+        shown["backlog"] = {"records": records, "age": age_ms / 1_000}
+        error = self._runner.last_error(schema.id, trigger.id)
+        if error is not None:
+            shown["last_error"] = {"message": error.message, "at": error.at_ms, "in_a_row": error.in_a_row}
+        return shown
+
+
+def _with_options(trigger: Trigger, options: Options) -> Trigger:
+    """Switching a trigger on also takes back that it was disabled for its errors."""
+    given = {
+        field: value for field in ("enabled", "once", "emit_as_event") if (value := getattr(options, field)) is not None
+    }
+    if options.filter is not None:
+        given["filter"] = options.filter or None
+    if options.enabled:
+        given["disabled"] = None
+    return msgspec.structs.replace(trigger, **given)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise QueryError(f"{name!a} is not a name of a trigger: use letters, digits, _ and, behind the first, . and -")
+    if len(name) > NAME_LIMIT:
+        raise QueryError(f"a trigger's name has at most {NAME_LIMIT} characters")

@@ -1,0 +1,367 @@
+"""The daemon's task that runs triggers: after inserts, and when schedules are due, on the query workers.
+
+There is one loop per worker, so that a partition is only ever run by one. A turn of a loop takes what waits in the
+partitions of one table, has it evaluated, and writes what came of it into one record; only then is it seen by anybody.
+What was not written when the daemon died is evaluated again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import structlog
+
+from openset.errors import OpenSetError, QueryError, RunTimeError
+from openset.query.executor import Executor
+from openset.revent.board import call_soon
+from openset.revent.emitted import events_of
+from openset.revent.evaluation import Outcome, PartitionRun, TriggerScript, TriggerWork
+from openset.revent.messages import DEFAULT_HOLD_MS
+from openset.revent.scripts import schema_as_saved
+from openset.revent.settling import Failures, Settled, people_of, settle
+from openset.store.records import EMITTED_RECORD
+from openset.store.schema import TableSchema
+from openset.store.snapshot import StaleSnapshotError
+from openset.store.store import Store
+from openset.store.trigger_catalog import Trigger
+from openset.store.trigger_changes import Change, Evaluated, Inserted
+from openset.store.trigger_state import Due
+
+log = structlog.get_logger("openset.revent")
+
+ERRORS_UNTIL_DISABLED = 10
+RUN_TIMEOUT_MS = 5_000
+# Of a turn, per partition.
+RECORDS_PER_TURN = 512
+DUE_PER_TURN = 2_000
+EVENTS_PER_INSERT = 1_000
+PRUNE_SECONDS = 5.0
+LONGEST_SLEEP_SECONDS = 1.0
+PAUSE_AFTER_FAILURE_SECONDS = 1.0
+# A worker that does not answer this long after the time of all runs of a turn is ended.
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LastError:
+    """The last thing that went wrong with a trigger. at_ms: when. in_a_row: errors since it last ran without any."""
+
+    message: str
+    at_ms: int
+    in_a_row: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """What a loop takes on at once. due: the schedules taken, by partition."""
+
+    schema: TableSchema
+    runs: list[PartitionRun]
+    evaluated: dict[int, int]
+    due: dict[int, list[Due]]
+
+
+class Runner:
+    """Made on the event loop, runs until `close`."""
+
+    def __init__(self, store: Store, executor: Executor, errors_until_disabled: int = ERRORS_UNTIL_DISABLED):
+        self._store = store
+        self._triggers = store.triggers
+        self._executor = executor
+        self._limit = errors_until_disabled
+        self._errors: dict[tuple[int, int], LastError] = {}  # by table and trigger
+        self._wake = [asyncio.Event() for _ in range(executor.workers)]
+        self._emitted = asyncio.Event()
+        self._emitted.set()
+        loop = asyncio.get_running_loop()
+        self._unlisten = self._triggers.listen(
+            lambda table_id, partitions, triggers: call_soon(loop, self._told, partitions, triggers)
+        )
+        self._tasks = [asyncio.create_task(self._serve(worker)) for worker in range(executor.workers)]
+        self._tasks += [asyncio.create_task(self._insert_emitted()), asyncio.create_task(self._prune())]
+
+    async def close(self) -> None:
+        """Ends the tasks; what runs is given up."""
+        self._unlisten()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def last_error(self, table_id: int, trigger_id: int) -> LastError | None:
+        """The last error of a trigger since the daemon started, or since it was changed."""
+        return self._errors.get((table_id, trigger_id))
+
+    def forget_errors(self, table_id: int, trigger_id: int) -> None:
+        """A trigger was changed: it begins anew."""
+        self._errors.pop((table_id, trigger_id), None)
+
+    def _told(self, partitions: Collection[int], triggers: Collection[int]) -> None:
+        for worker in {self._executor.worker_of(number) for number in partitions}:
+            self._wake[worker].set()
+        if triggers:
+            self._emitted.set()
+
+    # --- one worker's loop -----------------------------------------------------------------------------------------
+
+    async def _serve(self, worker: int) -> None:
+        while True:
+            try:
+                self._wake[worker].clear()
+                if not await self._turns(worker):
+                    await self._sleep(worker)
+            except StaleSnapshotError:
+                continue  # compacted between: with a new snapshot
+            except Exception as error:  # the task must outlive whatever goes wrong
+                log.error("triggers could not run", reason=str(error), exc_info=not isinstance(error, OpenSetError))
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
+
+    async def _sleep(self, worker: int) -> None:
+        """Until something is inserted into this worker's partitions, or due there."""
+        seconds = LONGEST_SLEEP_SECONDS
+        now_ms = self._triggers.clock()
+        for table_id in self._triggers.tables():
+            for number in self._partitions(worker, table_id):
+                with self._triggers.state(table_id, number) as state:
+                    due_ms = state.next_due()
+                if due_ms is not None:
+                    seconds = min(seconds, max((due_ms - now_ms) / 1_000, 0.001))
+        try:
+            await asyncio.wait_for(self._wake[worker].wait(), seconds)
+        except TimeoutError:
+            pass
+
+    def _partitions(self, worker: int, table_id: int) -> list[int]:
+        return [number for number in self._triggers.partitions(table_id) if self._executor.worker_of(number) == worker]
+
+    async def _turns(self, worker: int) -> bool:
+        """One turn for each table; whether there was anything to do."""
+        did = False
+        schemas = {schema.id: schema for schema in self._store.tables()}
+        for table_id in self._triggers.tables():
+            schema = schemas.get(table_id)
+            if schema is None:
+                continue
+            triggers = await self._runnable(schema)
+            now_ms = self._triggers.clock()
+            turn = self._turn(worker, schema, triggers, now_ms)
+            if turn is not None:
+                did = True
+                try:
+                    await self._run(worker, turn, triggers, now_ms)
+                except BaseException:
+                    self._give_back(turn)
+                    raise
+        return did
+
+    async def _runnable(self, schema: TableSchema) -> dict[int, Trigger]:
+        """The triggers that run, by id. Those whose columns were dropped are disabled."""
+        found = {}
+        for trigger in self._triggers.of_table(schema.id):
+            if not trigger.runs or trigger.watched:
+                continue
+            try:
+                schema_as_saved(trigger, schema)
+            except QueryError as error:
+                await self._disable(schema, trigger, error.message)
+            else:
+                found[trigger.id] = trigger
+        return found
+
+    def _turn(self, worker: int, schema: TableSchema, triggers: Mapping[int, Trigger], now_ms: int) -> _Turn | None:
+        """What waits in the partitions of a worker. In each, what happened first comes first."""
+        turn = _Turn(schema, [], {}, {})
+        for number in self._partitions(worker, schema.id):
+            pending = self._triggers.pending(schema.id, number, RECORDS_PER_TURN)
+            with self._triggers.state(schema.id, number) as state:
+                first_due = state.next_due()
+                due_now = first_due is not None and first_due <= now_ms
+                # What was due before an insert arrived runs first, on what there was then.
+                if due_now and (not pending or _is_before(first_due, pending[0].arrived_ms)):
+                    until = now_ms if not pending else min(now_ms, pending[0].arrived_ms)
+                    turn.due[number] = state.take_due(until, DUE_PER_TURN)
+                elif due_now:
+                    pending = [one for one in pending if not _is_before(first_due, one.arrived_ms)]
+            if number in turn.due:
+                up_to = pending[0].sequence - 1 if pending else self._store.visible_sequence
+            elif pending:
+                up_to = turn.evaluated[number] = pending[-1].sequence
+            else:
+                continue
+            snapshot = self._store.trigger_snapshot(schema, number, up_to, now_ms)
+            if snapshot is None:
+                self._give_back(turn)
+                return None
+            due = [one for one in turn.due.get(number, ()) if self._can_run(one, triggers)]
+            emitted = frozenset(one.sequence for one in pending if one.emitted)
+            after = pending[0].sequence - 1 if pending else 0
+            turn.runs.append(PartitionRun(snapshot, after, emitted, people_of(due) if number in turn.due else None))
+        return turn if turn.runs else None
+
+    def _can_run(self, due: Due, triggers: Mapping[int, Trigger]) -> bool:
+        trigger = triggers.get(due.trigger_id)
+        return trigger is not None and due.function in trigger.functions
+
+    def _give_back(self, turn: _Turn) -> None:
+        for number, due in turn.due.items():
+            with self._triggers.state(turn.schema.id, number) as state:
+                state.give_back(due)
+
+    async def _run(self, worker: int, turn: _Turn, triggers: Mapping[int, Trigger], now_ms: int) -> None:
+        """Evaluates a turn and writes down what came of it."""
+        schema = turn.schema
+        wanted = [one.filter for one in triggers.values() if one.filter is not None]
+        with self._store.segments.pinned(schema.id, wanted, time.time_ns() // 1_000_000) as segments:
+            scripts: list[TriggerScript] = []
+            for trigger in triggers.values():
+                segment = segments.get(trigger.filter) if trigger.filter is not None else None
+                if trigger.filter is not None and segment is None:
+                    self._note(schema, trigger, f"there is no segment {trigger.filter!r} now, so it runs for nobody", 0)
+                    continue
+                scripts.append(
+                    TriggerScript(
+                        trigger.id, trigger.script, schema_as_saved(trigger, schema),
+                        None if segment is None else segment.ref, trigger.from_sequence, trigger.emit_as_event,
+                    )
+                )  # fmt: skip
+            known = {one.id for one in scripts}
+            runs = [
+                one if one.due is None else replace(one, due={k: v for k, v in one.due.items() if k[0] in known})
+                for one in turn.runs
+            ]
+            outcomes = await self._evaluate(worker, TriggerWork(runs, scripts, now_ms, RUN_TIMEOUT_MS))
+        failures = await self._write(turn, outcomes, now_ms)
+        for trigger_id, failed in failures.items():
+            await self._judge(schema, trigger_id, failed)
+
+    async def _write(self, turn: _Turn, outcomes: Sequence[Sequence[Outcome]], now_ms: int) -> dict[int, Failures]:
+        schema = turn.schema
+        known = {trigger.id: trigger for trigger in self._triggers.of_table(schema.id)}
+        changes: dict[int, list[Change]] = {}
+        failures: dict[int, Failures] = {}
+        for one, found in zip(turn.runs, outcomes, strict=True):
+            number = one.snapshot.partition
+            with self._triggers.state(schema.id, number) as state:
+                settled: Settled = settle(found, known, state.once, now_ms, turn.due.get(number, ()))
+            if number in turn.evaluated:
+                settled.changes.append(Evaluated(turn.evaluated[number]))
+            changes[number] = settled.changes
+            for trigger_id, failed in settled.failures.items():
+                whole = failures.setdefault(trigger_id, Failures())
+                whole.people += failed.people
+                whole.errors += failed.errors
+                whole.message = failed.message or whole.message
+        await asyncio.wrap_future(self._triggers.append(schema.id, changes))
+        return failures
+
+    async def _evaluate(self, worker: int, work: TriggerWork) -> list[list[Outcome]]:
+        """The outcomes by partition. A trigger that a worker dies of gets the blame, the others go on."""
+        seconds = GRACE_SECONDS + work.timeout_ms / 1_000 * max(len(work.triggers), 1)
+        try:
+            result: Any = await asyncio.wait_for(self._executor.run(worker, work), seconds)
+        except (RunTimeError, TimeoutError) as error:
+            message = error.message if isinstance(error, RunTimeError) else "it ran longer than its time budget"
+            if len(work.triggers) <= 1:
+                return [
+                    [Outcome(trigger.id, "", _nobody(one), [], [], [], message) for trigger in work.triggers]
+                    for one in work.runs
+                ]
+            log.warning("triggers run one by one", reason=message)
+            apart = [await self._evaluate(worker, self._alone(work, trigger)) for trigger in work.triggers]
+            return [[outcome for found in apart for outcome in found[at]] for at in range(len(work.runs))]
+        outcomes: list[list[Outcome]] = result
+        for outcome in (one for found in outcomes for one in found if one.traceback is not None):
+            log.error("defect in a trigger's run", trigger=outcome.trigger_id, traceback=outcome.traceback)
+        return outcomes
+
+    def _alone(self, work: TriggerWork, trigger: TriggerScript) -> TriggerWork:
+        runs = [
+            one if one.due is None else replace(one, due={k: v for k, v in one.due.items() if k[0] == trigger.id})
+            for one in work.runs
+        ]
+        return replace(work, triggers=[trigger], runs=runs)
+
+    # --- triggers that fail ----------------------------------------------------------------------------------------
+
+    async def _judge(self, schema: TableSchema, trigger_id: int, failed: Failures) -> None:
+        """Counts errors, and disables a trigger that has too many of them without a run that had none."""
+        key = (schema.id, trigger_id)
+        if not failed.errors:
+            before = self._errors.get(key)
+            if failed.people and before is not None:
+                self._errors[key] = replace(before, in_a_row=0)
+            return
+        trigger = next((one for one in self._triggers.of_table(schema.id) if one.id == trigger_id), None)
+        if trigger is None:
+            return
+        in_a_row = self._note(schema, trigger, failed.message or "", failed.errors)
+        if in_a_row >= self._limit and trigger.runs:
+            await self._disable(schema, trigger, f"{in_a_row} errors in a row, the last one: {failed.message}")
+
+    def _note(self, schema: TableSchema, trigger: Trigger, message: str, errors: int) -> int:
+        key = (schema.id, trigger.id)
+        before = self._errors.get(key)
+        in_a_row = errors + (0 if before is None else before.in_a_row)
+        self._errors[key] = LastError(message, self._triggers.clock(), in_a_row)
+        return in_a_row
+
+    async def _disable(self, schema: TableSchema, trigger: Trigger, reason: str) -> None:
+        log.error("trigger disabled", table=schema.name, trigger=trigger.name, reason=reason)
+        disabled = msgspec.structs.replace(trigger, disabled=reason)
+        try:
+            await asyncio.to_thread(
+                self._triggers.put, schema.id, disabled, trigger, lambda: self._store.visible_sequence
+            )
+        except QueryError:
+            return  # deleted, or changed, meanwhile
+
+    # --- events of emissions ---------------------------------------------------------------------------------------
+
+    async def _insert_emitted(self) -> None:
+        while True:
+            await self._emitted.wait()
+            self._emitted.clear()
+            try:
+                for schema in self._store.tables():
+                    await self._insert_emitted_of(schema)
+            except Exception as error:
+                log.error("emissions could not become events", reason=str(error))
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
+                self._emitted.set()
+
+    async def _insert_emitted_of(self, schema: TableSchema) -> None:
+        with self._triggers.states(schema.id) as states:
+            waiting = [(number, one) for number, state in states.items() for one in state.inserts.values()]
+        for first in range(0, len(waiting), EVENTS_PER_INSERT):
+            part = waiting[first : first + EVENTS_PER_INSERT]
+            body = events_of([message for _, message in part], schema)
+            insert = await asyncio.to_thread(self._store.prepare_insert, schema.name, body, skip_bad=True)
+            await asyncio.wrap_future(self._store.submit(schema.name, insert, EMITTED_RECORD))
+            if insert.rejected:
+                log.warning("emissions cannot become events", table=schema.name, reasons=insert.report())
+            done: dict[int, list[int]] = {}
+            for number, message in part:
+                done.setdefault(number, []).append(message.number)
+            changes = {number: [Inserted(numbers)] for number, numbers in done.items()}
+            await asyncio.wrap_future(self._triggers.append(schema.id, changes))
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(PRUNE_SECONDS)
+            for schema in self._store.tables():
+                with self._triggers.states(schema.id) as states:
+                    for state in states.values():
+                        state.prune(self._triggers.clock(), DEFAULT_HOLD_MS)
+
+
+def _is_before(due_ms: int | None, arrived_ms: int) -> bool:
+    """Whether a schedule was due when an insert arrived; of one from before a restart nobody knows."""
+    return due_ms is not None and arrived_ms > 0 and due_ms <= arrived_ms
+
+
+def _nobody(one: PartitionRun) -> Any:
+    return people_of(()).get((0, ""), one.snapshot.records.fields[:0, 0])
