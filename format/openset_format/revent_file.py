@@ -19,6 +19,7 @@ from .hashing import checksum
 
 MAGIC = b"OSREVENT"
 FORMAT_VERSION = 1
+REVENT_SUFFIX = ".revent"
 # Magic, format version, size of the head in bytes, xxh3 of the head; size of the body in bytes, xxh3 of the body.
 _PREFIX = struct.Struct("<8sIIQQQ")
 

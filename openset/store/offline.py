@@ -20,11 +20,13 @@ from openset.store.placing import is_placing
 from openset.store.recovery import Partitions, known_partitions
 from openset.store.schema import TableSchema
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, PartitionSnapshot, StaleSnapshotError
+from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset.store.views import PartitionView, ViewCache
 from openset_format.block import PersonId
 from openset_format.errors import FormatError, MissingSegmentError
 from openset_format.hashing import partition_of
 from openset_format.journal_reading import JournalReading, read_journal
+from openset_format.revent_file import REVENT_SUFFIX
 
 _ATTEMPTS = 40
 _PAUSE_SECONDS = 0.05
@@ -146,8 +148,10 @@ def _read(data_dir: Path) -> OfflineStore:
 
 
 def fingerprint(data_dir: Path) -> tuple[object, ...]:
-    """Changes whenever the catalog or a partition file is replaced."""
-    paths = [data_dir / CATALOG_NAME, *sorted((data_dir / TABLES_DIRECTORY).glob("*/p*.h5"))]
+    """Changes whenever the catalog, a file of a partition or the list of a table's triggers is replaced."""
+    names = ("p*.h5", f"p*{REVENT_SUFFIX}", TRIGGERS_NAME)
+    tables = data_dir / TABLES_DIRECTORY
+    paths = [data_dir / CATALOG_NAME, *(path for name in names for path in sorted(tables.glob(f"*/{name}")))]
     stats = []
     for path in paths:
         try:

@@ -50,7 +50,9 @@ class Trigger(msgspec.Struct, frozen=True):
         return self.enabled and self.disabled is None
 
 
-class _Contents(msgspec.Struct):
+class CatalogContents(msgspec.Struct):
+    """What the file holds."""
+
     format_version: int = FORMAT_VERSION
     next_id: int = 1
     triggers: list[Trigger] = []
@@ -74,7 +76,7 @@ class TriggerCatalog:
         self._data_dir = data_dir
         self._path = data_dir / triggers_path(table_id)
         self._files = files
-        self._contents = _read(self._path)
+        self._contents = read_catalog(self._path)
 
     @property
     def next_id(self) -> int:
@@ -108,7 +110,7 @@ class TriggerCatalog:
         triggers = [one for one in self._contents.triggers if one.id != trigger_id]
         self._store(msgspec.structs.replace(self._contents, triggers=triggers))
 
-    def _store(self, contents: _Contents) -> None:
+    def _store(self, contents: CatalogContents) -> None:
         """Durably, then in memory: what cannot be written does not happen."""
         encoded = msgspec.json.encode(contents)
         envelope = msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
@@ -135,21 +137,22 @@ class TriggerCatalog:
 
 def read_triggers(data_dir: Path, table_id: int) -> list[Trigger]:
     """The triggers of a table, without changing anything. Raises InternalError, ConfigError."""
-    return list(_read(data_dir / triggers_path(table_id)).triggers)
+    return list(read_catalog(data_dir / triggers_path(table_id)).triggers)
 
 
-def _read(path: Path) -> _Contents:
+def read_catalog(path: Path) -> CatalogContents:
+    """The triggers of a table, none where there is no file. Raises InternalError, ConfigError."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        return _Contents()
+        return CatalogContents()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     try:
         envelope = msgspec.json.decode(raw, type=_Envelope)
         if envelope.checksum != f"{checksum(bytes(envelope.triggers)):016x}":
             raise InternalError(f"{path} is damaged: its checksum does not match")
-        contents = msgspec.json.decode(envelope.triggers, type=_Contents)
+        contents = msgspec.json.decode(envelope.triggers, type=CatalogContents)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"{path} is damaged: {error}") from error
     if contents.format_version > FORMAT_VERSION:

@@ -248,11 +248,6 @@ class TriggerState:
 
     # --- looking up ------------------------------------------------------------------------------------------------
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether it is what a partition without triggers has, but for `evaluated`."""
-        return self.next_number == 1 and not (self.counts or self._once or self._schedules or self._subscriptions)
-
     def once(self, trigger_id: int, epoch: int) -> BitMap:
         """Who has emitted in this epoch. Shared: do not change it."""
         return self._once.get((trigger_id, epoch), BitMap())
@@ -290,10 +285,6 @@ class TriggerState:
         for due in taken:
             heapq.heappush(self._heap, (due.due_ms, due.trigger_id, due.function, due.ordinal))
 
-    def is_scheduled(self, due: Due) -> bool:
-        """Whether a schedule that was taken still holds."""
-        return self._is_true((due.due_ms, due.trigger_id, due.function, due.ordinal))
-
     def _is_true(self, entry: tuple[int, int, str, int]) -> bool:
         due_ms, trigger_id, function, ordinal = entry
         found = self._schedules.get((trigger_id, function), {}).get(ordinal)
@@ -313,6 +304,17 @@ class TriggerState:
         """How far a subscription is, None when there is none of this name."""
         found = self._subscriptions.get((trigger_id, name))
         return None if found is None else Cursor(found.acked_up_to, sorted(found.acked), found.hold_ms)
+
+    def summary(self) -> dict[str, int]:
+        """How much there is of everything."""
+        return {
+            "evaluated": self.evaluated,
+            "emitted_people": sum(len(bitmap) for bitmap in self._once.values()),
+            "schedules": sum(len(held) for held in self._schedules.values()),
+            "next_message": self.next_number,
+            "messages": sum(len(messages) for messages in self._messages.values()),
+            "subscriptions": len(self._subscriptions),
+        }
 
     # --- the sidecar -----------------------------------------------------------------------------------------------
 

@@ -26,11 +26,11 @@ from openset.store.records import EMITTED_RECORD, ERASURE_RECORD, INSERT_RECORD,
 from openset.store.recovery import Records
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset.store.trigger_catalog import Trigger, TriggerCatalog
-from openset.store.trigger_changes import Change, Evaluated, decode_changes, encode_changes
+from openset.store.trigger_changes import Change, decode_changes, encode_changes
 from openset.store.trigger_state import TriggerState
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
-from openset_format.revent_file import ReventHead, read_revent_file, write_revent_file
+from openset_format.revent_file import REVENT_SUFFIX, ReventHead, read_revent_file, write_revent_file
 
 log = structlog.get_logger("openset.store")
 
@@ -43,7 +43,7 @@ Key = tuple[int, int]
 
 def revent_path(table_id: int, partition: int) -> Path:
     """Where the sidecar of a partition is, relative to the data directory."""
-    return Path(TABLES_DIRECTORY) / str(table_id) / f"p{partition:04d}.revent"
+    return Path(TABLES_DIRECTORY) / str(table_id) / f"p{partition:04d}{REVENT_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +417,3 @@ class Triggers:
                 # Records that came meanwhile may have any sequence above this one.
                 held.first_unsaved = applied + 1 if held.applied > applied else 0
                 held.unsaved_since = time.monotonic()
-
-    def append_evaluated(self, table_id: int, evaluated: Mapping[int, int]) -> Future[int]:
-        """Says that nothing has to be done for the inserts up to these records, by partition."""
-        return self.append(table_id, {number: [Evaluated(sequence)] for number, sequence in evaluated.items()})

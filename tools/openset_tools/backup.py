@@ -33,6 +33,7 @@ from openset_format.hashing import checksum
 from openset_format.seal import SEAL_BYTES
 from openset_format.segment import SEGMENT_HEADER_BYTES
 from openset_format.verify import verify_partition
+from openset_tools.triggers import verify_together
 
 CONTENTS_DIRECTORY = "contents"
 BACKUPS_DIRECTORY = "backups"
@@ -145,8 +146,9 @@ def restore(
         for directory in (unfinished, *(path for path in unfinished.rglob("*") if path.is_dir())):
             _sync_directory(directory)
         store = read_data_dir(unfinished)
-        if store.problems:
-            raise InternalError("the restored files do not fit together", detail=store.problems)
+        problems = [*store.problems, *(problem.message for problem in verify_together(unfinished))]
+        if problems:
+            raise InternalError("the restored files do not fit together", detail=problems)
         unfinished.rename(data_dir)
         _sync_directory(data_dir.parent)
     except OSError as error:
@@ -173,7 +175,10 @@ def _open_all(data_dir: Path, opened: ExitStack) -> tuple[list[_Source], Backup]
                     source.size_bytes = scan.end
                     source.identity = _identity(source.file, SEGMENT_HEADER_BYTES, scan.end)
                     sources.append(source)
+                problems = verify_together(data_dir)
                 if fingerprint(data_dir) == before:
+                    if problems:
+                        raise InternalError("a damaged data directory is not backed up", detail=[problems[0].message])
                     opened.push(attempt.pop_all())
                     moment = datetime.now(UTC)
                     backup_id = f"{moment:%Y%m%dT%H%M%S.%fZ}"

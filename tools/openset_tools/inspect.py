@@ -18,8 +18,10 @@ from openset.store.snapshot import partition_path
 from openset_format.block import Block, ColumnType
 from openset_format.errors import FormatError
 from openset_format.reader import ACTION_GROUP, PartitionFile
+from openset_format.revent_file import REVENT_SUFFIX
 from openset_format.segment import SEGMENT_SUFFIX, scan_segment
 from openset_tools.summary import Summary
+from openset_tools.triggers import inspect_sidecar, read_offline, triggers_of
 
 _BAR_CHARACTERS = 40
 
@@ -31,6 +33,8 @@ def inspect(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == SEGMENT_SUFFIX:
             return inspect_segment(path)
+        if path.suffix == REVENT_SUFFIX:
+            return inspect_sidecar(path)
         return inspect_file(path)
     except FormatError as error:
         raise InternalError(str(error)) from error
@@ -90,6 +94,11 @@ def inspect_directory(data_dir: Path) -> dict[str, Any]:
     scans = store.journal.scans
     problems = list(store.problems)
     tables = []
+    try:
+        triggers = read_offline(store)
+    except OpenSetError as error:
+        triggers = None
+        problems.append(error.message)
     for schema in store.catalog.tables():
         try:
             moment, views, found = open_views(data_dir, schema.name)
@@ -119,6 +128,7 @@ def inspect_directory(data_dir: Path) -> dict[str, Any]:
                     | ({} if number not in files else header(files[number]))
                     for number in waiting
                 ],
+                "triggers": [] if triggers is None else triggers_of(triggers, schema),
                 **shown,
             }
         )
@@ -222,6 +232,9 @@ def inspect_lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"table {table['table']} (id {table['table_id']})"
             for entry in table["partitions"]:
                 yield "  " + _partition_line(entry)
+            for one in table["triggers"]:
+                done = f"{one['emissions']:,} emissions, {one['schedules']:,} schedules"
+                yield f"  trigger {one['trigger']}: {one['state']}, {done}"
             yield from _summary_lines(table)
         for problem in found["problems"]:
             yield f"problem: {problem}"
@@ -231,6 +244,13 @@ def inspect_lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield "  record {sequence}, kind {kind}, table {table_id}, {bytes:,} bytes at {offset:,}".format(**record)
         if found["problem"] is not None:
             yield f"problem: offset {found['unsound_from']}: {found['problem']}"
+    elif "state" in found:
+        head = found["header"]
+        yield (
+            f"{found['file']}: triggers of table {head['table_id']}, partition {head['partition']}, records up to "
+            f"{head['applied_sequence']} of journal {head['journal_id'][:8]}, {head['size_bytes']:,} bytes"
+        )
+        yield from (f"  {name.replace('_', ' ')}: {count:,}" for name, count in found["state"].items())
     else:
         yield f"{found['file']}: table {found['header']['table_id']}, {_partition_line(found['header'])}"
         yield from _summary_lines(found)

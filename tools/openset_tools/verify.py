@@ -22,6 +22,7 @@ from openset_format.hashing import partitions_of
 from openset_format.journal_reading import read_journal
 from openset_format.membership import MembershipFile
 from openset_format.verify import Problem, verify_partition
+from openset_tools.triggers import catalogs, sidecars, verify_catalog, verify_sidecar, verify_together
 
 _ATTEMPTS = 5
 
@@ -44,11 +45,19 @@ def verify(data_dir: Path, *, deep: bool = False, on_file: Callable[[Path], None
     for path in sorted((data_dir / TABLES_DIRECTORY).glob(f"*/{SEGMENTS_DIRECTORY}/*{SEGMENT_SUFFIX}")):
         on_file(path)
         problems += _unless_replaced(path, _membership)
+    for path in sidecars(data_dir):
+        on_file(path)
+        problems += _unless_replaced(path, verify_sidecar)
+    for path in catalogs(data_dir):
+        on_file(path)
+        problems += _unless_replaced(path, verify_catalog)
     known = {problem.file for problem in problems}
     try:
         store = read_data_dir(data_dir)
     except OpenSetError as error:
         return problems or [Problem(str(data_dir), None, None, error.message)]
+    if not problems:
+        problems += verify_together(data_dir)
     # What does not fit together, where the files themselves are sound.
     problems += [
         Problem(str(data_dir), None, None, message)

@@ -1,0 +1,111 @@
+"""The triggers of a data directory, read without a daemon: what `openset inspect` shows and `openset verify` checks."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from openset.errors import InternalError, OpenSetError
+from openset.store.offline import OfflineStore, fingerprint, read_data_dir
+from openset.store.schema import TableSchema
+from openset.store.snapshot import TABLES_DIRECTORY
+from openset.store.trigger_catalog import CATALOG_NAME, read_catalog
+from openset.store.trigger_state import TriggerState
+from openset.store.trigger_store import Triggers
+from openset_format.errors import DamageError, FormatError
+from openset_format.revent_file import REVENT_SUFFIX, read_revent_file
+from openset_format.verify import Problem
+
+_ATTEMPTS = 5
+
+
+def sidecars(data_dir: Path) -> list[Path]:
+    """The files with the state of triggers."""
+    return sorted((data_dir / TABLES_DIRECTORY).glob(f"*/p*{REVENT_SUFFIX}"))
+
+
+def catalogs(data_dir: Path) -> list[Path]:
+    """The files that say which triggers a table has."""
+    return sorted((data_dir / TABLES_DIRECTORY).glob(f"*/{CATALOG_NAME}"))
+
+
+def read_offline(store: OfflineStore) -> Triggers:
+    """All triggers and their state at the moment of an offline store. Raises InternalError, ConfigError."""
+
+    def refuse(table_id: int, payload: bytes) -> Future[int]:
+        raise InternalError("a data directory that is only read is not changed")
+
+    return Triggers(store.data_dir, store.catalog, store.journal, store.partitions, refuse)
+
+
+def inspect_sidecar(path: Path) -> dict[str, Any]:
+    """A sidecar file. Raises FormatError, OSError."""
+    file = read_revent_file(path)
+    head = file.head
+    return {
+        "file": str(path),
+        "header": {
+            "table_id": head.table_id,
+            "partition": head.partition,
+            "journal_id": head.journal_id,
+            "applied_sequence": head.applied_sequence,
+            "size_bytes": path.stat().st_size,
+        },
+        "state": TriggerState.decode(file.body).summary(),
+    }
+
+
+def triggers_of(triggers: Triggers, schema: TableSchema) -> list[dict[str, Any]]:
+    """The triggers of a table and what they have done."""
+    shown = []
+    for trigger in triggers.of_table(schema.id):
+        with triggers.states(schema.id) as states:
+            own = [state.counts[trigger.id] for state in states.values() if trigger.id in state.counts]
+            schedules = sum(state.schedules(trigger.id) for state in states.values())
+        shown.append(
+            {
+                "trigger": trigger.name,
+                "state": "watched segment" if trigger.watched else "running" if trigger.runs else "disabled",
+                "emissions": sum(counts.emissions for counts in own),
+                "schedules": schedules,
+            }
+        )
+    return shown
+
+
+def verify_sidecar(path: Path) -> list[Problem]:
+    """What is wrong with a sidecar by itself. Raises FormatError, OSError."""
+    try:
+        file = read_revent_file(path)
+        TriggerState.decode(file.body)
+    except DamageError as error:
+        return [Problem(error.file, None, error.offset, error.reason)]
+    if path.parent.name != str(file.head.table_id) or path.stem != f"p{file.head.partition:04d}":
+        where = f"partition {file.head.partition} of table {file.head.table_id}"
+        return [Problem(str(path), None, None, f"it is of {where}")]
+    return []
+
+
+def verify_catalog(path: Path) -> list[Problem]:
+    """What is wrong with the list of a table's triggers."""
+    try:
+        read_catalog(path)
+    except OpenSetError as error:
+        return [Problem(str(path), None, None, error.message)]
+    return []
+
+
+def verify_together(data_dir: Path) -> list[Problem]:
+    """What only shows when lists, sidecars and journal are read together. Raises ConfigError, InternalError."""
+    message = ""
+    for _ in range(_ATTEMPTS):
+        before = fingerprint(data_dir)
+        try:
+            read_offline(read_data_dir(data_dir))
+            return []
+        except (OpenSetError, FormatError, OSError) as error:
+            message = str(error)
+        if fingerprint(data_dir) == before:
+            break  # nothing was replaced meanwhile: it is as it was found
+    return [Problem(str(data_dir), None, None, message)]
