@@ -63,7 +63,7 @@ def _measure(url: str, events: int, people: int, clients: int, batch: int) -> No
     )
     click.echo(
         f"acknowledged after (ms): median {statistics.median(ordered) * 1000:.1f}, "
-        + ", ".join(f"p{percent} {_percentile(ordered, percent) * 1000:.1f}" for percent in (90, 99))
+        + ", ".join(f"p{percent} {percentile(ordered, percent) * 1000:.1f}" for percent in (90, 99))
         + f", max {ordered[-1] * 1000:.1f}"
     )
     with Connection(url) as connection:
@@ -134,7 +134,8 @@ def _client(
     results.put(latencies)
 
 
-def _percentile(ordered: list[float], percent: int) -> float:
+def percentile(ordered: list[float], percent: int) -> float:
+    """Of values in ascending order."""
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
