@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint fuzz format bench-insert bench-import bench-query bench-column bench-segments clean
+.PHONY: help demo test lint fuzz format bench-insert bench-import bench-query bench-column bench-segments bench-revent clean
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-query   query times over a million events"
 	@echo "make bench-column  times of column queries over a million people"
 	@echo "make bench-segments  segments over a million people"
+	@echo "make bench-revent  what triggers cost, and how soon they tell"
 	@echo "make fuzz          random scripts, the engine against the interpreter, for SECONDS=600"
 	@echo "make format        rewrite the sources in the project's style"
 	@echo "make clean         remove .venv and caches"
@@ -63,6 +64,10 @@ bench-query: $(READY)
 bench-segments: $(READY)
 	@mkdir -p build
 	$(BIN)/python -m openset_tools.bench_segments --directory build
+
+bench-revent: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_revent --directory build
 
 bench-column: $(READY)
 	@mkdir -p build

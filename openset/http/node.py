@@ -14,8 +14,10 @@ from openset.query.executor import Executor
 from openset.query.frame import Tools
 from openset.query.refresher import Refresher
 from openset.query.work import PlanCache
+from openset.revent.board import Board
 from openset.revent.registry import Registry
 from openset.revent.runner import Runner
+from openset.revent.watcher import Watcher
 from openset.store.compaction import Policy
 from openset.store.store import Store
 
@@ -51,7 +53,9 @@ class Node:
         self._policy = policy
         self._compactor: Compactor | None = None
         self._refresher: Refresher | None = None
+        self._watcher: Watcher | None = None
         self._runner: Runner | None = None
+        self._board: Board | None = None
         self._registry: Registry | None = None
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
@@ -70,7 +74,9 @@ class Node:
             raise
         self._compactor = Compactor(store)
         self._refresher = Refresher(Tools(store, self.executor, self.plans))
-        self._runner = Runner(store, self.executor)
+        self._watcher = Watcher(store, self.executor, self.plans)
+        self._runner = Runner(store, self.executor, self._watcher)
+        self._board = Board(store, self._watcher)
         self._registry = Registry(store, self._runner)
         self._opened.set_result(store)
 
@@ -106,10 +112,20 @@ class Node:
         assert self._registry is not None, "it is made before the store is handed out"
         return self._registry
 
+    async def board(self) -> Board:
+        """The messages of triggers and watched segments. Raises ConfigError before the cluster is initialised."""
+        await self.store()
+        assert self._board is not None, "it is made before the store is handed out"
+        return self._board
+
     async def close(self) -> None:
         """Ends the workers, then flushes and closes the store."""
+        if self._board is not None:
+            self._board.close()
         if self._runner is not None:
             await self._runner.close()
+        if self._watcher is not None:
+            await self._watcher.close()
         if self._compactor is not None:
             await self._compactor.close()
         if self._refresher is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ import structlog
 from openset.errors import QueryError
 from openset.query.parameters import suggestion
 from openset.revent.messages import Source
+from openset.revent.watcher import Watcher
 from openset.store.schema import TableSchema
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
-from openset.store.trigger_changes import Cursor, Message, SubscriptionChange
+from openset.store.trigger_changes import Cursor, Message, SubscriptionChange, Unsubscribed
 
 log = structlog.get_logger("openset.revent")
 
@@ -22,8 +24,9 @@ log = structlog.get_logger("openset.revent")
 class Board:
     """Made on the event loop; all methods are called there."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, watcher: Watcher):
         self._store = store
+        self._watcher = watcher
         self._triggers = store.triggers
         self._listeners: dict[tuple[int, int], list[Callable[[], None]]] = {}  # by table and trigger
         loop = asyncio.get_running_loop()
@@ -36,12 +39,15 @@ class Board:
         self._unlisten()
 
     async def source(self, table: TableSchema, name: str) -> Source:
-        """The trigger of this name. Raises QueryError."""
+        """The trigger or stored segment of this name; a segment is watched from now on. Raises QueryError."""
         triggers = self._triggers.of_table(table.id)
         found = next((one for one in triggers if one.name == name and not one.watched), None)
         if found is None:
-            hint = suggestion(name, [one.name for one in triggers])
-            raise QueryError(f"table {table.name!r} has no trigger {name!r}{hint}")
+            segments = [one.segment.name for one in self._store.segments.all(table.id, time.time() * 1_000)]
+            if name not in segments:
+                hint = suggestion(name, [*segments, *(one.name for one in triggers)])
+                raise QueryError(f"table {table.name!r} has no trigger and no stored segment {name!r}{hint}")
+            found = await self._watcher.watch(table, name)
         return _source(table, found)
 
     def sources(self, table: TableSchema) -> list[Source]:
@@ -74,6 +80,11 @@ class Board:
         """Changes subscriptions durably, in one partition or (None) in all. Raises InternalError."""
         numbers = range(self._store.partitions or 1) if partition is None else [partition]
         await asyncio.wrap_future(self._triggers.append(table_id, {number: list(changes) for number in numbers}))
+        ended = {change.trigger_id for change in changes if isinstance(change, Unsubscribed)}
+        for trigger in self._triggers.of_table(table_id):
+            # A segment is watched for its subscriptions only.
+            if trigger.watched and trigger.id in ended and not self.subscriptions(table_id, trigger.id):
+                await asyncio.to_thread(self._triggers.remove, table_id, trigger.id)
 
     def listen(self, table_id: int, trigger_id: int, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls back on the event loop when there are new messages, or the trigger is gone; returns what ends it."""

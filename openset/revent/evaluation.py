@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ from openset.pyql.lanes.triggers import trigger_actions
 from openset.pyql.names import ON_INSERT
 from openset.pyql.settings import RunSettings
 from openset.pyql.syntax.parse import parse_trigger
+from openset.query.membership import members_of_block, plan_of
 from openset.query.work import ScriptCache, WorkerState, budget_error
 from openset.store.members import SegmentRef
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
-from openset.store.touched import Touched, TouchedPeople
+from openset.store.touched import Touched, TouchedPeople, Wave
 from openset_format.block import Block
 from openset_format.membership import bitmap_of
 
@@ -44,6 +45,20 @@ class TriggerScript:
     filter: SegmentRef | None
     from_sequence: int
     skips_emitted: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WatchedSegment:
+    """A stored segment that follows inserts, as workers need it.
+
+    id, from_sequence: of what watches it. script, schema: of the counts query that makes it. settings: without a now.
+    """
+
+    id: int
+    script: str
+    schema: TableSchema
+    settings: RunSettings
+    from_sequence: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +94,15 @@ class Outcome:
     traceback: str | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """Who of the people that inserts touched belongs to a watched segment. people, members: ascending ordinals."""
+
+    watch_id: int
+    people: NDArray[np.int64]
+    members: NDArray[np.int64]
+
+
 def trigger_plan(script: str, schema: TableSchema) -> Plan:
     """Parses, checks and plans a trigger's script. Raises ParseError."""
     return compile_plan(parse_trigger(script, schema.column_types))
@@ -100,16 +124,17 @@ class TriggerWork:
     triggers: Sequence[TriggerScript]
     now_ms: int
     timeout_ms: int
+    segments: Sequence[WatchedSegment] = ()
 
-    def run(self, state: WorkerState) -> list[list[Outcome]]:
-        """The outcomes of each partition, in the order in which they happened.
+    def run(self, state: WorkerState) -> list[list[Outcome | Judgement]]:
+        """What came of each partition, in the order in which they happened.
 
         Raises StaleSnapshotError, InternalError for damaged files.
         """
         tools = state.kept(TriggerTools)
         return [list(self._partition(state, tools, one)) for one in self.runs]
 
-    def _partition(self, state: WorkerState, tools: TriggerTools, one: PartitionRun) -> Iterator[Outcome]:
+    def _partition(self, state: WorkerState, tools: TriggerTools, one: PartitionRun) -> Iterator[Outcome | Judgement]:
         number = one.snapshot.partition
         if one.due is not None:
             touched = tools.people.now(one.snapshot)
@@ -118,7 +143,10 @@ class TriggerWork:
                 yield self._outcome(state, tools, trigger, function, _Blocks(touched, people, number))
             return
         apart = {
-            sequence: frozenset(each.id for each in self.triggers if self._wants(each, sequence, one.emitted))
+            sequence: frozenset(
+                [each.id for each in self.triggers if self._wants(each, sequence, one.emitted)]
+                + [each.id for each in self.segments if sequence > each.from_sequence]
+            )
             for sequence in one.snapshot.records.fields[:, 0].tolist()
             if sequence > one.after
         }
@@ -127,9 +155,31 @@ class TriggerWork:
             for trigger in self.triggers:
                 if trigger.id in apart[wave.sequences[0]]:
                     yield self._outcome(state, tools, trigger, ON_INSERT, blocks)
+            for segment in self.segments:
+                if segment.id in apart[wave.sequences[0]]:
+                    found = self._judgement(state, segment, wave)
+                    if found is not None:
+                        yield found
 
     def _wants(self, trigger: TriggerScript, sequence: int, emitted: frozenset[int]) -> bool:
         return sequence > trigger.from_sequence and not (trigger.skips_emitted and sequence in emitted)
+
+    def _judgement(self, state: WorkerState, segment: WatchedSegment, wave: Wave) -> Judgement | None:
+        """None when the script fails: then the next computation tells why, and who moved."""
+        block = wave.touched.block(wave.people, segment.schema)
+        if block is None:
+            return None
+        deadline = time.monotonic() + self.timeout_ms / 1_000
+        settings = replace(segment.settings, now_ms=self.now_ms, deadline=deadline, timeout_ms=self.timeout_ms)
+        try:
+            (section,) = state.plans.sections.get(segment.script, segment.schema)
+            pieces = members_of_block(plan_of(section), block, settings)
+        except (OpenSetError, MemoryError, RecursionError) as error:
+            if budget_error(error).status >= 500:
+                raise
+            return None
+        members = np.unique(np.concatenate(pieces)) if pieces else wave.people[:0]
+        return Judgement(segment.id, wave.people, members)
 
     def _outcome(
         self, state: WorkerState, tools: TriggerTools, trigger: TriggerScript, function: str, blocks: _Blocks

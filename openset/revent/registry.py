@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,7 @@ class Registry:
 
     def _check_filter(self, schema: TableSchema, name: str | None) -> None:
         if name:
-            known = [stored.segment.name for stored in self._store.segments.all(schema.id, self._now_ms())]
+            known = [stored.segment.name for stored in self._store.segments.all(schema.id, time.time() * 1_000)]
             if name not in known:
                 raise unknown_segment(name, known)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,10 +21,11 @@ from openset.errors import OpenSetError, QueryError, RunTimeError
 from openset.query.executor import Executor
 from openset.revent.board import call_soon
 from openset.revent.emitted import events_of
-from openset.revent.evaluation import Outcome, PartitionRun, TriggerScript, TriggerWork
+from openset.revent.evaluation import Judgement, Outcome, PartitionRun, TriggerScript, TriggerWork
 from openset.revent.messages import DEFAULT_HOLD_MS
 from openset.revent.scripts import schema_as_saved
 from openset.revent.settling import Failures, Settled, people_of, settle
+from openset.revent.watcher import Watcher
 from openset.store.records import EMITTED_RECORD
 from openset.store.schema import TableSchema
 from openset.store.snapshot import StaleSnapshotError
@@ -69,8 +71,11 @@ class _Turn:
 class Runner:
     """Made on the event loop, runs until `close`."""
 
-    def __init__(self, store: Store, executor: Executor, errors_until_disabled: int = ERRORS_UNTIL_DISABLED):
+    def __init__(
+        self, store: Store, executor: Executor, watcher: Watcher, errors_until_disabled: int = ERRORS_UNTIL_DISABLED
+    ):
         self._store = store
+        self._watcher = watcher
         self._triggers = store.triggers
         self._executor = executor
         self._limit = errors_until_disabled
@@ -233,23 +238,35 @@ class Runner:
                 one if one.due is None else replace(one, due={k: v for k, v in one.due.items() if k[0] in known})
                 for one in turn.runs
             ]
-            outcomes = await self._evaluate(worker, TriggerWork(runs, scripts, now_ms, RUN_TIMEOUT_MS))
-        failures = await self._write(turn, outcomes, now_ms)
+            watched = await self._watcher.segments(schema)
+            async with self._watcher.lock(worker) if watched else nullcontext():
+                work = TriggerWork(runs, scripts, now_ms, RUN_TIMEOUT_MS, watched)
+                outcomes = await self._evaluate(worker, work)
+                failures = await self._write(worker, turn, outcomes, now_ms)
         for trigger_id, failed in failures.items():
             await self._judge(schema, trigger_id, failed)
 
-    async def _write(self, turn: _Turn, outcomes: Sequence[Sequence[Outcome]], now_ms: int) -> dict[int, Failures]:
+    async def _write(
+        self, worker: int, turn: _Turn, results: Sequence[Sequence[Outcome | Judgement]], now_ms: int
+    ) -> dict[int, Failures]:
         schema = turn.schema
         known = {trigger.id: trigger for trigger in self._triggers.of_table(schema.id)}
+        judgements = {
+            one.snapshot.partition: judged
+            for one, found in zip(turn.runs, results, strict=True)
+            if (judged := [each for each in found if isinstance(each, Judgement)])
+        }
+        moved = await self._watcher.moved(schema, worker, judgements, turn.evaluated, now_ms) if judgements else {}
         changes: dict[int, list[Change]] = {}
         failures: dict[int, Failures] = {}
-        for one, found in zip(turn.runs, outcomes, strict=True):
+        for one, all_found in zip(turn.runs, results, strict=True):
             number = one.snapshot.partition
+            found = [each for each in all_found if isinstance(each, Outcome)]
             with self._triggers.state(schema.id, number) as state:
                 settled: Settled = settle(found, known, state.once, now_ms, turn.due.get(number, ()))
             if number in turn.evaluated:
                 settled.changes.append(Evaluated(turn.evaluated[number]))
-            changes[number] = settled.changes
+            changes[number] = settled.changes + moved.get(number, [])
             for trigger_id, failed in settled.failures.items():
                 whole = failures.setdefault(trigger_id, Failures())
                 whole.people += failed.people
@@ -258,13 +275,18 @@ class Runner:
         await asyncio.wrap_future(self._triggers.append(schema.id, changes))
         return failures
 
-    async def _evaluate(self, worker: int, work: TriggerWork) -> list[list[Outcome]]:
+    async def _evaluate(self, worker: int, work: TriggerWork) -> list[list[Outcome | Judgement]]:
         """The outcomes by partition. A trigger that a worker dies of gets the blame, the others go on."""
-        seconds = GRACE_SECONDS + work.timeout_ms / 1_000 * max(len(work.triggers), 1)
+        if not work.triggers and not work.segments:
+            return [[] for _ in work.runs]
+        seconds = GRACE_SECONDS + work.timeout_ms / 1_000 * (len(work.triggers) + len(work.segments))
         try:
             result: Any = await asyncio.wait_for(self._executor.run(worker, work), seconds)
         except (RunTimeError, TimeoutError) as error:
             message = error.message if isinstance(error, RunTimeError) else "it ran longer than its time budget"
+            if work.segments:
+                # Whoever moved is found by the next computation.
+                return await self._evaluate(worker, replace(work, segments=()))
             if len(work.triggers) <= 1:
                 return [
                     [Outcome(trigger.id, "", _nobody(one), [], [], [], message) for trigger in work.triggers]
@@ -273,8 +295,10 @@ class Runner:
             log.warning("triggers run one by one", reason=message)
             apart = [await self._evaluate(worker, self._alone(work, trigger)) for trigger in work.triggers]
             return [[outcome for found in apart for outcome in found[at]] for at in range(len(work.runs))]
-        outcomes: list[list[Outcome]] = result
-        for outcome in (one for found in outcomes for one in found if one.traceback is not None):
+        outcomes: list[list[Outcome | Judgement]] = result
+        for outcome in (one for found in outcomes for one in found if isinstance(one, Outcome)):
+            if outcome.traceback is None:
+                continue
             log.error("defect in a trigger's run", trigger=outcome.trigger_id, traceback=outcome.traceback)
         return outcomes
 

@@ -25,7 +25,7 @@ from openset.store.merge import Layer, layer_of, splice
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import Change, PartitionState, RecordReader, base_events, load_state
-from openset_format.block import Block, Column
+from openset_format.block import Block, Column, PersonIds
 from openset_format.errors import FormatError
 
 PARTITIONS_KEPT = 4_096
@@ -49,6 +49,11 @@ class Touched:
         self._state = state
         self._snapshot = snapshot
         self._new_from = new_from
+
+    @property
+    def people(self) -> PersonIds:
+        """The ids of everybody in the partition, by ordinal."""
+        return self._state.delta.persons.view()
 
     def block(self, people: NDArray[np.int64], schema: TableSchema) -> Block | None:
         """A Block of those of the people (ascending ordinals) who have rows; None when nobody has.

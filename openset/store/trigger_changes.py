@@ -47,6 +47,14 @@ class OnceMarked(_Change, frozen=True, array_like=True, tag="once"):
     ordinals: list[int]
 
 
+class OnceUnmarked(_Change, frozen=True, array_like=True, tag="not_once"):
+    """People who have left a watched segment, whose members are marked like people who have emitted."""
+
+    trigger_id: int
+    epoch: int
+    ordinals: list[int]
+
+
 class Scheduled(_Change, frozen=True, array_like=True, tag="scheduled"):
     """entries: (ordinal, due in ms, person); each replaces what was scheduled for that person and function."""
 
@@ -103,7 +111,7 @@ class Acknowledged(_Change, frozen=True, array_like=True, tag="acknowledged"):
 
 SubscriptionChange = Subscribed | Unsubscribed | Acknowledged
 Change = (
-    Evaluated | Emitted | OnceMarked | Scheduled | Unscheduled | Counted | Inserted
+    Evaluated | Emitted | OnceMarked | OnceUnmarked | Scheduled | Unscheduled | Counted | Inserted
     | Subscribed | Unsubscribed | Acknowledged
 )  # fmt: skip
 

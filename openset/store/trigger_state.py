@@ -27,6 +27,7 @@ from openset.store.trigger_changes import (
     Inserted,
     Message,
     OnceMarked,
+    OnceUnmarked,
     Scheduled,
     Subscribed,
     Unscheduled,
@@ -128,7 +129,7 @@ class TriggerState:
             if trigger_id is not None and trigger_id not in known:
                 self.next_number += isinstance(change, Emitted)
                 continue
-            if isinstance(change, OnceMarked) and change.epoch != known[change.trigger_id].epoch:
+            if isinstance(change, OnceMarked | OnceUnmarked) and change.epoch != known[change.trigger_id].epoch:
                 continue
             _APPLY[type(change)](self, change)
             if isinstance(change, Emitted):
@@ -173,6 +174,11 @@ class TriggerState:
     def _once_marked(self, change: OnceMarked) -> None:
         key = (change.trigger_id, change.epoch)
         self._once.setdefault(key, BitMap()).update(change.ordinals)
+
+    def _once_unmarked(self, change: OnceUnmarked) -> None:
+        marked = self._once.get((change.trigger_id, change.epoch))
+        if marked is not None:
+            marked -= BitMap(change.ordinals)
 
     def _scheduled(self, change: Scheduled) -> None:
         found = self._schedules.setdefault((change.trigger_id, change.function), {})
@@ -379,6 +385,7 @@ _APPLY: Mapping[type, Callable[[TriggerState, Any], None]] = cast(
         Evaluated: TriggerState._evaluated,
         Emitted: TriggerState._emitted,
         OnceMarked: TriggerState._once_marked,
+        OnceUnmarked: TriggerState._once_unmarked,
         Scheduled: TriggerState._scheduled,
         Unscheduled: TriggerState._unscheduled,
         Counted: TriggerState._counted,

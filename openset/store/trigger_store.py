@@ -233,7 +233,12 @@ class Triggers:
         Also when an insert waits in these partitions or when triggers of the table were changed. Returns what ends it.
         """
         self._listeners.append(callback)
-        return lambda: self._listeners.remove(callback)
+
+        def unlisten() -> None:
+            if callback in self._listeners:
+                self._listeners.remove(callback)
+
+        return unlisten
 
     def _tell(self, table_id: int, partitions: Collection[int], triggers: Collection[int]) -> None:
         for listener in list(self._listeners):

@@ -23,6 +23,7 @@ from openset.store.trigger_changes import (
     Evaluated,
     Inserted,
     OnceMarked,
+    OnceUnmarked,
     Scheduled,
     Subscribed,
     Unscheduled,
@@ -47,6 +48,7 @@ changes = st.one_of(
     st.builds(Evaluated, st.integers(0, 50)),
     st.builds(Emitted, st.integers(0, 99), ordinals, people, triggers, st.just("t"), names, values, st.booleans()),
     st.builds(OnceMarked, triggers, st.integers(1, 2), st.lists(ordinals, max_size=4)),
+    st.builds(OnceUnmarked, triggers, st.integers(1, 2), st.lists(ordinals, max_size=4)),
     st.builds(Scheduled, triggers, functions, st.lists(st.tuples(ordinals, st.integers(0, 9), people), max_size=4)),
     st.builds(Unscheduled, triggers, functions, st.lists(ordinals, max_size=4)),
     st.builds(Counted, triggers, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)),
@@ -162,4 +164,4 @@ def test_state_survives_restarts_and_lost_ends_of_the_journal(steps: list[object
 
 def test_every_kind_of_change_is_in_the_strategy() -> None:
     kinds = Change.__args__  # type: ignore[attr-defined]
-    assert len(kinds) == 10, "a new kind of change needs a strategy here"
+    assert len(kinds) == 11, "a new kind of change needs a strategy here"

@@ -14,6 +14,7 @@ from openset.store.trigger_changes import (
     Evaluated,
     Inserted,
     OnceMarked,
+    OnceUnmarked,
     Scheduled,
     Subscribed,
     Unscheduled,
@@ -63,6 +64,9 @@ class TriggerModel:
             case OnceMarked():
                 if change.epoch == known[change.trigger_id].epoch:
                     self.once |= {(change.trigger_id, change.epoch, one) for one in change.ordinals}
+            case OnceUnmarked():
+                if change.epoch == known[change.trigger_id].epoch:
+                    self.once -= {(change.trigger_id, change.epoch, one) for one in change.ordinals}
             case Scheduled():
                 for ordinal, due_ms, person in change.entries:
                     self.schedules[change.trigger_id, change.function, ordinal] = (due_ms, person)
