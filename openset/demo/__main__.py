@@ -1,4 +1,4 @@
-"""`python -m openset.demo`: a daemon on a temporary directory, two data sets, eleven questions, and away again.
+"""`python -m openset.demo`: a daemon on a temporary directory, two data sets, questions, triggers, and away again.
 
 Responsible for the telling; everything it does, the command line can do too.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from openset.demo.questions import QUESTIONS, Question
 from openset.errors import OpenSetError
 
 _DATA = Path(__file__).parent / "data"
+_TRIGGERS = Path(__file__).parent / "triggers"
+TRIGGERS = ("regulars", "silent")
+_PATIENCE_SECONDS = 30.0
+_PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ def main() -> int:
                 _load(console, connection, data_set)
             for number, question in enumerate(QUESTIONS, 1):
                 _ask(console, connection, number, question)
+            _watch(console, connection)
             connection.close()
             daemon.stop()
             console.print(f"The daemon has stopped (exit code {daemon.exit_code}) and its directory is gone.")
@@ -99,6 +105,31 @@ def _ask(console: Console, connection: Connection, number: int, question: Questi
     for line in lines:
         console.print(Text("   " + line))
     console.print(Text(f"   {len(lines)} rows in {answer.seconds * 1000:.1f} ms\n", style="dim"))
+
+
+def _watch(console: Console, connection: Connection) -> None:
+    """Triggers on the commits, and the commits once more."""
+    for name in TRIGGERS:
+        title, _, script = (_TRIGGERS / f"{name}.pyql").read_text(encoding="utf-8").partition("\n")
+        address = f"/v1/table/commits/revent/{name}"
+        connection.request("POST", address, body=script.strip("\n").encode(), content_type="text/plain")
+        console.print(Text(f"Trigger {name}: {title.removeprefix('#').strip()}", style="bold"))
+        console.print()
+        for code in Syntax("", "python", background_color="default").highlight(script.strip("\n")).split():
+            console.print(Text("   ").append_text(code) if code else "")
+        console.print()
+    load_files(connection, "commits", [str(_DATA / "tornado_commits.json.gz")])
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        triggers = connection.get("/v1/table/commits/revents")["triggers"]
+        waits = any(one["backlog"]["records"] or one["counts"]["schedules"] for one in triggers)
+        if not waits or time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    console.print("   The commits come in once more, and the triggers have told:")
+    for one in triggers:
+        console.print(f"   {one['name']}: {one['counts']['emissions']:,} messages")
+    console.print()
 
 
 if __name__ == "__main__":

@@ -25,4 +25,6 @@ def test_the_demo_loads_asks_and_cleans_up() -> None:
     for number, question in enumerate(QUESTIONS, 1):
         assert f"\n{number}. {question.title}\n" in done.stdout
     assert "panini press            2          2       135.98" in done.stdout
+    assert re.search(r"^   regulars: 47 messages$", done.stdout, re.MULTILINE)
+    assert re.search(r"^   silent: \d+ messages$", done.stdout, re.MULTILINE)
     assert done.stdout.rstrip().endswith("The daemon has stopped (exit code 0) and its directory is gone.")

@@ -119,3 +119,11 @@ def test_dots_stand_for_anything_and_nothing_else_does() -> None:
     assert matches("first\n...\nlast\n", "first\nsome\nmore\nlast\n")
     assert not matches("[1]\n", "1\n")
     assert not matches("one\n", "one\ntwo\n")
+
+
+def test_scripts_of_the_readme_are_those_of_the_demo() -> None:
+    shown = [block for block in fenced_blocks(README) if block.info.startswith("pyql file ")]
+    assert len(shown) == 2
+    for block in shown:
+        script = (PROJECT / block.info.removeprefix("pyql file ")).read_text().partition("\n")[2]
+        assert block.content.strip() == script.strip(), block.info
