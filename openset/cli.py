@@ -89,11 +89,22 @@ def main() -> None:
 @click.option(
     "--workers", envvar="OPENSET_WORKERS", show_envvar=True, type=click.IntRange(1, 1024), help="Default: one a core."
 )
-def serve(data_dir: Path, host: str, port: int, partitions: int | None, workers: int | None) -> None:
+@click.option(
+    "--trigger-errors",
+    envvar="OPENSET_TRIGGER_ERRORS",
+    default=10,
+    show_default=True,
+    show_envvar=True,
+    type=click.IntRange(min=1),
+    help="After so many errors in a row a trigger is disabled.",
+)
+def serve(
+    data_dir: Path, host: str, port: int, partitions: int | None, workers: int | None, trigger_errors: int
+) -> None:
     """Serve a data directory over HTTP until SIGTERM."""
     from openset.http.server import serve as serve_until_told
 
-    sys.exit(serve_until_told(data_dir, host, port, partitions, workers=workers))
+    sys.exit(serve_until_told(data_dir, host, port, partitions, workers=workers, trigger_errors=trigger_errors))
 
 
 @main.command()

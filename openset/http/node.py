@@ -16,7 +16,7 @@ from openset.query.refresher import Refresher
 from openset.query.work import PlanCache
 from openset.revent.board import Board
 from openset.revent.registry import Registry
-from openset.revent.runner import Runner
+from openset.revent.runner import ERRORS_UNTIL_DISABLED, Runner
 from openset.revent.watcher import Watcher
 from openset.store.compaction import Policy
 from openset.store.store import Store
@@ -41,6 +41,7 @@ class Node:
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
         policy: Policy | None = None,
+        trigger_errors: int = ERRORS_UNTIL_DISABLED,
     ):
         self.data_dir = data_dir
         self.executor = executor
@@ -51,6 +52,7 @@ class Node:
         self.stopping = False
         self.active: set[Resource] = set()
         self._policy = policy
+        self._trigger_errors = trigger_errors
         self._compactor: Compactor | None = None
         self._refresher: Refresher | None = None
         self._watcher: Watcher | None = None
@@ -75,7 +77,7 @@ class Node:
         self._compactor = Compactor(store)
         self._refresher = Refresher(Tools(store, self.executor, self.plans))
         self._watcher = Watcher(store, self.executor, self.plans)
-        self._runner = Runner(store, self.executor, self._watcher)
+        self._runner = Runner(store, self.executor, self._watcher, self._trigger_errors)
         self._board = Board(store, self._watcher)
         self._registry = Registry(store, self._runner)
         self._opened.set_result(store)

@@ -17,6 +17,7 @@ from openset.http import logs
 from openset.http.app import make_app
 from openset.http.node import MAX_BODY_BYTES, Node
 from openset.query.process_executor import ProcessExecutor
+from openset.revent.runner import ERRORS_UNTIL_DISABLED
 from openset.store.compaction import Policy
 
 log = structlog.get_logger("openset.server")
@@ -35,17 +36,21 @@ def serve(
     workers: int | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     policy: Policy | None = None,
+    trigger_errors: int = ERRORS_UNTIL_DISABLED,
 ) -> int:
     """Runs the daemon until SIGTERM or SIGINT and returns the exit code of the process.
 
     data: the data directory, made when it is missing.  port: 0 takes a free one (the log line `listening` says which).
     init: makes this many partitions when the data directory is fresh.  workers: query processes, one per core
-    unless told.  policy: when partitions are compacted.  Failures to start are logged and give exit code 1.
+    unless told.  policy: when partitions are compacted.  trigger_errors: after so many in a row a trigger is disabled.
+    Failures to start are logged and give exit code 1.
     """
     logs.configure()
     directory = Path(data).absolute()
     try:
-        asyncio.run(_run(directory, host, port, init, workers or os.cpu_count() or 1, max_body_bytes, policy))
+        asyncio.run(
+            _run(directory, host, port, init, workers or os.cpu_count() or 1, max_body_bytes, policy, trigger_errors)
+        )
     except OpenSetError as error:
         log.error("the daemon cannot run", reason=error.message, detail=error.detail)
         return 1
@@ -61,11 +66,18 @@ async def _run(
     workers: int,
     max_body_bytes: int,
     policy: Policy | None,
+    trigger_errors: int,
 ) -> None:
     stop = asyncio.Event()
     _on_signals(stop)
     sockets = _bind(host, port)
-    node = Node(data, ProcessExecutor(data, workers), max_body_bytes=max_body_bytes, policy=policy)
+    node = Node(
+        data,
+        ProcessExecutor(data, workers),
+        max_body_bytes=max_body_bytes,
+        policy=policy,
+        trigger_errors=trigger_errors,
+    )
     server = HTTPServer(make_app(node), idle_connection_timeout=_IDLE_CONNECTION_SECONDS)
     server.add_sockets(sockets)
     log.info("listening", host=host, port=sockets[0].getsockname()[1], process=os.getpid())

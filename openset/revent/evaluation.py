@@ -27,6 +27,7 @@ from openset.store.members import SegmentRef
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.touched import Touched, TouchedPeople, Wave
+from openset.store.views import people_ranges
 from openset_format.block import Block
 from openset_format.membership import bitmap_of
 
@@ -140,7 +141,7 @@ class TriggerWork:
             touched = tools.people.now(one.snapshot)
             for (trigger_id, function), people in one.due.items():
                 trigger = next(each for each in self.triggers if each.id == trigger_id)
-                yield self._outcome(state, tools, trigger, function, _Blocks(touched, people, number))
+                yield from self._outcomes(state, tools, trigger, function, _Blocks(touched, people, number))
             return
         apart = {
             sequence: frozenset(
@@ -154,7 +155,7 @@ class TriggerWork:
             blocks = _Blocks(wave.touched, wave.people, number)
             for trigger in self.triggers:
                 if trigger.id in apart[wave.sequences[0]]:
-                    yield self._outcome(state, tools, trigger, ON_INSERT, blocks)
+                    yield from self._outcomes(state, tools, trigger, ON_INSERT, blocks)
             for segment in self.segments:
                 if segment.id in apart[wave.sequences[0]]:
                     found = self._judgement(state, segment, wave)
@@ -181,19 +182,28 @@ class TriggerWork:
         members = np.unique(np.concatenate(pieces)) if pieces else wave.people[:0]
         return Judgement(segment.id, wave.people, members)
 
-    def _outcome(
+    def _outcomes(
         self, state: WorkerState, tools: TriggerTools, trigger: TriggerScript, function: str, blocks: _Blocks
-    ) -> Outcome:
-        people = blocks.people
+    ) -> Iterator[Outcome]:
+        """What a trigger does, in parts of as many people as a run takes well."""
         try:
             block = blocks.of(state, trigger)
-            if block is None:
-                return Outcome(trigger.id, function, people[:0], [], [], [])
-            assert block.ordinals is not None
-            people = block.ordinals
-            deadline = time.monotonic() + self.timeout_ms / 1_000
-            settings = RunSettings(now_ms=self.now_ms, deadline=deadline, timeout_ms=self.timeout_ms)
             plan = tools.plans.get(trigger.script, trigger.schema)
+        except OpenSetError as error:
+            if error.status >= 500:
+                raise
+            yield Outcome(trigger.id, function, blocks.people, [], [], [], error.message)
+            return
+        for first, last in () if block is None else people_ranges(block.row_start, plan.block_rows):
+            assert block is not None
+            yield self._outcome(trigger, plan, function, block.part(first, last))
+
+    def _outcome(self, trigger: TriggerScript, plan: Plan, function: str, block: Block) -> Outcome:
+        assert block.ordinals is not None
+        people = block.ordinals
+        deadline = time.monotonic() + self.timeout_ms / 1_000
+        settings = RunSettings(now_ms=self.now_ms, deadline=deadline, timeout_ms=self.timeout_ms)
+        try:
             actions = trigger_actions(plan, block, settings, function)
         except (OpenSetError, MemoryError, RecursionError) as error:
             told = budget_error(error)

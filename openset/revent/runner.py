@@ -39,7 +39,7 @@ log = structlog.get_logger("openset.revent")
 ERRORS_UNTIL_DISABLED = 10
 RUN_TIMEOUT_MS = 5_000
 # Of a turn, per partition.
-RECORDS_PER_TURN = 512
+EVENTS_PER_TURN = 8_000
 DUE_PER_TURN = 2_000
 EVENTS_PER_INSERT = 1_000
 PRUNE_SECONDS = 5.0
@@ -181,7 +181,7 @@ class Runner:
         """What waits in the partitions of a worker. In each, what happened first comes first."""
         turn = _Turn(schema, [], {}, {})
         for number in self._partitions(worker, schema.id):
-            pending = self._triggers.pending(schema.id, number, RECORDS_PER_TURN)
+            pending = self._triggers.pending(schema.id, number, EVENTS_PER_TURN)
             with self._triggers.state(schema.id, number) as state:
                 first_due = state.next_due()
                 due_now = first_due is not None and first_due <= now_ms

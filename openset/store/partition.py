@@ -63,6 +63,10 @@ class Partition:
         self.delta_events = sum(count for _, count in self._counts)
         self.waiting_since = time.monotonic()
 
+    def event_counts(self) -> dict[int, int]:
+        """How many events each record holds, by sequence."""
+        return dict(self._counts)
+
     def events_before(self, sequence: int | None) -> int:
         """How many events the records below this one (None: all records) hold."""
         if sequence is None:

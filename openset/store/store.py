@@ -344,7 +344,7 @@ class Store:
         if commit.kind == ERASURE_RECORD:
             self.triggers.erased(commit.table_id, ref.sequence, commit.payload)
         else:
-            self.triggers.inserted(commit.table_id, commit.kind, ref.sequence, [one.partition for one in commit.shares])
+            self.triggers.inserted(commit.table_id, commit.kind, ref.sequence, commit.shares)
         return due
 
     def _partition(self, table_id: int, partition: int) -> Partition:

@@ -22,7 +22,7 @@ import structlog
 from openset.errors import InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.partition import Partition
-from openset.store.records import EMITTED_RECORD, ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, decode_erasure
+from openset.store.records import EMITTED_RECORD, ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, Share, decode_erasure
 from openset.store.recovery import Records
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset.store.trigger_catalog import Trigger, TriggerCatalog
@@ -48,14 +48,15 @@ def revent_path(table_id: int, partition: int) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An insert that triggers have not run for. arrived_ms: when it became visible, 0 when that is not known.
+    """An insert that triggers have not run for, in one partition. arrived_ms: when it became visible, 0 when unknown.
 
-    emitted: it is what a trigger with emit_as_event emitted.
+    emitted: it is what a trigger with emit_as_event emitted. events: how many it has for the partition.
     """
 
     sequence: int
     arrived_ms: int
     emitted: bool
+    events: int
 
 
 @dataclass(slots=True)
@@ -177,10 +178,13 @@ class Triggers:
         for key, partition in partitions.items():
             if key[0] not in self._collecting:
                 continue
+            events = partition.event_counts()
             done = max(self._state_of(key).state.evaluated, self._from_sequence(key[0]))
             for sequence in partition.records.view().fields[:, 0].tolist():
                 if sequence > done and kinds[sequence] in (INSERT_RECORD, EMITTED_RECORD):
-                    self._state_of(key).pending.append(Pending(sequence, 0, kinds[sequence] == EMITTED_RECORD))
+                    self._state_of(key).pending.append(
+                        Pending(sequence, 0, kinds[sequence] == EMITTED_RECORD, events[sequence])
+                    )
 
     def _from_sequence(self, table_id: int) -> int:
         """No trigger that runs wants an insert up to this record."""
@@ -188,16 +192,17 @@ class Triggers:
 
     # --- what the writer of the journal tells; the store calls it in journal order -------------------------------
 
-    def inserted(self, table_id: int, kind: int, sequence: int, partitions: Sequence[int]) -> None:
+    def inserted(self, table_id: int, kind: int, sequence: int, shares: Sequence[Share]) -> None:
         """An insert is visible."""
         assert kind in (INSERT_RECORD, EMITTED_RECORD)
         with self._lock:
             if table_id not in self._collecting:
                 return
-            arrived = Pending(sequence, self.clock(), kind == EMITTED_RECORD)
-            for number in partitions:
-                self._state_of((table_id, number)).pending.append(arrived)
-        self._tell(table_id, partitions, ())
+            now_ms, emitted = self.clock(), kind == EMITTED_RECORD
+            for share in shares:
+                held = self._state_of((table_id, share.partition))
+                held.pending.append(Pending(sequence, now_ms, emitted, share.events))
+        self._tell(table_id, [share.partition for share in shares], ())
 
     def changed(self, table_id: int, sequence: int, payload: bytes) -> list[int]:
         """A record of changes is durable. Returns the partitions it is about."""
@@ -356,13 +361,17 @@ class Triggers:
         with self._lock:
             return sorted(self._held_of(table_id))
 
-    def pending(self, table_id: int, partition: int, limit: int) -> list[Pending]:
-        """The oldest inserts that triggers have not run for, at most `limit`."""
+    def pending(self, table_id: int, partition: int, events: int) -> list[Pending]:
+        """The oldest inserts that triggers have not run for: one, and more as long as they have so many events."""
         with self._lock:
             held = self._held.get((table_id, partition))
-            if held is None:
-                return []
-            return [held.pending[place] for place in range(min(limit, len(held.pending)))]
+            found: list[Pending] = []
+            for one in () if held is None else held.pending:
+                events -= one.events
+                if found and events < 0:
+                    break
+                found.append(one)
+            return found
 
     def backlog(self, table_id: int) -> tuple[int, int]:
         """How many inserts wait (the same in each partition counted once), and for how long (ms) the oldest has."""
