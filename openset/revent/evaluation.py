@@ -137,11 +137,13 @@ class TriggerWork:
 
     def _partition(self, state: WorkerState, tools: TriggerTools, one: PartitionRun) -> Iterator[Outcome | Judgement]:
         number = one.snapshot.partition
+        columns = {column.name: column for trigger in self.triggers for column in trigger.schema.columns}
+        schema = replace(one.snapshot.schema, columns=tuple(columns.values()))
         if one.due is not None:
             touched = tools.people.now(one.snapshot)
             for (trigger_id, function), people in one.due.items():
                 trigger = next(each for each in self.triggers if each.id == trigger_id)
-                yield from self._outcomes(state, tools, trigger, function, _Blocks(touched, people, number))
+                yield from self._outcomes(state, tools, trigger, function, _Blocks(touched, people, number, schema))
             return
         apart = {
             sequence: frozenset(
@@ -152,7 +154,7 @@ class TriggerWork:
             if sequence > one.after
         }
         for wave in tools.people.waves(one.snapshot, one.after, apart):
-            blocks = _Blocks(wave.touched, wave.people, number)
+            blocks = _Blocks(wave.touched, wave.people, number, schema)
             for trigger in self.triggers:
                 if trigger.id in apart[wave.sequences[0]]:
                     yield from self._outcomes(state, tools, trigger, ON_INSERT, blocks)
@@ -196,7 +198,8 @@ class TriggerWork:
             return
         for first, last in () if block is None else people_ranges(block.row_start, plan.block_rows):
             assert block is not None
-            yield self._outcome(trigger, plan, function, block.part(first, last))
+            part = block if last - first == block.people else block.part(first, last)
+            yield self._outcome(trigger, plan, function, part)
 
     def _outcome(self, trigger: TriggerScript, plan: Plan, function: str, block: Block) -> Outcome:
         assert block.ordinals is not None
@@ -231,19 +234,23 @@ class TriggerWork:
 class _Blocks:
     """The Blocks of some people, by columns and filter: triggers that need the same share one."""
 
-    def __init__(self, touched: Touched, people: NDArray[np.int64], partition: int):
+    def __init__(self, touched: Touched, people: NDArray[np.int64], partition: int, schema: TableSchema):
+        """schema: with the columns of all triggers, as far as one name means one column."""
         self.people = people
+        self._schema = schema
         self._touched = touched
         self._partition = partition
         self._made: dict[tuple[Any, SegmentRef | None], Block | None] = {}
 
     def of(self, state: WorkerState, trigger: TriggerScript) -> Block | None:
         """The people a trigger is to run for. Raises QueryError when its segment is gone."""
-        key = (trigger.schema.columns, trigger.filter)
+        known = all(column in self._schema.columns for column in trigger.schema.columns)
+        schema = self._schema if known else trigger.schema
+        key = (schema.columns, trigger.filter)
         if key not in self._made:
             people = self.people
             if trigger.filter is not None:
                 members = state.members.bitmap(trigger.filter, self._partition)
                 people = np.frombuffer((bitmap_of(people) & members).to_array(), np.uint32).astype(np.int64)
-            self._made[key] = self._touched.block(people, trigger.schema) if len(people) else None
+            self._made[key] = self._touched.block(people, schema) if len(people) else None
         return self._made[key]

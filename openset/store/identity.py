@@ -125,6 +125,13 @@ class GrowingPersons:
         self._view_is_current = False
         return ordinal
 
+    def person(self, ordinal: int) -> PersonId:
+        """The id of one person; that of somebody who was erased is empty."""
+        if ordinal in self._erased:
+            return ""
+        in_file = len(self._base)
+        return self._base[ordinal] if ordinal < in_file else self._ordinals.added[ordinal - in_file]
+
     def view(self) -> PersonIds:
         """The people as they are now; it does not change when this grows."""
         if not self._view_is_current:

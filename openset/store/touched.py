@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from numpy.typing import NDArray
 from openset.errors import InternalError
 from openset.store.delta import Piece
 from openset.store.expiry import without_expired
-from openset.store.identity import SelectedPersonIds
+from openset.store.identity import GrowingPersons
 from openset.store.merge import Layer, layer_of, splice
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.state import Change, PartitionState, RecordReader, base_events, load_state
-from openset_format.block import Block, Column, PersonIds
+from openset_format.block import Block, Column, PersonId, PersonIds, TextDictionary
 from openset_format.errors import FormatError
 
 PARTITIONS_KEPT = 4_096
@@ -70,13 +71,43 @@ class Touched:
         if not layer.rows:
             return None
         return Block(
-            ids=SelectedPersonIds(state.delta.persons.view(), layer.people),
+            ids=_TouchedIds(state.delta.persons, layer.people),
             row_start=layer.row_start,
             stamp=layer.stamp,
             event_start=None if layer.is_flat else layer.event_start,
             columns=_TouchedColumns(state, schema, layer, self._new_from),
             ordinals=layer.people,
         )
+
+
+class _TouchedIds(PersonIds):
+    """The ids of some people, looked up one by one; all together they are made only when a script reads `person`."""
+
+    def __init__(self, persons: GrowingPersons, ordinals: NDArray[np.int64]):
+        self._persons = persons
+        self._ordinals = ordinals
+
+    @cached_property
+    def _made(self) -> PersonIds:
+        return PersonIds.of([self[place] for place in range(len(self))])
+
+    @property
+    def kinds(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        return self._made.kinds
+
+    @property
+    def integers(self) -> NDArray[np.int64]:  # type: ignore[override]
+        return self._made.integers
+
+    @property
+    def texts(self) -> TextDictionary:  # type: ignore[override]
+        return self._made.texts
+
+    def __len__(self) -> int:
+        return len(self._ordinals)
+
+    def __getitem__(self, person: int) -> PersonId:
+        return self._persons.person(int(self._ordinals[person]))
 
 
 class _TouchedColumns(Mapping[str, Column]):
