@@ -60,12 +60,18 @@ class LastError:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    """What a loop takes on at once. due: the schedules taken, by partition."""
+    """What a loop takes on at once. triggers: by id. erasures: when it was taken. due: the schedules, by partition."""
 
     schema: TableSchema
+    triggers: Mapping[int, Trigger]
+    erasures: int
     runs: list[PartitionRun]
     evaluated: dict[int, int]
     due: dict[int, list[Due]]
+
+
+class _Outdated(Exception):
+    """A trigger was changed, or a person erased, while a turn was evaluated: it is done again."""
 
 
 class Runner:
@@ -81,6 +87,7 @@ class Runner:
         self._limit = errors_until_disabled
         self._errors: dict[tuple[int, int], LastError] = {}  # by table and trigger
         self._wake = [asyncio.Event() for _ in range(executor.workers)]
+        self._closing = False
         self._emitted = asyncio.Event()
         self._emitted.set()
         loop = asyncio.get_running_loop()
@@ -92,6 +99,7 @@ class Runner:
 
     async def close(self) -> None:
         """Ends the tasks; what runs is given up."""
+        self._closing = True  # a wait that ends just when it is cancelled swallows that
         self._unlisten()
         for task in self._tasks:
             task.cancel()
@@ -114,13 +122,13 @@ class Runner:
     # --- one worker's loop -----------------------------------------------------------------------------------------
 
     async def _serve(self, worker: int) -> None:
-        while True:
+        while not self._closing:
             try:
                 self._wake[worker].clear()
                 if not await self._turns(worker):
                     await self._sleep(worker)
-            except StaleSnapshotError:
-                continue  # compacted between: with a new snapshot
+            except (StaleSnapshotError, _Outdated):
+                continue  # compacted between, or changed: once more, as things are now
             except Exception as error:  # the task must outlive whatever goes wrong
                 log.error("triggers could not run", reason=str(error), exc_info=not isinstance(error, OpenSetError))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
@@ -157,7 +165,7 @@ class Runner:
             if turn is not None:
                 did = True
                 try:
-                    await self._run(worker, turn, triggers, now_ms)
+                    await self._run(worker, turn, now_ms)
                 except BaseException:
                     self._give_back(turn)
                     raise
@@ -179,7 +187,7 @@ class Runner:
 
     def _turn(self, worker: int, schema: TableSchema, triggers: Mapping[int, Trigger], now_ms: int) -> _Turn | None:
         """What waits in the partitions of a worker. In each, what happened first comes first."""
-        turn = _Turn(schema, [], {}, {})
+        turn = _Turn(schema, triggers, self._triggers.erasures(schema.id), [], {}, {})
         for number in self._partitions(worker, schema.id):
             pending = self._triggers.pending(schema.id, number, EVENTS_PER_TURN)
             with self._triggers.state(schema.id, number) as state:
@@ -216,9 +224,9 @@ class Runner:
             with self._triggers.state(turn.schema.id, number) as state:
                 state.give_back(due)
 
-    async def _run(self, worker: int, turn: _Turn, triggers: Mapping[int, Trigger], now_ms: int) -> None:
-        """Evaluates a turn and writes down what came of it."""
-        schema = turn.schema
+    async def _run(self, worker: int, turn: _Turn, now_ms: int) -> None:
+        """Evaluates a turn and writes down what came of it. Raises _Outdated."""
+        schema, triggers = turn.schema, turn.triggers
         wanted = [one.filter for one in triggers.values() if one.filter is not None]
         with self._store.segments.pinned(schema.id, wanted, time.time_ns() // 1_000_000) as segments:
             scripts: list[TriggerScript] = []
@@ -272,8 +280,16 @@ class Runner:
                 whole.people += failed.people
                 whole.errors += failed.errors
                 whole.message = failed.message or whole.message
+        self._check_current(turn)
         await asyncio.wrap_future(self._triggers.append(schema.id, changes))
         return failures
+
+    def _check_current(self, turn: _Turn) -> None:
+        """Raises _Outdated when results are of a script that is no more, or may be about somebody who was erased."""
+        epochs = {trigger.id: trigger.epoch for trigger in self._triggers.of_table(turn.schema.id)}
+        changed = any(epochs.get(one.id, one.epoch) != one.epoch for one in turn.triggers.values())
+        if changed or self._triggers.erasures(turn.schema.id) != turn.erasures:
+            raise _Outdated
 
     async def _evaluate(self, worker: int, work: TriggerWork) -> list[list[Outcome | Judgement]]:
         """The outcomes by partition. A trigger that a worker dies of gets the blame, the others go on."""

@@ -123,6 +123,7 @@ class Triggers:
         self._known: dict[int, dict[int, Trigger]] = {}  # by table and trigger
         self._held: dict[Key, _Held] = {}
         self._collecting: set[int] = set()
+        self._erasures: dict[int, int] = {}  # by table
         self._listeners: list[Callable[[int, Collection[int], Collection[int]], None]] = []
         self.clock: Callable[[], int] = now_ms
         for schema in catalog.tables():
@@ -326,6 +327,7 @@ class Triggers:
         """A person was erased by a record. Raises InternalError."""
         erasure = decode_erasure(payload)
         with self._lock:
+            self._erasures[table_id] = self._erasures.get(table_id, 0) + 1
             held = self._held.get((table_id, erasure.partition))
             if held is not None and sequence > held.saved:
                 held.state.erase(erasure.person)
@@ -337,6 +339,11 @@ class Triggers:
         """Triggers and watched segments of a table, in the order they were made."""
         with self._lock:
             return list(self._known.get(table_id, {}).values())
+
+    def erasures(self, table_id: int) -> int:
+        """How many people of a table have been erased since the start: what was found out before may be about them."""
+        with self._lock:
+            return self._erasures.get(table_id, 0)
 
     def tables(self) -> list[int]:
         """The tables that have triggers which run."""

@@ -114,3 +114,27 @@ def test_listeners_hear_of_messages_and_of_the_end(tmp_path: Path) -> None:
             assert await told(node) >= 1
 
     asyncio.run(run())
+
+
+def test_a_script_that_changes_while_it_runs_is_seen_as_a_whole(tmp_path: Path) -> None:
+    """Results of the old script that come after the change do not count: everyone is evaluated by one or the other."""
+
+    async def run() -> None:
+        async with revent_node(tmp_path / "data") as node:
+            script = "def on_insert():\n    emit('v{}')\n"
+            await node.save("t", script.format(0))
+            for version in range(1, 8):
+                people = range(100 * version, 100 * version + 50)
+                inserting = asyncio.create_task(node.insert(*((who, "a", 1) for who in people)))
+                await node.save("t", script.format(version))
+                await inserting
+                await node.insert(*((who, "b", 2) for who in people))
+                await node.settled()
+                told = [one for one in await node.messages("t") if isinstance(one.person, int) and one.person in people]
+                by_name = {
+                    name: [one.person for one in told if one.name == name] for name in {one.name for one in told}
+                }
+                assert by_name.keys() <= {f"v{version - 1}", f"v{version}"}
+                assert sorted(by_name[f"v{version}"]) == list(people), "after the change everyone emits, once"
+
+    asyncio.run(run())
