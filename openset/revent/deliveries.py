@@ -1,0 +1,237 @@
+"""Subscriptions while the daemon runs: consumers that wait, leases that end, cursors that are made durable.
+
+The state machine of each subscription is `subscription.Subscription`; this is what drives it on the event loop. One exists
+for each subscription that somebody has used since the daemon started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openset.errors import QueryError
+from openset.query.parameters import suggestion
+from openset.revent.messages import Acknowledged, Messages, Source, Subscribed, Unsubscribed, message_id
+from openset.revent.subscription import Delivery, Key, Poll, Subscription
+from openset.revent.tokens import decode_token, encode_token
+from openset.store.schema import TableSchema
+from openset.store.fold import iso_text
+from openset.store.trigger_changes import Message
+
+_PENDING_COUNTED = 100_000
+
+
+@dataclass(slots=True)
+class _Live:
+    """A subscription in use. waiters: the consumers that wait, by number."""
+
+    source: Source
+    name: str
+    subscription: Subscription
+    stop_listening: Callable[[], None] = lambda: None
+    waiters: dict[int, asyncio.Future[Delivery]] = field(default_factory=dict)
+    timer: asyncio.TimerHandle | None = None
+
+
+class Deliveries:
+    """All subscriptions of a node. All methods are called on the event loop. clock: ms since 1970."""
+
+    def __init__(self, messages: Messages, clock: Callable[[], int]):
+        self.messages = messages
+        self.clock = clock
+        self._live: dict[tuple[int, int, str], _Live] = {}
+        self._consumers = itertools.count(1)
+
+    # ---------------------------------------------------------------- for consumers
+
+    def new_consumer(self) -> int:
+        """The number of a new consumer."""
+        return next(self._consumers)
+
+    async def open(self, table: TableSchema, source: Source, name: str, hold_ms: int | None, default_ms: int) -> None:
+        """Makes a subscription when there is none, or changes its hold, durably. Raises QueryError, InternalError."""
+        known = self.messages.subscriptions(source.table_id, source.trigger_id)
+        wanted = known.get(name, default_ms) if hold_ms is None else hold_ms
+        if known.get(name) != wanted:
+            await self.messages.change(source.table_id, None, [Subscribed(source.trigger_id, name, wanted)])
+        live = self._live.get((source.table_id, source.trigger_id, name))
+        if live is None:
+            self._begin(table, source, name, wanted)
+        else:
+            live.subscription.hold_ms = wanted
+
+    def _begin(self, table: TableSchema, source: Source, name: str, hold_ms: int) -> None:
+        partitions = self.messages.partitions(table)
+        found = {
+            number: self.messages.cursor(source.table_id, source.trigger_id, name, number) for number in partitions
+        }
+        cursors = {number: cursor for number, cursor in found.items() if cursor is not None}
+
+        def read(partition: int, number: int, limit: int) -> Sequence[Message]:
+            return self.messages.after(source.table_id, source.trigger_id, partition, number, limit)
+
+        live = _Live(source, name, Subscription(partitions, cursors, read, hold_ms))
+        live.stop_listening = self.messages.listen(source.table_id, source.trigger_id, lambda: self._news(live))
+        self._live[source.table_id, source.trigger_id, name] = live
+
+    async def take(self, source: Source, name: str, poll: Poll, timeout_ms: int) -> Delivery | None:
+        """Messages for a consumer, leased to it; it waits for some at most so long. None when there are none.
+
+        Raises QueryError when the trigger or the subscription goes meanwhile. Cancelling it leases nothing.
+        """
+        live = self._found(source, name)
+        self._serve(live)
+        delivery = live.subscription.poll(poll, self.clock())
+        if delivery is not None or timeout_ms <= 0:
+            live.subscription.leave(poll.consumer)
+            return delivery
+        waiter: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        live.waiters[poll.consumer] = waiter
+        self._set_timer(live)
+        try:
+            return await asyncio.wait_for(asyncio.shield(waiter), timeout_ms / 1_000)
+        except TimeoutError:
+            return waiter.result() if waiter.done() else None
+        except asyncio.CancelledError:
+            if waiter.done() and waiter.exception() is None:
+                live.subscription.release(waiter.result().keys)
+                self._serve(live)
+            raise
+        finally:
+            live.waiters.pop(poll.consumer, None)
+            live.subscription.leave(poll.consumer)
+
+    async def acknowledge(self, source: Source, name: str, numbers: Mapping[int, Sequence[int]]) -> None:
+        """Makes acknowledgements durable. Those of before change nothing. Raises InternalError, QueryError."""
+        live = self._found(source, name)
+        news = live.subscription.acknowledge(numbers)
+        for partition, fresh in news.items():
+            change = Acknowledged(source.trigger_id, name, list(fresh))
+            await self.messages.change(source.table_id, partition, [change])
+        self._settle(live, news)
+
+    def _settle(self, live: _Live, partitions: Mapping[int, Any]) -> None:
+        source = live.source
+        found = {
+            number: self.messages.cursor(source.table_id, source.trigger_id, live.name, number)
+            for number in partitions
+        }  # fmt: skip
+        live.subscription.settled({number: cursor for number, cursor in found.items() if cursor is not None})
+
+    def numbers_of(self, source: Source, name: str, tokens: Sequence[str]) -> dict[int, list[int]]:
+        """What tokens name. Raises QueryError."""
+        numbers: dict[int, list[int]] = {}
+        for token in tokens:
+            for partition, given in decode_token(token, source.table_id, source.trigger_id, name).items():
+                numbers.setdefault(partition, []).extend(given)
+        return numbers
+
+    def extend(self, source: Source, name: str, keys: Sequence[Key], until_ms: int) -> None:
+        """Leases last longer."""
+        self._found(source, name).subscription.extend(keys, until_ms)
+
+    def release(self, source: Source, name: str, keys: Sequence[Key]) -> None:
+        """Messages that have not reached their consumer go to the next one."""
+        live = self._live.get((source.table_id, source.trigger_id, name))
+        if live is not None:
+            live.subscription.release(keys)
+            self._serve(live)
+
+    # ---------------------------------------------------------------- looking up, removing
+
+    async def source(self, table: TableSchema, name: str) -> Source:
+        """The trigger or segment of this name. Raises QueryError."""
+        return await self.messages.source(table, name)
+
+    def known(self, source: Source, name: str) -> int:
+        """The hold of a subscription in ms. Raises QueryError when there is none of this name."""
+        known = self.messages.subscriptions(source.table_id, source.trigger_id)
+        if name not in known:
+            raise QueryError(f"{source.name!r} has no subscription {name!a}{suggestion(name, list(known))}")
+        return known[name]
+
+    async def describe(self, table: TableSchema, source: Source, name: str) -> dict[str, Any]:
+        """A subscription as users see it. Raises QueryError."""
+        hold_ms = self.known(source, name)
+        await self.open(table, source, name, None, hold_ms)
+        live, now_ms = self._found(source, name), self.clock()
+        return {
+            "table": table.name,
+            "trigger": source.name,
+            "name": name,
+            "hold": hold_ms,
+            "pending": live.subscription.pending(now_ms, _PENDING_COUNTED),
+            "leased": live.subscription.leased(now_ms),
+            "consumers": len(live.waiters),
+        }
+
+    async def remove(self, source: Source, name: str) -> None:
+        """Removes a subscription durably; who waits for it is told. Raises QueryError, InternalError."""
+        self.known(source, name)
+        await self.messages.change(source.table_id, None, [Unsubscribed(source.trigger_id, name)])
+        self._end(source, name, f"subscription {name!r} was removed")
+
+    def _end(self, source: Source, name: str, reason: str) -> None:
+        live = self._live.pop((source.table_id, source.trigger_id, name), None)
+        if live is None:
+            return
+        live.stop_listening()
+        if live.timer is not None:
+            live.timer.cancel()
+        for waiter in live.waiters.values():
+            if not waiter.done():
+                waiter.set_exception(QueryError(reason))
+
+    def _found(self, source: Source, name: str) -> _Live:
+        live = self._live.get((source.table_id, source.trigger_id, name))
+        if live is None:
+            raise QueryError(f"subscription {name!r} was removed meanwhile")
+        return live
+
+    # ---------------------------------------------------------------- what comes by itself
+
+    def _news(self, live: _Live) -> None:
+        """New messages, or the trigger is gone."""
+        source = live.source
+        if live.name not in self.messages.subscriptions(source.table_id, source.trigger_id):
+            self._end(source, live.name, f"{source.name!r} was removed")
+            return
+        self._serve(live)
+
+    def _serve(self, live: _Live) -> None:
+        """Gives those who wait what there is."""
+        for delivery in live.subscription.serve(self.clock()):
+            waiter = live.waiters.get(delivery.consumer)
+            if waiter is None or waiter.done():
+                live.subscription.release(delivery.keys)
+            else:
+                waiter.set_result(delivery)
+        self._set_timer(live)
+
+    def _set_timer(self, live: _Live) -> None:
+        """Looks again when the next lease ends, while somebody waits."""
+        if live.timer is not None:
+            live.timer.cancel()
+            live.timer = None
+        ends_ms = live.subscription.next_lease_end() if live.waiters else None
+        if ends_ms is not None:
+            delay_s = max(ends_ms - self.clock(), 1) / 1_000
+            live.timer = asyncio.get_running_loop().call_later(delay_s, self._serve, live)
+
+
+def shown_message(source: Source, name: str, partition: int, message: Message) -> dict[str, Any]:
+    """A message as consumers get it. ack: its token."""
+    key = (partition, message.number)
+    return {
+        "id": message_id(source.table_id, partition, message.number),
+        "stamp": message.stamp_ms,
+        "stamp_iso": iso_text(message.stamp_ms),
+        "person": message.person,
+        "trigger": message.trigger,
+        "name": message.name,
+        "value": message.value,
+        "ack": encode_token(source.table_id, source.trigger_id, name, [key]),
+    }
