@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from openset import __version__
-from openset.client import table_commands, trigger_commands
+from openset.client import subscribe_command, table_commands, trigger_commands
 from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.options import integer_id_option, json_option, print_json, url_option
 from openset.errors import OpenSetError
@@ -98,13 +98,36 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="After so many errors in a row a trigger is disabled.",
 )
+@click.option(
+    "--webhook-allow",
+    envvar="OPENSET_WEBHOOK_ALLOW",
+    default="",
+    metavar="HOST,...",
+    show_envvar=True,
+    help="Where webhooks may send to: hosts, patterns like *.example.com, beginnings of addresses. Default: nowhere.",
+)
 def serve(
-    data_dir: Path, host: str, port: int, partitions: int | None, workers: int | None, trigger_errors: int
+    data_dir: Path,
+    host: str,
+    port: int,
+    partitions: int | None,
+    workers: int | None,
+    trigger_errors: int,
+    webhook_allow: str,
 ) -> None:
     """Serve a data directory over HTTP until SIGTERM."""
     from openset.http.server import serve as serve_until_told
 
-    sys.exit(serve_until_told(data_dir, host, port, partitions, workers=workers, trigger_errors=trigger_errors))
+    code = serve_until_told(
+        data_dir,
+        host,
+        port,
+        partitions,
+        workers=workers,
+        trigger_errors=trigger_errors,
+        webhook_allow=webhook_allow,
+    )
+    sys.exit(code)
 
 
 @main.command()
@@ -386,6 +409,7 @@ def print_debug(body: dict[str, Any]) -> None:
 
 
 table_commands.register(main)
+subscribe_command.register(main)
 trigger_commands.register(main)
 register(main)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -167,3 +168,21 @@ class FileObject(io.RawIOBase):
 def temporary_path(path: Path) -> Path:
     """Where a file is written before it is renamed to `path`: a name of its own in the same directory."""
     return path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{TEMPORARY_SUFFIX}")
+
+
+def replace_file(path: Path, data: bytes, files: FileLayer = FILES) -> None:
+    """Writes a small file as a whole, durably: whatever happens, the old contents are there or the new ones.
+
+    Raises OSError; only the sync of the directory may have failed when the new contents are there.
+    """
+    temporary = temporary_path(path)
+    try:
+        with files.create(temporary) as file:
+            file.write_at([data], 0)
+            file.sync()
+        files.rename(temporary, path)
+    except OSError:
+        with suppress(OSError):  # the first error is the one to report; leftovers are removed at the next start
+            files.unlink(temporary)
+        raise
+    files.sync_directory(path.parent)

@@ -22,11 +22,14 @@ from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
 from openset.http.revent import TriggerList, TriggerReset, TriggerResource
 from openset.http.segments import SegmentList, SegmentResource
+from openset.http.subscription import SubscriptionList, SubscriptionResource
 from openset.http.table import ExistingColumn, NewColumn, TableList, TableResource
+from openset.http.webhook import DeadLetterList, DeadLetterRetry, WebhookResource
 
 _TABLE = r"(?P<table>[^/]+)"
 _COLUMN = r"(?P<column>[^/]+)"
 _NAME = r"(?P<name>[^/]+)"
+_TRIGGER = r"(?P<trigger>[^/]+)"
 _NEW_COLUMN = r"(?P<name>[^/]+):(?P<type>[^/]+)"
 
 # A trailing slash is tolerated everywhere.
@@ -44,6 +47,11 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (rf"/v1/table/{_TABLE}/revents/?", TriggerList),
     (rf"/v1/table/{_TABLE}/(?:revent|trigger)/{_NAME}/?", TriggerResource),
     (rf"/v1/table/{_TABLE}/(?:revent|trigger)/{_NAME}/reset/?", TriggerReset),
+    (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/?", SubscriptionList),
+    (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/{_NAME}/?", SubscriptionResource),
+    (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/{_NAME}/webhook/?", WebhookResource),
+    (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/{_NAME}/dead/?", DeadLetterList),
+    (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/{_NAME}/dead/retry/?", DeadLetterRetry),
     (rf"/v1/insert/{_TABLE}/?", Insert),
     (rf"/v1/query/{_TABLE}/events?/?", EventsQuery),
     (rf"/v1/query/{_TABLE}/column/{_COLUMN}/?", ColumnQuery),

@@ -15,9 +15,11 @@ from openset.query.frame import Tools
 from openset.query.refresher import Refresher
 from openset.query.work import PlanCache
 from openset.revent.board import Board
+from openset.revent.deliveries import Deliveries
 from openset.revent.registry import Registry
 from openset.revent.runner import ERRORS_UNTIL_DISABLED, Runner
 from openset.revent.watcher import Watcher
+from openset.revent.webhooks import AllowList, Webhooks
 from openset.store.compaction import Policy
 from openset.store.store import Store
 
@@ -42,6 +44,7 @@ class Node:
         max_body_bytes: int = MAX_BODY_BYTES,
         policy: Policy | None = None,
         trigger_errors: int = ERRORS_UNTIL_DISABLED,
+        webhook_allow: str = "",
     ):
         self.data_dir = data_dir
         self.executor = executor
@@ -53,11 +56,14 @@ class Node:
         self.active: set[Resource] = set()
         self._policy = policy
         self._trigger_errors = trigger_errors
+        self._webhook_allow = AllowList.of(webhook_allow)
         self._compactor: Compactor | None = None
         self._refresher: Refresher | None = None
         self._watcher: Watcher | None = None
         self._runner: Runner | None = None
         self._board: Board | None = None
+        self._deliveries: Deliveries | None = None
+        self._webhooks: Webhooks | None = None
         self._registry: Registry | None = None
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
@@ -79,6 +85,8 @@ class Node:
         self._watcher = Watcher(store, self.executor, self.plans)
         self._runner = Runner(store, self.executor, self._watcher, self._trigger_errors)
         self._board = Board(store, self._watcher)
+        self._deliveries = Deliveries(self._board, store.triggers.clock)
+        self._webhooks = Webhooks(store, self._deliveries, self._webhook_allow)
         self._registry = Registry(store, self._runner)
         self._opened.set_result(store)
 
@@ -114,14 +122,28 @@ class Node:
         assert self._registry is not None, "it is made before the store is handed out"
         return self._registry
 
-    async def board(self) -> Board:
-        """The messages of triggers and watched segments. Raises ConfigError before the cluster is initialised."""
+    async def deliveries(self) -> Deliveries:
+        """The subscriptions. Raises ConfigError before the cluster is initialised."""
         await self.store()
-        assert self._board is not None, "it is made before the store is handed out"
-        return self._board
+        assert self._deliveries is not None, "it is made before the store is handed out"
+        return self._deliveries
+
+    def end_waiting(self) -> None:
+        """Answers those who wait for messages, because the daemon stops."""
+        self.stopping = True
+        if self._deliveries is not None:
+            self._deliveries.close()
+
+    async def webhooks(self) -> Webhooks:
+        """The webhooks of subscriptions. Raises ConfigError before the cluster is initialised."""
+        await self.store()
+        assert self._webhooks is not None, "it is made before the store is handed out"
+        return self._webhooks
 
     async def close(self) -> None:
         """Ends the workers, then flushes and closes the store."""
+        if self._webhooks is not None:
+            await self._webhooks.close()
         if self._board is not None:
             self._board.close()
         if self._runner is not None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import structlog
 from tornado.httpserver import HTTPServer
@@ -37,20 +38,25 @@ def serve(
     max_body_bytes: int = MAX_BODY_BYTES,
     policy: Policy | None = None,
     trigger_errors: int = ERRORS_UNTIL_DISABLED,
+    webhook_allow: str = "",
 ) -> int:
     """Runs the daemon until SIGTERM or SIGINT and returns the exit code of the process.
 
     data: the data directory, made when it is missing.  port: 0 takes a free one (the log line `listening` says which).
     init: makes this many partitions when the data directory is fresh.  workers: query processes, one per core
     unless told.  policy: when partitions are compacted.  trigger_errors: after so many in a row a trigger is disabled.
-    Failures to start are logged and give exit code 1.
+    webhook_allow: the targets of webhooks, with commas between them.  Failures to start are logged and give exit code 1.
     """
     logs.configure()
     directory = Path(data).absolute()
     try:
-        asyncio.run(
-            _run(directory, host, port, init, workers or os.cpu_count() or 1, max_body_bytes, policy, trigger_errors)
-        )
+        options = {
+            "max_body_bytes": max_body_bytes,
+            "policy": policy,
+            "trigger_errors": trigger_errors,
+            "webhook_allow": webhook_allow,
+        }
+        asyncio.run(_run(directory, host, port, init, workers or os.cpu_count() or 1, options))
     except OpenSetError as error:
         log.error("the daemon cannot run", reason=error.message, detail=error.detail)
         return 1
@@ -64,20 +70,12 @@ async def _run(
     port: int,
     init: int | None,
     workers: int,
-    max_body_bytes: int,
-    policy: Policy | None,
-    trigger_errors: int,
+    options: dict[str, Any],
 ) -> None:
     stop = asyncio.Event()
     _on_signals(stop)
     sockets = _bind(host, port)
-    node = Node(
-        data,
-        ProcessExecutor(data, workers),
-        max_body_bytes=max_body_bytes,
-        policy=policy,
-        trigger_errors=trigger_errors,
-    )
+    node = Node(data, ProcessExecutor(data, workers), **options)
     server = HTTPServer(make_app(node), idle_connection_timeout=_IDLE_CONNECTION_SECONDS)
     server.add_sockets(sockets)
     log.info("listening", host=host, port=sockets[0].getsockname()[1], process=os.getpid())
@@ -87,7 +85,7 @@ async def _run(
         await stop.wait()
         log.info("stopping", running=len(node.active))
     finally:
-        node.stopping = True
+        node.end_waiting()
         server.stop()
         await _drain(node)
         await node.close()

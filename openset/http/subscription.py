@@ -15,7 +15,6 @@ from openset.revent.deliveries import Deliveries, shown_message
 from openset.revent.messages import DEFAULT_HOLD_MS, Source
 from openset.revent.subscription import Delivery, Key, Poll
 from openset.revent.tokens import encode_token
-from openset.store.schema import TableSchema
 
 NAME_LIMIT = 200
 MOST_MESSAGES = 10_000
@@ -70,7 +69,7 @@ class SubscriptionResource(Resource):
         wanted = _wanted(self.parameters(), DEFAULT_TIMEOUT_MS)
         tokens = [*wanted.tokens, *_tokens_in(await self.body())]
         deliveries = await self.node.deliveries()
-        schema, source = await self._opened(deliveries, table, trigger, name, wanted)
+        source = await self._opened(deliveries, table, trigger, name, wanted)
         await deliveries.acknowledge(source, name, deliveries.numbers_of(source, name, tokens))
         poll = Poll(deliveries.new_consumer(), wanted.most, wanted.lease_ms)
         delivery = await deliveries.take(source, name, poll, wanted.timeout_ms)
@@ -80,26 +79,29 @@ class SubscriptionResource(Resource):
             await deliveries.acknowledge(source, name, _numbers(delivery.keys))
         return _shown(source, name, delivery)
 
-    async def _opened(
-        self, deliveries: Deliveries, table: str, trigger: str, name: str, wanted: _Wanted
-    ) -> tuple[TableSchema, Source]:
+    async def _opened(self, deliveries: Deliveries, table: str, trigger: str, name: str, wanted: _Wanted) -> Source:
         schema = (await self.node.store()).table(table)
         source = await deliveries.source(schema, trigger)
         _check_name(name)
         await deliveries.open(schema, source, name, wanted.hold_ms, DEFAULT_HOLD_MS)
-        return schema, source
+        return source
 
     async def _describe(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
         deliveries = await self.node.deliveries()
         schema = (await self.node.store()).table(table)
         source = await deliveries.source(schema, trigger)
-        return await deliveries.describe(schema, source, name)
+        shown = await deliveries.describe(schema, source, name)
+        webhooks = await self.node.webhooks()
+        return shown | {"webhook": webhooks.describe(schema, source, name) if webhooks.has(source, name) else None}
 
     async def _remove(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
         deliveries = await self.node.deliveries()
-        source = await deliveries.source((await self.node.store()).table(table), trigger)
+        schema = (await self.node.store()).table(table)
+        source = await deliveries.source(schema, trigger)
+        deliveries.known(source, name)
+        await (await self.node.webhooks()).remove(schema, source, name, missing_is_fine=True)
         await deliveries.remove(source, name)
         return {"deleted": name}
 
@@ -108,7 +110,7 @@ class SubscriptionResource(Resource):
     async def _stream(self, table: str, trigger: str, name: str) -> None:
         wanted = _wanted(self.parameters(), 0)
         deliveries = await self.node.deliveries()
-        _, source = await self._opened(deliveries, table, trigger, name, wanted)
+        source = await self._opened(deliveries, table, trigger, name, wanted)
         tokens = list(wanted.tokens)
         last = self.request.headers.get("Last-Event-ID")
         if last:

@@ -50,6 +50,7 @@ async def erase_person(store: Store, executor: Executor, table: str, person: Per
         raise QueryError(f"there is no person {person!r} in table {table!r}")
     sequence = await asyncio.wrap_future(store.submit_erasure(table, person))
     with store.pinned_table(table) as (schema, snapshots):
+        await asyncio.to_thread(store.dead_letters.forget_person, schema.id, person)
         snapshot = next(own for own in snapshots if own.partition == number)
         ordinals: tuple[int, ...] = await executor.run(worker, ErasedWork(snapshot))
     # The record may be in the file already, which does not tell whom it erased.

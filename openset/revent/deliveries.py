@@ -1,7 +1,7 @@
 """Subscriptions while the daemon runs: consumers that wait, leases that end, cursors that are made durable.
 
-The state machine of each subscription is `subscription.Subscription`; this is what drives it on the event loop. One exists
-for each subscription that somebody has used since the daemon started.
+The state machine of each subscription is `subscription.Subscription`; this is what drives it on the event loop. One
+exists for each subscription that somebody has used since the daemon started.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from openset.query.parameters import suggestion
 from openset.revent.messages import Acknowledged, Messages, Source, Subscribed, Unsubscribed, message_id
 from openset.revent.subscription import Delivery, Key, Poll, Subscription
 from openset.revent.tokens import decode_token, encode_token
-from openset.store.schema import TableSchema
 from openset.store.fold import iso_text
+from openset.store.schema import TableSchema
 from openset.store.trigger_changes import Message
 
 _PENDING_COUNTED = 100_000
@@ -28,11 +28,12 @@ _PENDING_COUNTED = 100_000
 class _Live:
     """A subscription in use. waiters: the consumers that wait, by number."""
 
+    table: TableSchema
     source: Source
     name: str
     subscription: Subscription
     stop_listening: Callable[[], None] = lambda: None
-    waiters: dict[int, asyncio.Future[Delivery]] = field(default_factory=dict)
+    waiters: dict[int, asyncio.Future[Delivery | None]] = field(default_factory=dict)
     timer: asyncio.TimerHandle | None = None
 
 
@@ -44,6 +45,17 @@ class Deliveries:
         self.clock = clock
         self._live: dict[tuple[int, int, str], _Live] = {}
         self._consumers = itertools.count(1)
+        self.closed = False
+
+    def close(self) -> None:
+        """Nobody waits any more: the daemon stops."""
+        self.closed = True
+        for live in self._live.values():
+            if live.timer is not None:
+                live.timer.cancel()
+            for waiter in live.waiters.values():
+                if not waiter.done():
+                    waiter.set_result(None)
 
     # ---------------------------------------------------------------- for consumers
 
@@ -73,7 +85,7 @@ class Deliveries:
         def read(partition: int, number: int, limit: int) -> Sequence[Message]:
             return self.messages.after(source.table_id, source.trigger_id, partition, number, limit)
 
-        live = _Live(source, name, Subscription(partitions, cursors, read, hold_ms))
+        live = _Live(table, source, name, Subscription(partitions, cursors, read, hold_ms))
         live.stop_listening = self.messages.listen(source.table_id, source.trigger_id, lambda: self._news(live))
         self._live[source.table_id, source.trigger_id, name] = live
 
@@ -85,10 +97,10 @@ class Deliveries:
         live = self._found(source, name)
         self._serve(live)
         delivery = live.subscription.poll(poll, self.clock())
-        if delivery is not None or timeout_ms <= 0:
+        if delivery is not None or timeout_ms <= 0 or self.closed:
             live.subscription.leave(poll.consumer)
             return delivery
-        waiter: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Delivery | None] = asyncio.get_running_loop().create_future()
         live.waiters[poll.consumer] = waiter
         self._set_timer(live)
         try:
@@ -96,8 +108,8 @@ class Deliveries:
         except TimeoutError:
             return waiter.result() if waiter.done() else None
         except asyncio.CancelledError:
-            if waiter.done() and waiter.exception() is None:
-                live.subscription.release(waiter.result().keys)
+            if waiter.done() and waiter.exception() is None and (found := waiter.result()) is not None:
+                live.subscription.release(found.keys)
                 self._serve(live)
             raise
         finally:
@@ -199,6 +211,8 @@ class Deliveries:
         if live.name not in self.messages.subscriptions(source.table_id, source.trigger_id):
             self._end(source, live.name, f"{source.name!r} was removed")
             return
+        for partition in self.messages.partitions(live.table):
+            live.subscription.know(partition)
         self._serve(live)
 
     def _serve(self, live: _Live) -> None:

@@ -110,6 +110,10 @@ class Subscription:
                 news[partition] = fresh
         return news
 
+    def know(self, partition: int) -> None:
+        """A partition may have messages from now on."""
+        self._partitions.setdefault(partition, _Partition(0))
+
     def settled(self, cursors: Mapping[int, Cursor]) -> None:
         """How far the subscription is, durably: keeps what is remembered short."""
         for number, cursor in cursors.items():

@@ -23,7 +23,7 @@ from openset.store.schema import (
     check_z_order,
 )
 from openset_format.block import ColumnType
-from openset_format.files import FILES, FileLayer, temporary_path
+from openset_format.files import FILES, FileLayer, replace_file
 from openset_format.hashing import checksum
 
 CATALOG_NAME = "catalog.json"
@@ -212,20 +212,6 @@ def _read(path: Path) -> _Contents:
             f"{path} has format version {contents.format_version}; this program knows up to {FORMAT_VERSION}"
         )
     return contents
-
-
-def replace_file(path: Path, data: bytes, files: FileLayer) -> None:
-    """A file that is there as a whole, old or new, whatever happens, and durable. Raises OSError."""
-    temporary = temporary_path(path)
-    try:
-        with files.create(temporary) as file:
-            file.write_at([data], 0)
-            file.sync()
-        files.rename(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    files.sync_directory(path.parent)
 
 
 def _schema(table: _StoredTable) -> TableSchema:

@@ -13,8 +13,7 @@ from pathlib import Path
 import msgspec
 
 from openset.errors import InternalError
-from openset.store.catalog import replace_file
-from openset_format.files import FILES, FileLayer
+from openset_format.files import FILES, FileLayer, replace_file
 from openset_format.hashing import checksum
 
 PLACING_NAME = "placing.json"

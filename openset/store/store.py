@@ -21,6 +21,7 @@ from openset.errors import ConfigError, InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
+from openset.store.dead_letters import DeadLetters
 from openset.store.dropped import remove_table_directory
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.ingest import Insert, prepare_insert
@@ -30,7 +31,14 @@ from openset.store.now import NowStamps
 from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.placing import finish_placing
-from openset.store.records import ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, Share, encode_erasure
+from openset.store.records import (
+    ERASURE_RECORD,
+    INSERT_RECORD,
+    REVENT_RECORD,
+    Share,
+    decode_erasure,
+    encode_erasure,
+)
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
@@ -82,6 +90,7 @@ class Store:
             self._partitions = recover(data_dir, self._catalog, self._journal)
             table_ids = [schema.id for schema in self._catalog.tables()]
             self.segments = Segments(data_dir, table_ids, self._journal.id, self._journal.last_sequence, files)
+            self.dead_letters = DeadLetters(data_dir, files)
             self._forget_erased()
             self.triggers = Triggers(
                 data_dir, self._catalog, self._journal, self._partitions, self._submit_changes, files
@@ -96,7 +105,10 @@ class Store:
         self.compaction_wanted.set()
 
     def _forget_erased(self) -> None:
-        """Takes those out of segments whom the journal erased, in case a crash came in between."""
+        """Takes those out of segments and dead letters whom the journal erased, in case a crash came in between."""
+        for ref, kind, table_id in self._journal.records():
+            if kind == ERASURE_RECORD and not self._catalog.is_dropped(table_id):
+                self.dead_letters.forget_person(table_id, decode_erasure(self._journal.read(ref)).person)
         for (table_id, number), partition in self._partitions.items():
             if partition.erasures:
                 schema = next(schema for schema in self._catalog.tables() if schema.id == table_id)

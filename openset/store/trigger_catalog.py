@@ -13,7 +13,7 @@ import msgspec
 from openset.errors import ConfigError, InternalError
 from openset.store.segments import SegmentColumn
 from openset.store.snapshot import TABLES_DIRECTORY
-from openset_format.files import FILES, FileLayer, temporary_path
+from openset_format.files import FILES, FileLayer, replace_file
 from openset_format.hashing import checksum
 
 CATALOG_NAME = "triggers.json"
@@ -115,21 +115,12 @@ class TriggerCatalog:
         encoded = msgspec.json.encode(contents)
         envelope = msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
         directory = self._path.parent
-        temporary = temporary_path(self._path)
         try:
             if not directory.is_dir():
                 self._files.make_directory(directory)
                 for parent in (directory.parent, self._data_dir):
                     self._files.sync_directory(parent)
-            try:
-                with self._files.create(temporary) as file:
-                    file.write_at([envelope], 0)
-                    file.sync()
-                self._files.rename(temporary, self._path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
-            self._files.sync_directory(directory)
+            replace_file(self._path, envelope, self._files)
         except OSError as error:
             raise InternalError(f"{self._path} could not be written: {error.strerror}") from error
         self._contents = contents

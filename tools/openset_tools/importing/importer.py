@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from openset.client.load import Spool
 from openset.errors import ConfigError, InsertError, InternalError, QueryError
 from openset.pyql.names import RESERVED_COLUMN_NAMES
-from openset.store.catalog import CATALOG_NAME, Catalog, replace_file
+from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.compaction import STAGING_SUFFIX, CompactionTask
 from openset.store.lock import DirectoryInUseError, DirectoryLock
 from openset.store.partition import Partition
@@ -34,7 +34,7 @@ from openset.store.snapshot import JOURNAL_DIRECTORY
 from openset.store.store import Store
 from openset.store.trigger_catalog import read_triggers
 from openset_format.errors import FormatError
-from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
+from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer, replace_file
 from openset_format.journal import Journal
 from openset_tools.importing.inference import merged
 from openset_tools.importing.reading import Mapping, Place

@@ -1,0 +1,323 @@
+"""Webhooks: the messages of a subscription sent to an address, signed, in order, again when they are not taken.
+
+A webhook is a consumer like any other. What its receiver does not take after all tries becomes a dead letter and is
+acknowledged, so that it does not hold up what comes after it. Targets must be on the daemon's list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+
+from openset.errors import ConfigError, OpenSetError, QueryError
+from openset.revent.deliveries import Deliveries, shown_message
+from openset.revent.messages import DEFAULT_HOLD_MS, Source
+from openset.revent.subscription import Key, Poll
+from openset.store.dead_letters import DeadLetter
+from openset.store.schema import TableSchema
+from openset.store.store import Store
+from openset.store.trigger_catalog import Trigger
+
+log = structlog.get_logger("openset.webhooks")
+
+SIGNATURE_HEADER = "OpenSet-Signature"
+REQUEST_TIMEOUT_SECONDS = 10.0
+MAX_BACKOFF_MS = 3_600_000
+_LEASE_MARGIN_MS = 60_000
+_WAIT_MS = 2_000
+_PAUSE_SECONDS = 5.0
+_FORBIDDEN_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
+
+
+class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where messages are sent. batch: how many at once. tries, retry_ms: how often, and the first pause between."""
+
+    url: str
+    secret: str = ""
+    headers: dict[str, str] = {}
+    batch: int = 100
+    tries: int = 8
+    retry_ms: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """The targets a daemon may send to; nothing unless told.
+
+    An entry is a host or a pattern like *.example.com, with a port or not, or the beginning of an address.
+    """
+
+    entries: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> AllowList:
+        """From a list with commas."""
+        return cls(tuple(entry.strip().lower() for entry in text.split(",") if entry.strip()))
+
+    def allows(self, url: str) -> bool:
+        """Whether an address may be sent to."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        place = f"{host}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        for entry in self.entries:
+            if "://" in entry:
+                beginning = entry if entry.count("/") > 2 else entry + "/"
+                if f"{parts.scheme}://{parts.netloc.lower()}{parts.path or '/'}".startswith(beginning):
+                    return True
+            elif fnmatchcase(place if ":" in entry else host, entry):
+                return True
+        return False
+
+
+def read_webhook(body: bytes, allowed: AllowList) -> Webhook:
+    """The webhook of a request body. Raises QueryError, ConfigError for a target that is not allowed."""
+    try:
+        hook = msgspec.json.decode(body, type=Webhook)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise QueryError(f"the body is no webhook: {error}") from error
+    try:
+        parts = urlsplit(hook.url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or "@" in parts.netloc or not hook.url.isascii() or any(c <= " " for c in hook.url):
+        raise QueryError("url has to be an address like https://example.com/path, without a name and password")
+    if not 1 <= hook.batch <= 1_000 or not 1 <= hook.tries <= 50 or not 10 <= hook.retry_ms <= MAX_BACKOFF_MS:
+        raise QueryError("batch is from 1 to 1000, tries from 1 to 50, retry_ms from 10 to 3600000")
+    for name, value in hook.headers.items():
+        sound = name.replace("-", "").isalnum() and name.isascii() and value.isprintable() and value.isascii()
+        if not sound or name.lower() in _FORBIDDEN_HEADERS or name.lower() == SIGNATURE_HEADER.lower():
+            raise QueryError(f"the header {name!a} cannot be sent")
+    if not allowed.allows(hook.url):
+        raise ConfigError(
+            f"{parts.hostname} is not on the daemon's list of webhook targets; it is set by --webhook-allow"
+        )
+    return hook
+
+
+def signature(secret: str, stamp_ms: int, body: bytes) -> str:
+    """The value of the signature header: HMAC-SHA256 over the time, a dot and the body."""
+    digest = hmac.new(secret.encode(), f"{stamp_ms}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={stamp_ms},v1={digest}"
+
+
+def backoff_ms(tried: int, retry_ms: int, chance: float) -> int:
+    """How long to wait after so many tries: twice as long each time, up to an hour.
+
+    chance: 0 to 1, takes up to half of it away, so that many receivers are not tried at one moment.
+    """
+    return int(min(retry_ms * 2.0 ** (tried - 1), MAX_BACKOFF_MS) * (1.0 - chance / 2))
+
+
+class Webhooks:
+    """The webhooks of a node and their tasks. Made on the event loop."""
+
+    def __init__(self, store: Store, deliveries: Deliveries, allowed: AllowList):
+        self._store = store
+        self._deliveries = deliveries
+        self._allowed = allowed
+        self._client = AsyncHTTPClient(force_instance=True, max_clients=100)
+        self._tasks: dict[tuple[int, int, str], asyncio.Task[None]] = {}
+        self._states: dict[tuple[int, int, str], dict[str, Any]] = {}
+        for schema in store.tables():
+            for trigger in store.triggers.of_table(schema.id):
+                source = Source(schema.id, trigger.id, trigger.name, trigger.watched)
+                for name in trigger.webhooks:
+                    self._start(schema, source, name)
+
+    async def close(self) -> None:
+        """Ends the tasks; what is under way will be sent again."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._client.close()
+
+    # ---------------------------------------------------------------- what users do
+
+    async def put(self, table: TableSchema, source: Source, name: str, body: bytes) -> dict[str, Any]:
+        """Sets the webhook of a subscription, which is made when there is none. Raises QueryError, ConfigError."""
+        hook = read_webhook(body, self._allowed)
+        await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
+        await self._save(table, source, name, hook)
+        self._stop(source, name)
+        self._start(table, source, name)
+        return self.describe(table, source, name)
+
+    async def remove(self, table: TableSchema, source: Source, name: str, *, missing_is_fine: bool = False) -> None:
+        """Takes the webhook of a subscription away, with its dead letters. Raises QueryError, InternalError."""
+        if name not in self._trigger(source).webhooks:
+            if missing_is_fine:
+                return
+            raise QueryError(f"subscription {name!a} has no webhook")
+        await self._save(table, source, name, None)
+        self._stop(source, name)
+        await asyncio.to_thread(self._store.dead_letters.remove, table.id, source.trigger_id, name)
+
+    def describe(self, table: TableSchema, source: Source, name: str) -> dict[str, Any]:
+        """A webhook as it is shown: without its secret and the values of its headers. Raises QueryError."""
+        stored = self._trigger(source).webhooks.get(name)
+        if stored is None:
+            raise QueryError(f"subscription {name!a} has no webhook")
+        hook = msgspec.convert(stored, Webhook)
+        letters, fallen = self._store.dead_letters.of(table.id, source.trigger_id, name)
+        shown = {
+            "url": hook.url, "signed": bool(hook.secret), "headers": sorted(hook.headers), "batch": hook.batch,
+            "tries": hook.tries, "retry_ms": hook.retry_ms, "dead": len(letters), "dead_forgotten": fallen,
+        }  # fmt: skip
+        state = self._states.get((source.table_id, source.trigger_id, name), {})
+        return shown | {"sent": state.get("sent", 0), "last_error": state.get("error")}
+
+    def has(self, source: Source, name: str) -> bool:
+        """Whether a subscription has a webhook."""
+        return name in self._trigger(source).webhooks
+
+    def dead(self, table: TableSchema, source: Source, name: str) -> list[dict[str, Any]]:
+        """The dead letters of a subscription, oldest first."""
+        letters, _ = self._store.dead_letters.of(table.id, source.trigger_id, name)
+        return [
+            {"message": one.message, "reason": one.reason, "tries": one.tries, "at": one.at_ms, "again": one.again}
+            for one in letters
+        ]
+
+    async def retry(self, table: TableSchema, source: Source, name: str) -> int:
+        """Has the dead letters tried again, before anything that is newer; how many there are. Raises QueryError."""
+        if not self.has(source, name):
+            raise QueryError(f"subscription {name!a} has no webhook")
+        return await asyncio.to_thread(self._store.dead_letters.try_again, table.id, source.trigger_id, name)
+
+    def _trigger(self, source: Source) -> Trigger:
+        found = next(
+            (one for one in self._store.triggers.of_table(source.table_id) if one.id == source.trigger_id), None
+        )
+        if found is None:
+            raise QueryError(f"{source.name!r} was removed meanwhile")
+        return found
+
+    async def _save(self, table: TableSchema, source: Source, name: str, hook: Webhook | None) -> None:
+        before = self._trigger(source)
+        webhooks = {key: held for key, held in before.webhooks.items() if key != name}
+        if hook is not None:
+            webhooks[name] = msgspec.to_builtins(hook)
+        changed = msgspec.structs.replace(before, webhooks=webhooks)
+        store = self._store
+        await asyncio.to_thread(store.triggers.put, table.id, changed, before, lambda: store.visible_sequence)
+
+    # ---------------------------------------------------------------- sending
+
+    def _start(self, table: TableSchema, source: Source, name: str) -> None:
+        key = (source.table_id, source.trigger_id, name)
+        self._states[key] = {"sent": 0, "error": None}
+        self._tasks[key] = asyncio.create_task(self._run(table, source, name))
+
+    def _stop(self, source: Source, name: str) -> None:
+        task = self._tasks.pop((source.table_id, source.trigger_id, name), None)
+        if task is not None:
+            task.cancel()
+
+    async def _run(self, table: TableSchema, source: Source, name: str) -> None:
+        consumer = self._deliveries.new_consumer()
+        await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
+        while not self._deliveries.closed:
+            try:
+                hook = msgspec.convert(self._trigger(source).webhooks[name], Webhook)
+                await self._next(table, source, name, hook, consumer)
+            except (QueryError, KeyError):
+                return  # the trigger, the subscription or the webhook is gone
+            except OpenSetError as error:
+                log.error("a webhook cannot go on", trigger=source.name, subscription=name, reason=error.message)
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _next(self, table: TableSchema, source: Source, name: str, hook: Webhook, consumer: int) -> None:
+        """Sends dead letters that are to be tried again, or else what comes next."""
+        letters, _ = self._store.dead_letters.of(table.id, source.trigger_id, name)
+        again = [one for one in letters if one.again][: hook.batch]
+        if again:
+            messages = [one.message for one in again]
+            reason = await self._send(source, name, hook, messages, [])
+            if reason is None:
+                ids = [one.id for one in again]
+                await asyncio.to_thread(self._store.dead_letters.remove, table.id, source.trigger_id, name, ids)
+            else:
+                await self._bury(table, source, name, hook, messages, reason)
+            return
+        lease_ms = _LEASE_MARGIN_MS + hook.retry_ms
+        delivery = await self._deliveries.take(source, name, Poll(consumer, hook.batch, lease_ms), _WAIT_MS)
+        if delivery is None:
+            return
+        messages = []
+        for partition, message in delivery.messages:
+            shown = shown_message(source, name, partition, message)
+            del shown["ack"]
+            messages.append(shown)
+        try:
+            reason = await self._send(source, name, hook, messages, delivery.keys)
+            if reason is not None:
+                await self._bury(table, source, name, hook, messages, reason)
+        except asyncio.CancelledError:
+            self._deliveries.release(source, name, delivery.keys)
+            raise
+        numbers: dict[int, list[int]] = {}
+        for partition, number in delivery.keys:
+            numbers.setdefault(partition, []).append(number)
+        await self._deliveries.acknowledge(source, name, numbers)
+
+    async def _bury(
+        self, table: TableSchema, source: Source, name: str, hook: Webhook, messages: Sequence[Any], reason: str
+    ) -> None:
+        now_ms = self._deliveries.clock()
+        letters = [DeadLetter(source.trigger_id, name, message, reason, hook.tries, now_ms) for message in messages]
+        await asyncio.to_thread(self._store.dead_letters.add, table.id, letters)
+        log.warning("a webhook did not take messages", url=hook.url, messages=len(messages), reason=reason)
+
+    async def _send(
+        self, source: Source, name: str, hook: Webhook, messages: Sequence[Any], keys: Sequence[Key]
+    ) -> str | None:
+        """None when the receiver took them, else why not, after all tries."""
+        state = self._states[source.table_id, source.trigger_id, name]
+        body = msgspec.json.encode({"subscription": name, "trigger": source.name, "messages": messages})
+        for tried in range(1, hook.tries + 1):
+            state["error"] = reason = await self._post(hook, body)
+            if reason is None:
+                state["sent"] += len(messages)
+                return None
+            if tried < hook.tries:
+                pause_ms = backoff_ms(tried, hook.retry_ms, random.random())
+                if keys:
+                    until_ms = self._deliveries.clock() + pause_ms + _LEASE_MARGIN_MS
+                    self._deliveries.extend(source, name, keys, until_ms)
+                await asyncio.sleep(pause_ms / 1_000)
+        return reason
+
+    async def _post(self, hook: Webhook, body: bytes) -> str | None:
+        if not self._allowed.allows(hook.url):
+            return "the target is not on the daemon's list any more"
+        headers = {"Content-Type": "application/json", "User-Agent": "OpenSet", **hook.headers}
+        if hook.secret:
+            headers[SIGNATURE_HEADER] = signature(hook.secret, self._deliveries.clock(), body)
+        request = HTTPRequest(
+            hook.url,
+            "POST",
+            headers,
+            body,
+            connect_timeout=REQUEST_TIMEOUT_SECONDS,
+            request_timeout=REQUEST_TIMEOUT_SECONDS,
+            follow_redirects=False,
+        )
+        try:
+            response = await self._client.fetch(request, raise_error=False)
+        except (OSError, HTTPClientError, ValueError) as error:
+            return str(error) or type(error).__name__
+        if 200 <= response.code < 300:
+            return None
+        return f"status {response.code}" if response.code != 599 else str(response.error)
