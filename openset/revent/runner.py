@@ -85,6 +85,7 @@ class Runner:
         self._triggers = store.triggers
         self._executor = executor
         self._limit = errors_until_disabled
+        self._closing = False
         self._errors: dict[tuple[int, int], LastError] = {}  # by table and trigger
         self._wake = [asyncio.Event() for _ in range(executor.workers)]
         self._closing = False
@@ -101,6 +102,8 @@ class Runner:
         """Ends the tasks; what runs is given up."""
         self._closing = True  # a wait that ends just when it is cancelled swallows that
         self._unlisten()
+        # wait_for of Python 3.11 may swallow a cancellation when what it waits for happens at the same moment.
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

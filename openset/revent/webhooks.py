@@ -228,7 +228,9 @@ class Webhooks:
     async def _run(self, table: TableSchema, source: Source, name: str) -> None:
         consumer = self._deliveries.new_consumer()
         await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
-        while not self._deliveries.closed:
+        # A cancellation may be swallowed by a wait that ends at the same moment: who is not the task any more ends too.
+        key = (source.table_id, source.trigger_id, name)
+        while not self._deliveries.closed and self._tasks.get(key) is asyncio.current_task():
             try:
                 hook = msgspec.convert(self._trigger(source).webhooks[name], Webhook)
                 await self._next(table, source, name, hook, consumer)
