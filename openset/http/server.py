@@ -45,7 +45,8 @@ def serve(
     data: the data directory, made when it is missing.  port: 0 takes a free one (the log line `listening` says which).
     init: makes this many partitions when the data directory is fresh.  workers: query processes, one per core
     unless told.  policy: when partitions are compacted.  trigger_errors: after so many in a row a trigger is disabled.
-    webhook_allow: the targets of webhooks, with commas between them.  Failures to start are logged and give exit code 1.
+    webhook_allow: the targets of webhooks, with commas between them.  Failures to start are logged and give exit
+    code 1.
     """
     logs.configure()
     directory = Path(data).absolute()

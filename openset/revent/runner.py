@@ -88,7 +88,6 @@ class Runner:
         self._closing = False
         self._errors: dict[tuple[int, int], LastError] = {}  # by table and trigger
         self._wake = [asyncio.Event() for _ in range(executor.workers)]
-        self._closing = False
         self._emitted = asyncio.Event()
         self._emitted.set()
         loop = asyncio.get_running_loop()
@@ -102,8 +101,6 @@ class Runner:
         """Ends the tasks; what runs is given up."""
         self._closing = True  # a wait that ends just when it is cancelled swallows that
         self._unlisten()
-        # wait_for of Python 3.11 may swallow a cancellation when what it waits for happens at the same moment.
-        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
