@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import click
 
 from openset import __version__
-from openset.client import subscribe_command, table_commands, trigger_commands
+from openset.client import explain_command, subscribe_command, table_commands, trigger_commands
 from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.options import integer_id_option, json_option, print_json, url_option
+from openset.client.scripts import script_text
 from openset.errors import OpenSetError
 from openset_tools.commands import register
 
@@ -300,24 +301,6 @@ def segments(table: str, url: str, as_json: bool) -> None:
         click.echo(line)
 
 
-def script_text(script: str) -> str:
-    """The script that a command line argument means. Raises a usage error for what looks like a missing file."""
-    if script == "-":
-        return sys.stdin.read()
-    try:
-        is_file = Path(script).is_file()
-    except (OSError, ValueError):
-        is_file = False  # longer than a file name can be, or with a character none can have
-    if is_file:
-        try:
-            return Path(script).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"cannot read {script}: {error}") from None
-    if script.endswith(".pyql") and "\n" not in script:
-        raise click.UsageError(f"there is no file {script}")
-    return script
-
-
 @main.command()
 @click.argument("table")
 @click.argument("column")
@@ -410,6 +393,7 @@ def print_debug(body: dict[str, Any]) -> None:
 
 table_commands.register(main)
 subscribe_command.register(main)
+explain_command.register(main)
 trigger_commands.register(main)
 register(main)
 

@@ -17,6 +17,7 @@ from openset.http.query_batch import BatchQuery
 from openset.http.query_column import ColumnQuery
 from openset.http.query_counts import CountsQuery
 from openset.http.query_events import EventsQuery
+from openset.http.query_explain import ExplainQuery
 from openset.http.query_histogram import HistogramQuery
 from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
@@ -59,6 +60,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (rf"/v1/query/{_TABLE}/histogram/{_NAME}/?", HistogramQuery),
     (rf"/v1/query/{_TABLE}/(?:counts|segment)/?", CountsQuery),
     (rf"/v1/query/{_TABLE}/person/?", PersonQuery),
+    (rf"/v1/query/{_TABLE}/explain/?", ExplainQuery),
 ]
 
 

@@ -28,6 +28,11 @@ def asked_id(parameters: RequestParameters) -> PersonId:
     return _person(text, number)
 
 
+def person_named(parameters: RequestParameters) -> PersonId:
+    """Whom a request is about that may have other parameters. Raises QueryError."""
+    return _person(*_id(parameters))
+
+
 def _id(parameters: RequestParameters) -> tuple[str | None, int | None]:
     return parameters.text("sid"), parameters.integer("id", -(1 << 63), (1 << 63) - 1)
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
-from openset.pyql.actions import Actions
+from openset.pyql.actions import Actions, plain
 from openset.pyql.interpreter.cursor import LeaveMatch
 from openset.pyql.interpreter.scalar_run import RETURN, ExitPerson, Outcome, Run
 from openset.pyql.interpreter.scalar_statements import compile_program
+from openset.pyql.interpreter.tracing import Tracer
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
 from openset_format.block import Block
@@ -95,6 +97,41 @@ def trigger_people(
             actions.schedulings += run.schedulings
     actions.log = noted.log
     return actions
+
+
+def trace_person(
+    script: tree.Script, block: Block, settings: RunSettings, function: str | None = None
+) -> dict[str, Any]:
+    """What a script does for the only person of a block, step by step. function: of a trigger script.
+
+    `steps`; `left_out`, how many steps were too many; `tallied`; `returned`; `error` where a type error ended it:
+    its message, line and column. Raises RunTimeError when the time is up.
+    """
+    program = compile_program(script)
+    run = Run(program, block, settings, Partial(script.aggregators))
+    cursor = run.cursor
+
+    def show_row(row: int) -> dict[str, Any]:
+        return {"row": row, "stamp": cursor.stamps[row], "action": cursor.column("action")[row]}
+
+    run.tracer = Tracer(show_row, plain)
+    run.start(0)
+    error: dict[str, Any] | None = None
+    with deep_recursion():
+        try:
+            (program.body if function is None else program.functions[function].body)(run)
+        except (LeaveMatch, ExitPerson):
+            pass
+        except RunTimeError as wrong:
+            settings.check_deadline()
+            error = {"message": wrong.message, "line": wrong.line, "column": wrong.column}
+    return {
+        "steps": run.tracer.steps,
+        "left_out": run.tracer.left_out,
+        "tallied": run.tallied,
+        "returned": plain(run.returned),
+        "error": error,
+    }
 
 
 def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
@@ -19,6 +20,9 @@ from openset.pyql.meaning.functions import pure_functions
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
 from openset_format.block import Block
+
+if TYPE_CHECKING:
+    from openset.pyql.interpreter.tracing import Tracer
 
 NORMAL = 0
 CONTINUE = -1
@@ -80,6 +84,8 @@ class Run:
         self.emitted: Emission | None = None
         self.schedulings: list[Scheduling] = []
         self.person = 0
+        # Somebody who wants to know every step; nearly always nobody does.
+        self.tracer: Tracer | None = None
 
     def start(self, person: int) -> None:
         """Goes to a person: every variable is None, the cursor on the first row."""

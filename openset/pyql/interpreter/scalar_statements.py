@@ -27,6 +27,7 @@ from openset.pyql.interpreter.scalar_run import (
     placed,
 )
 from openset.pyql.interpreter.tallying import tally
+from openset.pyql.interpreter.tracing import TracedCondition, TracedMatch
 from openset.pyql.meaning import containers
 from openset.pyql.meaning.containers import CONTAINERS, Value
 from openset.pyql.meaning.text import to_text
@@ -163,6 +164,8 @@ def _tally(statement: tree.Tally, loops: int) -> Executor:
 
     def execute(run: Run) -> int:
         values = [key(run) for key in keys]
+        if run.tracer is not None:
+            run.tracer.note("tally", at.line, keys=[run.tracer.show_value(value) for value in values])
         try:
             tally(run, values)
         except RunTimeError as error:
@@ -178,6 +181,8 @@ def _log(statement: tree.Log, loops: int) -> Executor:
 
     def execute(run: Run) -> int:
         values = [argument(run) for argument in arguments]
+        if run.tracer is not None:
+            run.tracer.note("log", at.line, text=" ".join(to_text(value) for value in values))
         try:
             run.partial.add_log(" ".join(to_text(value) for value in values))
         except RunTimeError as error:
@@ -200,6 +205,8 @@ def _emit(statement: tree.Emit, loops: int) -> Executor:
         carried = None if value is None else run.copied(value(run))
         try:
             run.emitted = Emission(run.person, checked_name(called), plain(carried))
+            if run.tracer is not None:
+                run.tracer.note("emit", at.line, name=run.emitted.name, value=run.emitted.value)
         except RunTimeError as error:
             raise placed(error, at) from None
         raise ExitPerson
@@ -215,6 +222,8 @@ def _schedule(statement: tree.Schedule, loops: int) -> Executor:
         wanted = span(run)
         try:
             run.schedulings.append(Scheduling(run.person, function, checked_span(wanted)))
+            if run.tracer is not None:
+                run.tracer.note("schedule", at.line, function=function, span=run.schedulings[-1].span_ms)
         except RunTimeError as error:
             raise placed(error, at) from None
         run.budget.step()
@@ -226,6 +235,8 @@ def _schedule(statement: tree.Schedule, loops: int) -> Executor:
 def _cancel(statement: tree.Cancel, loops: int) -> Executor:
     def execute(run: Run) -> int:
         run.schedulings.append(Scheduling(run.person, statement.function, None))
+        if run.tracer is not None:
+            run.tracer.note("cancel", statement.at.line, function=statement.function)
         run.budget.step()
         return NORMAL
 
@@ -259,12 +270,17 @@ def _match(statement: tree.Match, loops: int) -> Executor:
         most_events = None if limit is None else _event_limit(limit(run), at)
         standing, call_depth = cursor.row, run.call_depth
         enclosing, outermost = cursor.match_row, cursor.first_match_row
+        traced = None if run.tracer is None else TracedMatch(run.tracer, statement, cursor.row)
         try:
+            if traced is not None:
+                return _visit_traced(run, statement, traced, body, most_events)
             return _visit_rows(run, where, body, most_events)
         except LeaveMatch:
             run.call_depth = call_depth
             return NORMAL
         finally:
+            if traced is not None:
+                traced.end()
             cursor.row, cursor.match_row, cursor.first_match_row = standing, enclosing, outermost
 
     return execute
@@ -294,6 +310,32 @@ def _visit_rows(run: Run, where: Evaluator | None, body: Executor, most_events: 
         if signal > 0:
             return signal - 1
     return NORMAL
+
+
+def _visit_traced(run: Run, statement: tree.Match, traced: TracedMatch, body: Executor, most_events: int | None) -> int:
+    """`_visit_rows`, telling of every row."""
+    assert run.tracer is not None
+    where: Evaluator | None = None
+    if statement.where is not None:
+        condition = TracedCondition(statement.where, compile_expression)
+
+        def where(run: Run) -> bool:
+            holds = condition.holds(run)
+            if not holds:
+                traced.failed(run.cursor.row, condition.failing, condition.values)
+            return holds
+
+    depth = run.tracer.depth
+
+    def told(run: Run) -> int:
+        assert run.cursor.match_row is not None and run.tracer is not None
+        traced.visited(run.cursor.match_row)
+        try:
+            return body(run)
+        finally:
+            run.tracer.depth = depth
+
+    return _visit_rows(run, where, told, most_events)
 
 
 def _event_limit(limit: Value, at: tree.Position) -> int:
@@ -350,6 +392,8 @@ def _continue(statement: tree.Continue, loops: int) -> Executor:
 
 def _exit(statement: tree.Exit, loops: int) -> Executor:
     def execute(run: Run) -> int:
+        if run.tracer is not None:
+            run.tracer.note("exit", statement.at.line)
         raise ExitPerson
 
     return execute
@@ -360,6 +404,8 @@ def _return(statement: tree.Return, loops: int) -> Executor:
 
     def execute(run: Run) -> int:
         run.returned = None if value is None else run.copied(value(run))
+        if run.tracer is not None:
+            run.tracer.note("return", statement.at.line, value=run.tracer.show_value(run.returned))
         return RETURN
 
     return execute

@@ -8,9 +8,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from openset.cli import EXIT_NO_DAEMON, main, print_error, script_text
+from openset.cli import EXIT_NO_DAEMON, main, print_error
 from openset.client.connection import Refused
 from openset.client.daemon import free_port
+from openset.client.scripts import script_text
 
 
 @pytest.mark.parametrize(
