@@ -1,13 +1,14 @@
 """A table of a data directory in this process, without a daemon and beside one: `openset.open_table`.
 
 Read-only and without a lock. A table is what it was when it was opened or last refreshed; the maps are kept open, so
-nothing that happens to the directory changes it. Shortcut: a script reads everyone in this thread, it asks no index.
+nothing that happens to the directory changes it. As for queries, only the headers of files are verified: `openset
+verify` looks at all of them. Shortcut: a script reads everyone in this thread, it asks no index.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,15 @@ from openset.pyql.settings import SESSION_TIME_MS, ParameterValue, RunSettings
 from openset.pyql.syntax.parse import parse_script
 from openset.query.result import Order, result_tree, sort_index
 from openset.query.time_zone import UTC_NAME, zone_of
+from openset.store.arrow_rows import ArrowRows, data_frame
 from openset.store.fold import fold_events
-from openset.store.offline import open_views, read_data_dir, table_named
+from openset.store.offline import OpenTable, read_data_dir, table_named
+from openset.store.rows import rows_of
 from openset.store.schema import TableSchema
 from openset.store.views import PartitionView
 from openset_format.block import Block, ColumnType, PersonId
+
+_ALL_ROWS = 1 << 62
 
 
 class Table:
@@ -46,11 +51,11 @@ class Table:
         Raises ConfigError, QueryError when the table is gone, InternalError when a file is damaged: an answer without
         some of the people would be wrong.
         """
-        store, views, problems = open_views(self.data_dir, self.name)
-        if problems:
-            raise InternalError(f"{self.data_dir} is damaged", detail=problems)
-        self.schema = store.catalog.table(self.name)
-        self._views = views
+        with OpenTable(self.data_dir, self.name) as opened:
+            if opened.problems:
+                raise InternalError(f"{self.data_dir} is damaged", detail=opened.problems)
+            self.schema = opened.schema
+            self._views = dict(opened.views)
 
     @property
     def columns(self) -> dict[str, ColumnType]:
@@ -65,6 +70,31 @@ class Table:
     def blocks(self) -> list[Block]:
         """The columns as numpy arrays, see `openset_format.block.Block`. Mind `include`."""
         return [block for view in self._views.values() for block in view.blocks()]
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> Any:
+        """The rows as a pyarrow.Table: person, person_id, event, stamp, action, and the columns of the table.
+
+        A row for each row of each event; of `person` and `person_id` one is null, for ids are text or integers; `event`
+        counts the events of a person from 0. Texts are codes with a dictionary. columns: only these. Numbers, stamps
+        and codes are the mapped file's own where nothing in the journal touches a partition's people; else copies.
+        Raises ConfigError without pyarrow, QueryError for an unknown column.
+        """
+        made = None
+        arrays: dict[str, list[Any]] = {}
+        for view in self._views.values():
+            made = ArrowRows(self.schema, columns)
+            for block in view.stream(_ALL_ROWS):
+                for rows in rows_of(block):
+                    for name, array in made.arrays(rows).items():
+                        arrays.setdefault(name, []).append(array)
+        return (made or ArrowRows(self.schema, columns)).table(arrays)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> Any:
+        """The same rows as a pandas.DataFrame. Texts are categories, ints and bools with nulls of pandas' own kinds.
+
+        Raises as `to_arrow`, and ConfigError without pandas.
+        """
+        return data_frame(self.to_arrow(columns))
 
     def query(
         self,

@@ -40,6 +40,20 @@ def findings(file: PartitionFile) -> Iterator[Finding]:
             yield from _index(file, f"/columns/{column_id}", column)
 
 
+def misfits(file: PartitionFile) -> Iterator[Finding]:
+    """What keeps a file from being read at all: bounds that do not ascend, codes of no text, texts that are none."""
+    broken = list(_row_start(file.row_start, file.rows))
+    yield from broken
+    persons = file.persons
+    assert isinstance(persons, MappedPersonIds) and isinstance(persons.texts, PackedTexts)
+    yield from _texts("/persons/texts", persons.texts)
+    if not broken and file.event_start is not None and file.rows:
+        yield from _starts(file.event_start, _first_of_person(file))
+    yield from _values(ACTION_GROUP, file.action)
+    for column_id, column in file.columns.items():
+        yield from _values(f"/columns/{column_id}", column)
+
+
 def _first(dataset: str, wrong: NDArray[np.bool_], message: str) -> Iterator[Finding]:
     if wrong.any():
         yield dataset, int(np.argmax(wrong)), message
@@ -85,12 +99,18 @@ def _texts(group: str, texts: PackedTexts) -> Iterator[Finding]:
     if (offsets[1:] < offsets[:-1]).any():
         yield from _first(f"{group}/offsets", offsets[1:] < offsets[:-1], "descends")
         return
-    for code, entry in enumerate(texts.entries()):
-        try:
-            entry.decode()
-        except UnicodeDecodeError as error:
-            yield f"{group}/bytes", int(offsets[code]) + error.start, f"text {code} is not UTF-8"
-            return
+    try:
+        texts.data.tobytes().decode()
+    except UnicodeDecodeError as error:
+        code = int(np.searchsorted(offsets, error.start, side="right")) - 1
+        yield f"{group}/bytes", error.start, f"text {code} is not UTF-8"
+        return
+    # All of it is UTF-8, and so is each text unless it begins inside a character.
+    begins = offsets[:-1][offsets[:-1] < len(texts.data)]
+    inside = (texts.data[begins] & 0xC0) == 0x80
+    if inside.any():
+        code = int(np.argmax(inside))
+        yield f"{group}/bytes", int(begins[code]), f"text {code} is not UTF-8"
 
 
 def _lookup(group: str, lookup: HashIndex, hashes: NDArray[np.uint64], entries: list[Any]) -> Iterator[Finding]:
@@ -118,11 +138,23 @@ def _column(group: str, column: Column) -> Iterator[Finding]:
     if column.dictionary is not None:
         assert isinstance(column.dictionary, PackedTexts)
         yield from _dictionary(f"{group}/dictionary", column.dictionary)
-        # The code of a row without a value is 0, whether or not there is any text.
-        beyond = column.values >= max(len(column.dictionary), 1)
-        if column.valid is None and not len(column.dictionary):
-            beyond = np.ones(len(column.values), np.bool_)
-        yield from _first(values, beyond, "a code that is not in the dictionary")
+        yield from _codes(values, column)
+
+
+def _codes(values: str, column: Column) -> Iterator[Finding]:
+    assert column.dictionary is not None
+    # The code of a row without a value is 0, whether or not there is any text.
+    beyond = column.values >= max(len(column.dictionary), 1)
+    if column.valid is None and not len(column.dictionary):
+        beyond = np.ones(len(column.values), np.bool_)
+    yield from _first(values, beyond, "a code that is not in the dictionary")
+
+
+def _values(group: str, column: Column) -> Iterator[Finding]:
+    if column.dictionary is not None:
+        assert isinstance(column.dictionary, PackedTexts)
+        yield from _texts(f"{group}/dictionary", column.dictionary)
+        yield from _codes(f"{group}/values", column)
 
 
 def _dictionary(group: str, texts: PackedTexts) -> Iterator[Finding]:
@@ -137,20 +169,45 @@ def _events(file: PartitionFile) -> Iterator[Finding]:
     rows, stamp, action = file.rows, file.stamp, file.action.values
     if not rows:
         return
-    first_of_person = np.zeros(rows, np.bool_)
-    first_of_person[file.row_start[:-1][np.diff(file.row_start) > 0]] = True
+    first_of_person = _first_of_person(file)
     later = ~first_of_person[1:]
     yield from _first("/events/stamp", (stamp[1:] < stamp[:-1]) & later, "descends within a person")
-    same_event = (stamp[1:] == stamp[:-1]) & (action[1:] == action[:-1]) & later
+    same_stamp = (stamp[1:] == stamp[:-1]) & later
+    same_event = same_stamp & (action[1:] == action[:-1])
+    yield from _events_twice(action, same_stamp)
     if file.event_start is None:
         yield from _first("/events/stamp", same_event, "two events of a person with the same stamp and action")
         return
     name = "/events/event_start"
     starts = file.event_start
     yield from _first(name, starts.view(np.uint8) > 1, "neither 0 nor 1")
-    yield from _first(name, first_of_person & ~starts, "a person's first row starts no event")
+    yield from _starts(starts, first_of_person)
     yield from _first(name, ~starts[1:] & ~same_event & later, "stamp or action changes inside an event")
     yield from _first(name, starts[1:] & same_event, "two events of a person with the same stamp and action")
+
+
+def _events_twice(actions: NDArray[Any], same_stamp: NDArray[np.bool_]) -> Iterator[Finding]:
+    """An action that a person has twice at one stamp, with others in between."""
+    tied = np.flatnonzero(np.append(same_stamp, False) | np.append(False, same_stamp))
+    group = np.cumsum(np.append(True, ~same_stamp))[tied]
+    action = actions[tied].astype(np.int64)
+    # Runs of one action: an event's rows. The same action in two runs is the same event twice.
+    run = np.flatnonzero(np.append(True, (np.diff(group) != 0) | (np.diff(action) != 0))[: len(tied)])
+    order = run[np.lexsort((action[run], group[run]))]
+    twice = (np.diff(group[order]) == 0) & (np.diff(action[order]) == 0)
+    if twice.any():
+        at = int(tied[order[1:][np.argmax(twice)]])
+        yield "/events/stamp", at, "two events of a person with the same stamp and action"
+
+
+def _first_of_person(file: PartitionFile) -> NDArray[np.bool_]:
+    first = np.zeros(file.rows, np.bool_)
+    first[file.row_start[:-1][np.diff(file.row_start) > 0]] = True
+    return first
+
+
+def _starts(starts: NDArray[np.bool_], first_of_person: NDArray[np.bool_]) -> Iterator[Finding]:
+    yield from _first("/events/event_start", first_of_person & ~starts, "a person's first row starts no event")
 
 
 def _index(file: PartitionFile, group: str, column: Column) -> Iterator[Finding]:

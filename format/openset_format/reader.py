@@ -87,6 +87,11 @@ class PartitionFile:
         return self.seal.applied_sequence
 
     @property
+    def seal_bytes(self) -> bytes:
+        """The seal as it is in the file. Another generation has another one, and so has a file of other contents."""
+        return self._map[:SEAL_BYTES]
+
+    @property
     def schema(self) -> Mapping[int, ColumnType]:
         """Type by column id, of all columns the table had when the file was written."""
         return self.manifest.schema

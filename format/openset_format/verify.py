@@ -5,18 +5,20 @@ Nothing is modified. A file found sound here reads back, through the map or thro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
 from h5py import h5d
+from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from .errors import DamageError
 from .hashing import checksum
-from .invariants import findings
+from .invariants import Finding, findings, misfits
 from .reader import PartitionFile
 from .seal import CHECKSUM_BLOCK_BYTES, DatasetPlace
 from .segment import scan_segment
@@ -49,7 +51,8 @@ def verify_partition(path: Path | str) -> list[Problem]:
     path = Path(path)
     try:
         file = PartitionFile.open(path)
-        return list(_damage(file)) or list(_mistakes(file))
+        with path.open("rb") as handle:
+            return list(damage(file, handle)) or list(_mistakes(file))
     except DamageError as error:
         return [Problem(error.file, error.dataset, error.offset, error.reason)]
 
@@ -67,41 +70,90 @@ def verify_segment(path: Path | str) -> list[Problem]:
     return [Problem(str(path), None, scan.end, scan.damage + behind)]
 
 
-def _damage(file: PartitionFile) -> Iterator[Problem]:
-    """Bytes that are not what was written: the disk's fault."""
+def damage(file: PartitionFile, handle: BinaryIO) -> Iterator[Problem]:
+    """Bytes that are not what was written: the disk's fault. handle: the same file, opened to be read."""
     name, manifest = str(file.path), file.manifest
     size_bytes = 8 * manifest.checksums_count
-    with file.path.open("rb") as handle:
+    try:
         handle.seek(manifest.checksums_offset)
         raw = handle.read(size_bytes)
         if checksum(raw) != manifest.checksums_hash:
             yield Problem(name, "/checksums", manifest.checksums_offset, "does not match its hash")
             return
-        checksums = np.frombuffer(raw, "<u8").tolist()
-        for dataset, place in manifest.datasets.items():
-            for block in range(place.checksum_count):
-                start = block * CHECKSUM_BLOCK_BYTES
-                handle.seek(place.offset + start)
-                data = handle.read(min(CHECKSUM_BLOCK_BYTES, place.size_bytes - start))
-                if checksum(data) != checksums[place.first_checksum + block]:
-                    yield Problem(name, dataset, place.offset + start, f"{len(data)} bytes do not match their checksum")
-        extents = [(place.offset, place.size_bytes) for place in manifest.datasets.values()]
-        extents += [
-            (manifest.checksums_offset, size_bytes),
-            (file.seal.manifest_offset, file.seal.manifest_bytes),
-        ]
-        rest = xxh3_64()
+    except OSError as error:
+        yield Problem(name, "/checksums", manifest.checksums_offset, f"cannot be read: {error.strerror}")
+        return
+    checksums = np.frombuffer(raw, "<u8")
+    for dataset, place in manifest.datasets.items():
+        yield from _damaged_blocks(handle, name, dataset, place, checksums)
+    extents = [(place.offset, place.size_bytes) for place in manifest.datasets.values()]
+    extents += [
+        (manifest.checksums_offset, size_bytes),
+        (file.seal.manifest_offset, file.seal.manifest_bytes),
+    ]
+    rest = xxh3_64()
+    try:
         for offset, size in gaps_between(extents, file.size_bytes):
             handle.seek(offset)
             rest.update(handle.read(size))
-        if rest.intdigest() != file.seal.rest_hash:
-            yield Problem(name, None, None, "bytes outside the datasets (HDF5's own) do not match their hash")
+    except OSError as error:
+        yield Problem(name, None, None, f"bytes outside the datasets cannot be read: {error.strerror}")
+        return
+    if rest.intdigest() != file.seal.rest_hash:
+        yield Problem(name, None, None, "bytes outside the datasets (HDF5's own) do not match their hash")
+
+
+def _damaged_blocks(
+    handle: BinaryIO, name: str, dataset: str, place: DatasetPlace, checksums: NDArray[np.uint64]
+) -> Iterator[Problem]:
+    """The blocks of a dataset that do not match their checksums."""
+    if not 0 <= place.first_checksum <= len(checksums) - place.checksum_count:
+        yield Problem(name, dataset, place.offset, "its checksums are not in the file")
+        return
+    for block in range(place.checksum_count):
+        start = block * CHECKSUM_BLOCK_BYTES
+        try:
+            handle.seek(place.offset + start)
+            data = handle.read(min(CHECKSUM_BLOCK_BYTES, place.size_bytes - start))
+        except OSError as error:
+            yield Problem(name, dataset, place.offset + start, f"cannot be read: {error.strerror}")
+            continue
+        if checksum(data) != int(checksums[place.first_checksum + block]):
+            yield Problem(name, dataset, place.offset + start, f"{len(data)} bytes do not match their checksum")
+
+
+def unreadable(file: PartitionFile, handle: BinaryIO) -> Iterator[Problem]:
+    """Why the arrays of a file cannot be relied on: damage, or sizes and codes that do not fit together.
+
+    Much less than `verify_partition`: what it costs is reading the file. handle: the same file, opened to be read.
+    """
+    found = False
+    for problem in damage(file, handle):
+        found = True
+        yield problem
+    if not found:
+        yield from misfitting(file)
+
+
+def misfitting(file: PartitionFile) -> list[Problem]:
+    """Sizes, bounds, codes and texts of a file that do not fit together, so that it cannot be read."""
+    found: list[Problem] = []
+    try:
+        for problem in _located(file, misfits(file)):
+            found.append(problem)
+    except DamageError as error:
+        found.append(Problem(error.file, error.dataset, error.offset, error.reason))
+    return found
 
 
 def _mistakes(file: PartitionFile) -> Iterator[Problem]:
     """What a writer got wrong."""
     yield from _hdf5(file)
-    for dataset, index, message in findings(file):
+    yield from _located(file, findings(file))
+
+
+def _located(file: PartitionFile, found: Iterable[Finding]) -> Iterator[Problem]:
+    for dataset, index, message in found:
         place = file.manifest.datasets.get(dataset)
         offset = None if place is None else place.offset + index * np.dtype(place.dtype).itemsize
         yield Problem(str(file.path), dataset, offset, f"{message} (element {index})")

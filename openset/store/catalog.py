@@ -6,6 +6,7 @@ every change. Ids of tables and columns only grow, so nothing on disk can ever b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,39 @@ class Catalog:
 
     def is_dropped(self, table_id: int) -> bool:
         """Whether there was a table of this id and is no more."""
-        return table_id < self._contents.next_table_id and all(table.id != table_id for table in self._contents.tables)
+        return table_id < self._contents.next_table_id and not self.has(table_id)
+
+    def has(self, table_id: int) -> bool:
+        """Whether there is a table of this id."""
+        return any(table.id == table_id for table in self._contents.tables)
+
+    def mistakes(self) -> list[str]:
+        """What cannot be true of a catalog although its checksum matches."""
+        contents, found = self._contents, []
+        if contents.partitions is not None and not 1 <= contents.partitions <= MOST_PARTITIONS:
+            found.append(f"{contents.partitions} partitions")
+        found += [f"table id {one} is there twice" for one in _twice(table.id for table in contents.tables)]
+        found += [f"table {one!a} is there twice" for one in _twice(table.name for table in contents.tables)]
+        for table in contents.tables:
+            where = f"table {table.name!a}: "
+            if table.id >= contents.next_table_id:
+                found.append(f"{where}its id {table.id} is still to be given away")
+            found += [f"{where}column id {one} is there twice" for one in _twice(each.id for each in table.columns)]
+            found += [f"{where}column {one!a} is there twice" for one in _twice(each.name for each in table.columns)]
+            found += [
+                f"{where}the id {column.id} of column {column.name!a} is still to be given away"
+                for column in table.columns
+                if column.id >= table.next_column_id
+            ]
+            try:
+                check_table_name(table.name)
+                check_z_order(table.z_order)
+                check_retention(table.retention_days)
+                for column in table.columns:
+                    check_column(column.name, column.type, ())
+            except ConfigError as error:
+                found.append(f"{where}{error.message}")
+        return found
 
     def add_column(self, table: str, name: str, column_type: str, reserved: Collection[str]) -> TableSchema:
         """The table with one more column. Raises ConfigError when the column exists or cannot be."""
@@ -217,6 +250,11 @@ def _read(path: Path) -> _Contents:
 def _schema(table: _StoredTable) -> TableSchema:
     columns = tuple(ColumnSchema(column.id, column.name, column.type) for column in table.columns)
     return TableSchema(table.id, table.name, columns, tuple(table.z_order), table.version, table.retention_days)
+
+
+def _twice(values: Iterable[Any]) -> list[Any]:
+    """Those that occur more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _check_column_count(count: int) -> None:

@@ -8,10 +8,10 @@ does not touch can be read.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from openset.errors import ConfigError, InternalError
 from openset.store.catalog import CATALOG_NAME, Catalog
@@ -26,12 +26,16 @@ from openset_format.block import PersonId
 from openset_format.errors import FormatError, MissingSegmentError
 from openset_format.hashing import partition_of
 from openset_format.journal_reading import JournalReading, read_journal
+from openset_format.reader import PartitionFile
 from openset_format.revent_file import REVENT_SUFFIX
+from openset_format.seal import SEAL_BYTES
+from openset_format.verify import unreadable
 
 _ATTEMPTS = 40
 _PAUSE_SECONDS = 0.05
 # Damage is believed when it is found so often: a segment may be removed just when it is read.
 _DAMAGED_ATTEMPTS = 3
+_UNCHANGED_ATTEMPTS = 5
 
 Result = TypeVar("Result")
 
@@ -72,8 +76,14 @@ def read_data_dir(data_dir: Path | str) -> OfflineStore:
     if not (data_dir / CATALOG_NAME).is_file() or not (data_dir / JOURNAL_DIRECTORY).is_dir():
         raise ConfigError(f"{data_dir} is not a data directory: it has no {CATALOG_NAME} or no {JOURNAL_DIRECTORY}")
     stale = "it changes faster than it can be read"
+    unchanged, last = 0, None
     for attempt in range(_ATTEMPTS):
         before = fingerprint(data_dir)
+        # A segment of the journal goes after a file was replaced; what is missing while none is stays missing.
+        unchanged = unchanged + 1 if before == last else 0
+        last = before
+        if unchanged >= _UNCHANGED_ATTEMPTS and not is_placing(data_dir):
+            break
         if is_placing(data_dir):
             stale = "an import puts its files in place; when it was interrupted, starting the daemon finishes that"
             time.sleep(_PAUSE_SECONDS)
@@ -92,27 +102,87 @@ def read_data_dir(data_dir: Path | str) -> OfflineStore:
     raise ConfigError(f"{data_dir} cannot be read: {stale}")
 
 
-def open_views(data_dir: Path | str, table: str) -> tuple[OfflineStore, dict[int, PartitionView], list[str]]:
-    """The partitions of a table, all at one moment and opened: nothing that happens to the directory changes them.
+class OpenTable:
+    """A table at one moment, opened: nothing that happens to the directory changes it. A context manager.
 
-    Returns the store, the views by partition, and what is wrong with the data directory; partitions that cannot be read
-    are left out. Raises ConfigError, QueryError, InternalError.
+    store: what the directory held at that moment. problems: what is wrong with it; partitions that cannot be read are
+    left out of `views`, which has the others by number.
     """
 
-    def opened(store: OfflineStore) -> tuple[OfflineStore, dict[int, PartitionView], list[str]]:
+    def __init__(self, data_dir: Path | str, table: str, partitions: Collection[int] | None = None):
+        """partitions: only these; all when None. Raises ConfigError, QueryError, InternalError."""
+        self._wanted = partitions
+        self.problems: list[str] = []
+        self.views: dict[int, PartitionView] = {}
+        self._files: dict[int, BinaryIO] = {}
+        self.store = at_one_moment(data_dir, lambda store: self._open(store, table))
+        self.schema: TableSchema = self.store.catalog.table(table)
+
+    def _open(self, store: OfflineStore, table: str) -> OfflineStore:
+        self.close()
         cache = ViewCache(store.data_dir)
-        problems = list(store.problems)
-        views: dict[int, PartitionView] = {}
+        self.problems, self.views = list(store.problems), {}
         for snapshot in store.snapshots(table):
+            if self._wanted is not None and snapshot.partition not in self._wanted:
+                continue
             try:
-                views[snapshot.partition] = cache.view(snapshot)
+                self.views[snapshot.partition] = view = cache.view(snapshot)
+                if view.file is not None:
+                    self._files[snapshot.partition] = _same_file(view.file)
             except StaleSnapshotError:
                 raise
             except InternalError as error:
-                problems.append(error.message)
-        return store, views, problems
+                self.problems.append(error.message)
+                self.views.pop(snapshot.partition, None)
+        return store
 
-    return at_one_moment(data_dir, opened)
+    def sound_views(self) -> Iterator[tuple[int, PartitionView]]:
+        """The partitions, ascending, each verified just before: checksums, and what it takes to be read.
+
+        What is damaged is left out and added to `problems`. A partition is forgotten when the next one is asked for,
+        so this can be used once.
+        """
+        for number in sorted(self.views):
+            view = self.views.pop(number)
+            file, damage = self._files.pop(number, None), None
+            if file is not None and view.file is not None:
+                with file:
+                    damage = next(unreadable(view.file, file), None)
+            if damage is None:
+                yield number, view
+            else:
+                self.problems.append(str(damage))
+
+    def close(self) -> None:
+        """Gives the files up that `sound_views` has not come to. The views stay what they are."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def __enter__(self) -> OpenTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _same_file(mapped: PartitionFile) -> BinaryIO:
+    """A partition file that is mapped, opened to be read. Raises StaleSnapshotError when it has been replaced."""
+    try:
+        file = mapped.path.open("rb")
+    except FileNotFoundError as error:
+        raise StaleSnapshotError(f"{mapped.path} is gone") from error
+    except OSError as error:
+        raise InternalError(f"{mapped.path} cannot be read: {error.strerror}") from error
+    try:
+        if file.read(SEAL_BYTES) != mapped.seal_bytes:
+            raise StaleSnapshotError(f"{mapped.path} was replaced")
+    except OSError as error:
+        file.close()
+        raise InternalError(f"{mapped.path} cannot be read: {error.strerror}") from error
+    except StaleSnapshotError:
+        file.close()
+        raise
+    return file
 
 
 def at_one_moment(data_dir: Path | str, work: Callable[[OfflineStore], Result]) -> Result:

@@ -17,7 +17,7 @@ from openset.store.dropped import remove_dropped_tables
 from openset.store.partition import Partition
 from openset.store.records import shares_of
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
-from openset_format.errors import FormatError
+from openset_format.errors import FormatError, MissingSegmentError
 from openset_format.files import TEMPORARY_SUFFIX
 from openset_format.reader import PartitionFile
 from openset_format.segment import Entry, RecordRef
@@ -51,7 +51,8 @@ def known_partitions(
 ) -> Partitions:
     """The partitions by (table id, partition), without changing anything. Raises InternalError, ConfigError.
 
-    on_damage: is told of files that cannot be used, which are then left out with all their people.
+    on_damage: is told of files that cannot be used, which are then left out with all their people, and of such records.
+    With it, MissingSegmentError is raised when the journal loses a segment meanwhile.
     """
     partitions: Partitions = {}
     unusable: set[tuple[int, int]] = set()
@@ -75,8 +76,16 @@ def known_partitions(
                     if on_damage is None:
                         raise InternalError(reason)
                     on_damage(reason)
-        _add_records(partitions, catalog, journal, unusable)
+        for ref, kind, table_id in journal.records():
+            try:
+                _add_record(partitions, catalog, journal, unusable, (ref, kind, table_id))
+            except (FormatError, OpenSetError) as error:
+                if on_damage is None or isinstance(error, MissingSegmentError):
+                    raise
+                on_damage(f"journal record {ref.sequence} is left out: {error}")
     except FormatError as error:
+        if isinstance(error, MissingSegmentError) and on_damage is not None:
+            raise
         raise InternalError(str(error)) from error
     return partitions
 
@@ -101,21 +110,20 @@ def _known(path: Path, table_id: int, number: int, journal: Records) -> Partitio
     return Partition(table_id, number, file.generation, file.applied_sequence, file.rows)
 
 
-def _add_records(
-    partitions: Partitions, catalog: Catalog, journal: Records, unusable: Collection[tuple[int, int]]
+def _add_record(
+    partitions: Partitions, catalog: Catalog, journal: Records, unusable: Collection[tuple[int, int]], entry: Entry
 ) -> None:
-    """Adds each record to the partitions whose file lacks it."""
-    tables = {schema.id for schema in catalog.tables()}
-    for ref, kind, table_id in journal.records():
-        if catalog.is_dropped(table_id):
+    """Adds a record to the partitions whose file lacks it. Raises FormatError, InternalError."""
+    ref, kind, table_id = entry
+    if catalog.is_dropped(table_id):
+        return
+    if not catalog.has(table_id):
+        raise InternalError(f"journal record {ref.sequence} is for table {table_id}, which the catalog lacks")
+    for share in shares_of(kind, journal.read(ref), ref.sequence):
+        key = (table_id, share.partition)
+        if key in unusable:
             continue
-        if table_id not in tables:
-            raise InternalError(f"journal record {ref.sequence} is for table {table_id}, which the catalog lacks")
-        for share in shares_of(kind, journal.read(ref), ref.sequence):
-            key = (table_id, share.partition)
-            if key in unusable:
-                continue
-            if key not in partitions:
-                partitions[key] = Partition(table_id, share.partition)
-            if ref.sequence > partitions[key].applied_sequence:
-                partitions[key].add(ref, kind, share)
+        if key not in partitions:
+            partitions[key] = Partition(table_id, share.partition)
+        if ref.sequence > partitions[key].applied_sequence:
+            partitions[key].add(ref, kind, share)

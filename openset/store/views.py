@@ -30,6 +30,7 @@ from openset.store.state import PartitionState, RecordReader, load_state
 from openset_format.block import Block, Column, PersonId, PersonIds
 from openset_format.errors import FormatError
 from openset_format.membership import bitmap_of
+from openset_format.reader import PartitionFile
 
 BLOCK_ROWS = 65_536
 PARTITIONS_KEPT = 4_096
@@ -104,7 +105,9 @@ class _Partition:
     def view(self, snapshot: PartitionSnapshot) -> PartitionView:
         key = (snapshot.generation, len(snapshot.records), snapshot.schema.version)
         if key not in self._views or not self._views[key].is_as_of(snapshot.expired_before):
-            self._views[key] = PartitionView(self._state_at(snapshot), snapshot.schema, snapshot.expired_before)
+            self._views[key] = PartitionView(
+                self._state_at(snapshot), snapshot.schema, snapshot.partition, snapshot.expired_before
+            )
             if len(self._views) > VIEWS_KEPT:
                 self._views.popitem(last=False)
         self._views.move_to_end(key)
@@ -126,9 +129,10 @@ class _Partition:
 class PartitionView:
     """A partition as it was at one snapshot. It stays valid and unchanged when the cache moves on."""
 
-    def __init__(self, state: PartitionState, schema: TableSchema, expired_before: int = 0):
+    def __init__(self, state: PartitionState, schema: TableSchema, partition: int, expired_before: int = 0):
         """expired_before: rows of stamps before it (ms) are left out."""
         self.schema = schema
+        self.partition = partition
         self._expired_before = expired_before
         self._persons = state.delta.persons.view()
         # Ordinals whom records that are not in the file yet have erased.
@@ -178,6 +182,20 @@ class PartitionView:
     def persons(self) -> PersonIds:
         """The ids of all people, by ordinal."""
         return self._persons
+
+    @property
+    def file(self) -> PartitionFile | None:
+        """The file, None where there is none yet."""
+        return self._state.base if isinstance(self._state.base, PartitionFile) else None
+
+    @property
+    def rows(self) -> int:
+        """How many rows a query answers for."""
+        total = 0
+        if self._base_columns is not None:
+            counts = np.diff(self._state.base.row_start)
+            total = int((counts if self._include is None else counts[self._include]).sum())
+        return total + (0 if self._layer is None else self._layer.rows)
 
     @cached_property
     def present(self) -> BitMap:
@@ -246,11 +264,13 @@ class PartitionView:
         The Blocks are the same objects when asked again, so what they cache is kept from query to query.
         """
         if max_rows_per_block not in self._blocks:
-            self._blocks[max_rows_per_block] = [
-                *self._base_blocks(max_rows_per_block),
-                *self._layer_blocks(max_rows_per_block),
-            ]
+            self._blocks[max_rows_per_block] = list(self.stream(max_rows_per_block))
         return self._blocks[max_rows_per_block]
+
+    def stream(self, max_rows_per_block: int = BLOCK_ROWS) -> Iterator[Block]:
+        """The same Blocks made one after the other and not kept: for going through everything once."""
+        yield from self._base_blocks(max_rows_per_block)
+        yield from self._layer_blocks(max_rows_per_block)
 
     def blocks_of(self, people: BitMap, max_rows_per_block: int = BLOCK_ROWS) -> list[Block]:
         """Blocks of some people, by ordinal, whose rows are copied together: for people who are few.

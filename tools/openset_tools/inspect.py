@@ -1,97 +1,96 @@
-"""What is in a partition file, a segment of the journal or a whole data directory: `openset inspect`.
+"""What is in a file of a data directory, or in all of it: `openset inspect`.
 
 Read-only, without a lock and without a daemon. Names of columns are in the catalog, so a file that stands in its data
-directory is shown with them, another one with the ids.
+directory is shown with them, another one with the ids. What is damaged is told in `problems`, and the rest is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
-from openset.store.offline import open_views, read_data_dir
+from openset.store.fold import iso_text
+from openset.store.offline import OfflineStore, OpenTable, read_data_dir
 from openset.store.schema import TableSchema
-from openset.store.snapshot import partition_path
-from openset_format.block import Block, ColumnType
-from openset_format.errors import FormatError
-from openset_format.reader import ACTION_GROUP, PartitionFile
+from openset.store.segments import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
+from openset.store.segments import SEGMENTS_DIRECTORY, Segment
+from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
+from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
+from openset.store.trigger_catalog import read_catalog
+from openset_format.errors import DamageError, FormatError
+from openset_format.journal_reading import JournalReading, read_journal
+from openset_format.membership import MembershipFile
+from openset_format.reader import PartitionFile
 from openset_format.revent_file import REVENT_SUFFIX
-from openset_format.segment import SEGMENT_SUFFIX, scan_segment
+from openset_format.segment import SEGMENT_SUFFIX
+from openset_tools.inspect_file import header, inspect_partition, stored_together
+from openset_tools.records import inspect_segment, kind_name
 from openset_tools.summary import Summary
 from openset_tools.triggers import inspect_sidecar, read_offline, triggers_of
 
-_BAR_CHARACTERS = 40
+Advance = Callable[[int, int], None]
 
 
-def inspect(path: Path) -> dict[str, Any]:
-    """Everything about a file or directory, as JSON. Raises ConfigError, InternalError."""
+def inspect(path: Path, advance: Advance = lambda done, total: None) -> dict[str, Any]:
+    """Everything about a file or directory, as JSON; `problems` has what is damaged.
+
+    advance: is told how many rows of a table are done and how many it has. Raises ConfigError for what is none of our
+    files, InternalError for one of which nothing can be read.
+    """
     if path.is_dir():
-        return inspect_directory(path)
+        return inspect_directory(path, advance)
     try:
         if path.suffix == SEGMENT_SUFFIX:
             return inspect_segment(path)
         if path.suffix == REVENT_SUFFIX:
             return inspect_sidecar(path)
-        return inspect_file(path)
+        if path.suffix == STORED_SEGMENT_SUFFIX:
+            return inspect_stored_segment(path)
+        if path.name == CATALOG_NAME:
+            return inspect_catalog(path)
+        if path.name == TRIGGERS_NAME:
+            return {"file": str(path), "triggers": msgspec.to_builtins(read_catalog(path).triggers)}
+        return inspect_partition(path)
     except FormatError as error:
         raise InternalError(str(error)) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def inspect_file(path: Path) -> dict[str, Any]:
-    """A partition file. Raises FormatError, OSError."""
-    file = PartitionFile.open(path)
-    names = column_names(file)
-    summary = Summary({name: file.schema[column_id] for column_id, name in names.items()})
-    summary.add([file_block(file, names)])
-    shown = summary.shown()
-    stored = {"action": stored_form(file, ACTION_GROUP, "text")}
-    for column_id, name in names.items():
-        stored[name] = stored_form(file, f"/columns/{column_id}", file.schema[column_id])
-    for name, facts in stored.items():
-        shown["columns"].setdefault(name, {"type": "text"}).update(facts)
-    return {"file": str(path), "header": header(file), **shown}
-
-
-def header(file: PartitionFile) -> dict[str, Any]:
-    """What the seal and the manifest say."""
-    return {
-        "table_id": file.table_id,
-        "partition": file.partition,
-        "generation": file.generation,
-        "journal_id": file.journal_id,
-        "applied_sequence": file.applied_sequence,
-        "size_bytes": file.size_bytes,
-        "people": file.people,
-        "rows": file.rows,
-        "z_order": file.z_order,
-    }
-
-
-def inspect_segment(path: Path) -> dict[str, Any]:
-    """A segment file of the journal. Raises FormatError, OSError."""
-    scan = scan_segment(path)
+def inspect_catalog(path: Path) -> dict[str, Any]:
+    """The catalog of a data directory. Raises ConfigError, InternalError."""
+    catalog = Catalog(path.parent)
     return {
         "file": str(path),
-        "journal_id": scan.header.journal_id,
-        "size_bytes": scan.size_bytes,
-        "records": [
-            {"sequence": ref.sequence, "kind": kind, "table_id": table, "offset": ref.offset, "bytes": ref.size_bytes}
-            for ref, kind, table in scan.entries
-        ],
-        "unsound_from": None if scan.damage is None else scan.end,
-        "problem": scan.damage,
+        "server_name": catalog.server_name,
+        "partitions": catalog.partitions,
+        "catalog": [_schema(schema) for schema in catalog.tables()],
     }
 
 
-def inspect_directory(data_dir: Path) -> dict[str, Any]:
+def inspect_stored_segment(path: Path) -> dict[str, Any]:
+    """The file of a stored segment. Raises FormatError, OSError."""
+    file = MembershipFile.open(path)
+    try:
+        segment = msgspec.json.decode(file.description, type=Segment)
+        people = {str(partition): len(file.members(partition)) for partition in file.partitions}
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise DamageError(f"it cannot be read: {error}", path) from error
+    return {"file": str(path), "segment": msgspec.to_builtins(segment), "people": people}
+
+
+def inspect_directory(data_dir: Path, advance: Advance = lambda done, total: None) -> dict[str, Any]:
     """A data directory: its journal, and every table with what the journal adds to the files."""
-    store = read_data_dir(data_dir)
-    scans = store.journal.scans
+    try:
+        store = read_data_dir(data_dir)
+    except OpenSetError as error:
+        return _without_catalog(data_dir, error)
     problems = list(store.problems)
     tables = []
     try:
@@ -101,212 +100,135 @@ def inspect_directory(data_dir: Path) -> dict[str, Any]:
         problems.append(error.message)
     for schema in store.catalog.tables():
         try:
-            moment, views, found = open_views(data_dir, schema.name)
+            found = _table(data_dir, schema, problems, advance)
         except OpenSetError as error:
             problems.append(error.message)
             continue
-        problems += found
-        summary = Summary(schema.column_types)
-        for view in views.values():
-            summary.add(view.blocks())
-        shown = summary.shown()
-        files = _files(data_dir, schema, sorted(number for table, number in moment.partitions if table == schema.id))
-        for name, facts in _stored_together(schema, files).items():
-            shown["columns"].setdefault(name, {}).update(facts)
-        waiting = {
-            number: len(partition.records)
-            for (table, number), partition in moment.partitions.items()
-            if table == schema.id
-        }
-        tables.append(
-            {
-                "table": schema.name,
-                "table_id": schema.id,
-                "z_order": list(schema.z_order),
-                "partitions": [
-                    {"partition": number, "journal_records": waiting[number]}
-                    | ({} if number not in files else header(files[number]))
-                    for number in waiting
-                ],
-                "triggers": [] if triggers is None else triggers_of(triggers, schema),
-                **shown,
-            }
-        )
+        tables.append(found | {"triggers": [] if triggers is None else triggers_of(triggers, schema)})
     return {
         "directory": str(data_dir),
         "partitions": store.catalog.partitions,
-        "journal": {
-            "id": store.journal.id,
-            "segments": len(scans),
-            "records": sum(len(scan.entries) for scan in scans),
-            "first_sequence": store.journal.first_sequence,
-            "last_sequence": store.journal.last_sequence,
-            "size_bytes": sum(scan.size_bytes for scan in scans),
-            "unfinished_bytes": store.journal.unfinished_bytes,
-        },
+        "journal": _journal(store.journal),
         "tables": tables,
         "problems": list(dict.fromkeys(problems)),
     }
 
 
-def column_names(file: PartitionFile) -> dict[int, str]:
-    """A name per column id: from the catalog the file belongs to, else made of the id."""
-    known: dict[int, str] = {}
-    data_dir = file.path.resolve().parent.parent.parent
-    if (data_dir / CATALOG_NAME).is_file():
-        try:
-            tables = Catalog(data_dir).tables()
-        except OpenSetError:
-            tables = []  # a damaged catalog is told by who inspects the directory; the file can be shown without
-        for table in tables:
-            if table.id == file.table_id:
-                known = {column.id: column.name for column in table.columns}
-    return {column_id: known.get(column_id, f"column {column_id}") for column_id in file.schema}
-
-
-def file_block(file: PartitionFile, names: Mapping[int, str]) -> Block:
-    """All people of a file as one Block, with columns by name."""
-    columns = {names[column_id]: column for column_id, column in file.columns.items()}
-    return Block(file.persons, file.row_start, file.stamp, file.event_start, {"action": file.action, **columns})
-
-
-def stored_form(file: PartitionFile, group: str, column_type: ColumnType) -> dict[str, Any]:
-    """encoding, bytes, and the bytes of the index of a column in a file."""
-    datasets = {name: place for name, place in file.manifest.datasets.items() if name.startswith(f"{group}/")}
-    if not datasets:
-        return {"encoding": "not stored", "bytes": 0, "index_bytes": 0}
-    values = datasets.get(f"{group}/values")
-    width = "no values" if values is None else values.dtype.lstrip("<|")
-    entries = datasets.get(f"{group}/dictionary/hashes")
-    encoding = width
-    if column_type == "text":
-        encoding = f"{width} codes of {0 if entries is None else entries.count} texts"
-    if f"{group}/valid" in datasets:
-        encoding += " + null mask"
-    index = sum(place.size_bytes for name, place in datasets.items() if name.startswith(f"{group}/index/"))
+def _table(data_dir: Path, schema: TableSchema, problems: list[str], advance: Advance) -> dict[str, Any]:
+    summary = Summary(schema.column_types)
+    files: dict[int, PartitionFile] = {}
+    with OpenTable(data_dir, schema.name) as opened:
+        files |= {number: view.file for number, view in opened.views.items() if view.file is not None}
+        total, done = sum(view.rows for view in opened.views.values()), 0
+        for _, view in opened.sound_views():
+            for block in view.stream():
+                summary.add(block)
+                advance(done := done + block.rows, total)
+        problems += opened.problems
+        partitions = _partitions(opened.store, schema, files)
+    shown = summary.shown()
+    for name, facts in stored_together(schema, files).items():
+        shown["columns"].setdefault(name, {}).update(facts)
     return {
-        "encoding": encoding,
-        "bytes": sum(place.size_bytes for place in datasets.values()) - index,
-        "index_bytes": index,
+        "table": schema.name,
+        "table_id": schema.id,
+        "z_order": list(schema.z_order),
+        "retention_days": schema.retention_days,
+        "partitions": partitions,
+        "segments": _segments(data_dir, schema, problems),
+        **shown,
     }
 
 
-def _files(data_dir: Path, schema: TableSchema, partitions: list[int]) -> dict[int, PartitionFile]:
-    files: dict[int, PartitionFile] = {}
-    for number in partitions:
-        path = data_dir / partition_path(schema.id, number)
-        if path.exists():
-            try:
-                files[number] = PartitionFile.open(path)
-            except FormatError:
-                continue  # among the problems already
-    return files
-
-
-def _stored_together(schema: TableSchema, files: Mapping[int, PartitionFile]) -> dict[str, dict[str, Any]]:
-    """Bytes of each column over all files, and the encodings that occur."""
-    groups: dict[str, tuple[str, ColumnType]] = {"action": (ACTION_GROUP, "text")}
-    groups |= {column.name: (f"/columns/{column.id}", column.type) for column in schema.columns}
-    together = {}
-    for name, (group, column_type) in groups.items():
-        forms = [stored_form(file, group, column_type) for file in files.values()]
-        together[name] = {
-            "encoding": "; ".join(dict.fromkeys(form["encoding"] for form in forms)) or "in the journal only",
-            "bytes": sum(form["bytes"] for form in forms),
-            "index_bytes": sum(form["index_bytes"] for form in forms),
+def _partitions(store: OfflineStore, schema: TableSchema, files: Mapping[int, PartitionFile]) -> list[dict[str, Any]]:
+    return [
+        {
+            "partition": number,
+            "journal_records": len(partition.records),
+            "journal_events": partition.delta_events - len(partition.erasures),
+            "journal_erasures": len(partition.erasures),
         }
-    return together
+        | ({} if number not in files else header(files[number]))
+        for (table, number), partition in sorted(store.partitions.items())
+        if table == schema.id
+    ]
 
 
-def inspect_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """`inspect`'s answer for people."""
-    if "directory" in found:
-        journal = found["journal"]
-        yield f"{found['directory']}: {found['partitions'] or 0} partitions a table"
-        yield (
-            f"journal {journal['id'][:8]}: {journal['records']:,} records ({journal['first_sequence']} to "
-            f"{journal['last_sequence']}) in {journal['segments']} segments, {journal['size_bytes']:,} bytes"
-        )
-        for table in found["tables"]:
-            yield ""
-            yield f"table {table['table']} (id {table['table_id']})"
-            for entry in table["partitions"]:
-                yield "  " + _partition_line(entry)
-            for one in table["triggers"]:
-                done = f"{one['emissions']:,} emissions, {one['schedules']:,} schedules"
-                yield f"  trigger {one['trigger']}: {one['state']}, {done}"
-            yield from _summary_lines(table)
-        for problem in found["problems"]:
-            yield f"problem: {problem}"
-    elif "records" in found:
-        yield f"{found['file']}: journal {found['journal_id'][:8]}, {found['size_bytes']:,} bytes"
-        for record in found["records"]:
-            yield "  record {sequence}, kind {kind}, table {table_id}, {bytes:,} bytes at {offset:,}".format(**record)
-        if found["problem"] is not None:
-            yield f"problem: offset {found['unsound_from']}: {found['problem']}"
-    elif "state" in found:
-        head = found["header"]
-        yield (
-            f"{found['file']}: triggers of table {head['table_id']}, partition {head['partition']}, records up to "
-            f"{head['applied_sequence']} of journal {head['journal_id'][:8]}, {head['size_bytes']:,} bytes"
-        )
-        yield from (f"  {name.replace('_', ' ')}: {count:,}" for name, count in found["state"].items())
-    else:
-        yield f"{found['file']}: table {found['header']['table_id']}, {_partition_line(found['header'])}"
-        yield from _summary_lines(found)
+def _segments(data_dir: Path, schema: TableSchema, problems: list[str]) -> list[dict[str, Any]]:
+    """The stored segments: of several files of one name the newest."""
+    found: dict[str, dict[str, Any]] = {}
+    directory = data_dir / TABLES_DIRECTORY / str(schema.id) / SEGMENTS_DIRECTORY
+    for path in sorted(directory.glob(f"*{STORED_SEGMENT_SUFFIX}")):
+        try:
+            segment = inspect_stored_segment(path)["segment"]
+        except FileNotFoundError:
+            continue  # computed again meanwhile
+        except FormatError as error:
+            problems.append(str(error))
+            continue
+        except OSError as error:
+            problems.append(f"{path} cannot be read: {error.strerror}")
+            continue
+        found[segment["name"]] = {
+            "segment": segment["name"],
+            "people": segment["people"],
+            "made_at": iso_text(segment["made_at_ms"]),
+        }
+    return [found[name] for name in sorted(found)]
 
 
-def _partition_line(entry: Mapping[str, Any]) -> str:
-    line = f"partition {entry['partition']}: "
-    if "generation" in entry:
-        line += (
-            f"generation {entry['generation']}, {entry['size_bytes']:,} bytes, "
-            f"records up to {entry['applied_sequence']} of journal {entry['journal_id'][:8]}"
-        )
-    else:
-        line += "no file"
-    if entry.get("journal_records"):
-        line += f", {entry['journal_records']:,} newer records"
-    return line
+def _journal(journal: JournalReading) -> dict[str, Any]:
+    kinds = Counter(kind_name(kind) for _, kind, _ in journal.records())
+    return {
+        "id": journal.id,
+        "segments": len(journal.scans),
+        "records": sum(kinds.values()),
+        "kinds": dict(sorted(kinds.items())),
+        "first_sequence": journal.first_sequence,
+        "last_sequence": journal.last_sequence,
+        "size_bytes": sum(scan.size_bytes for scan in journal.scans),
+        "unfinished_bytes": journal.unfinished_bytes,
+    }
 
 
-def _summary_lines(shown: Mapping[str, Any]) -> Iterator[str]:
-    yield f"  {shown['people']:,} people, {shown['events']:,} events, {shown['rows']:,} rows"
-    if shown["first"] is not None:
-        yield f"  from {shown['first']} to {shown['last']}"
-    for name, column in shown["columns"].items():
-        stored = f"{column['encoding']}, {column['bytes']:,} bytes, index {column['index_bytes']:,}"
-        yield f"  {name}: {column['type']}, {stored}"
-        if column.get("distinct"):
-            line = (
-                f"    {column['distinct']:,} distinct, {column['nulls']:,} null, "
-                f"{_text(column['min'])} to {_text(column['max'])}"
-            )
-            # Where every value occurs once, some of them say nothing.
-            top = ", ".join(f"{_text(entry['value'])} ({entry['rows']:,})" for entry in column["top"])
-            yield line if column["top"][0]["rows"] == 1 < column["distinct"] else f"{line}; most: {top}"
-    if shown["events"]:
-        yield "  events per person"
-        yield from _bars(
-            [(_range(entry["from"], entry["to"]), entry["people"]) for entry in shown["events_per_person"]]
-        )
-        yield "  events over time"
-        yield from _bars([(entry["from"], entry["events"]) for entry in shown["events_over_time"]])
+def _without_catalog(data_dir: Path, error: OpenSetError) -> dict[str, Any]:
+    """What can be said when the catalog cannot be read: the journal, and each file for itself. Raises the error."""
+    paths = sorted((data_dir / TABLES_DIRECTORY).glob("*/p*.h5"))
+    problems = [error.message]
+    journal = None
+    try:
+        reading = read_journal(data_dir / JOURNAL_DIRECTORY)
+        journal = _journal(reading)
+        if reading.damage is not None:
+            problems.append(str(reading.damage))
+    except (FormatError, OSError) as second:
+        if not paths:
+            raise error from None
+        problems.append(str(second))
+    files = []
+    for path in paths:
+        try:
+            files.append(inspect_partition(path))
+        except (FormatError, OSError) as second:
+            problems.append(str(second))
+        else:
+            problems += files[-1]["problems"]
+    return {
+        "directory": str(data_dir),
+        "partitions": None,
+        "journal": journal,
+        "tables": [],
+        "files": files,
+        "problems": list(dict.fromkeys(problems)),
+    }
 
 
-def _range(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}-{last}"
-
-
-def _bars(entries: list[tuple[str, int]]) -> Iterator[str]:
-    """A histogram of lines: label, bar, count."""
-    longest, most = max(len(label) for label, _ in entries), max(count for _, count in entries)
-    for label, count in entries:
-        bar = "█" * -(-count * _BAR_CHARACTERS // most)
-        yield f"    {label.rjust(longest)} {bar}{' ' if bar else ''}{count:,}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value if len(value) <= 40 and value.isprintable() else f"{value[:40]!a}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _schema(schema: TableSchema) -> dict[str, Any]:
+    return {
+        "table": schema.name,
+        "table_id": schema.id,
+        "version": schema.version,
+        "z_order": list(schema.z_order),
+        "retention_days": schema.retention_days,
+        "columns": [{"id": column.id, "name": column.name, "type": column.type} for column in schema.columns],
+    }

@@ -7,7 +7,7 @@ counted; a column of distinct numbers costs a sort and a copy of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,12 +96,8 @@ class Summary:
     events_per_person: Counter[int] = field(default_factory=Counter)
     stamps: list[NDArray[np.int64]] = field(default_factory=list)
 
-    def add(self, blocks: Iterable[Block]) -> None:
-        """Takes the people of these Blocks in."""
-        for block in blocks:
-            self._add(block)
-
-    def _add(self, block: Block) -> None:
+    def add(self, block: Block) -> None:
+        """Takes the people of a Block in."""
         included = None
         if block.include is not None:
             included = np.repeat(block.include, np.diff(block.row_start))
@@ -118,16 +114,25 @@ class Summary:
         digits, people = np.unique(np.floor(np.log2(counts)).astype(np.int64), return_counts=True)
         self.events_per_person.update(dict(zip(digits.tolist(), people.tolist(), strict=True)))
         self.stamps.append(block.stamp[first])
+        self._add_columns(block.columns, rows, included)
+
+    def add_columns(self, columns: Mapping[str, Column], rows: int) -> None:
+        """Takes columns over rows in, of which nobody knows whose they are."""
+        self.rows += rows
+        self._add_columns(columns, rows, None)
+
+    def _add_columns(self, columns: Mapping[str, Column], rows: int, included: NDArray[np.bool_] | None) -> None:
         for name, column_type in {"action": "text", **self.types}.items():
             summary = self.columns.setdefault(name, ColumnSummary(column_type))
-            if name in block.columns:
-                summary.add(block.columns[name], included)
+            if name in columns:
+                summary.add(columns[name], included)
             else:
                 summary.rows += rows
                 summary.nulls += rows
 
     def shown(self) -> dict[str, Any]:
         """As JSON: people, events, rows, first and last stamp, columns and histograms."""
+        self._add_columns({}, 0, None)  # those of a table without any row, too
         stamps = np.concatenate(self.stamps) if self.stamps else np.empty(0, np.int64)
         span = (int(stamps.min()), int(stamps.max())) if len(stamps) else None
         return {

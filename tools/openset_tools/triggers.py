@@ -9,25 +9,14 @@ from typing import Any
 from openset.errors import InternalError, OpenSetError
 from openset.store.offline import OfflineStore, fingerprint, read_data_dir
 from openset.store.schema import TableSchema
-from openset.store.snapshot import TABLES_DIRECTORY
-from openset.store.trigger_catalog import CATALOG_NAME, read_catalog
+from openset.store.trigger_catalog import read_catalog
 from openset.store.trigger_state import TriggerState
 from openset.store.trigger_store import Triggers
 from openset_format.errors import DamageError, FormatError
-from openset_format.revent_file import REVENT_SUFFIX, read_revent_file
+from openset_format.revent_file import read_revent_file
 from openset_format.verify import Problem
 
 _ATTEMPTS = 5
-
-
-def sidecars(data_dir: Path) -> list[Path]:
-    """The files with the state of triggers."""
-    return sorted((data_dir / TABLES_DIRECTORY).glob(f"*/p*{REVENT_SUFFIX}"))
-
-
-def catalogs(data_dir: Path) -> list[Path]:
-    """The files that say which triggers a table has."""
-    return sorted((data_dir / TABLES_DIRECTORY).glob(f"*/{CATALOG_NAME}"))
 
 
 def read_offline(store: OfflineStore) -> Triggers:
@@ -92,7 +81,7 @@ def verify_catalog(path: Path) -> list[Problem]:
     try:
         read_catalog(path)
     except OpenSetError as error:
-        return [Problem(str(path), None, None, error.message)]
+        return [Problem(str(path), None, None, error.message.removeprefix(f"{path} "))]
     return []
 
 

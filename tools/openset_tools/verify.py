@@ -6,51 +6,59 @@ checked again. The end of the journal that a daemon is just writing, or would cu
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from openset.errors import ConfigError, OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
-from openset.store.offline import OfflineStore, open_views, read_data_dir
+from openset.store.offline import read_data_dir
 from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
+from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset_format.errors import DamageError, FormatError, MissingSegmentError
-from openset_format.hashing import partitions_of
 from openset_format.journal_reading import read_journal
 from openset_format.membership import MembershipFile
+from openset_format.revent_file import REVENT_SUFFIX
 from openset_format.verify import Problem, verify_partition
-from openset_tools.triggers import catalogs, sidecars, verify_catalog, verify_sidecar, verify_together
+from openset_tools.triggers import verify_catalog, verify_sidecar, verify_together
+from openset_tools.verify_contents import verify_contents
 
 _ATTEMPTS = 5
 
 
-def verify(data_dir: Path, *, deep: bool = False, on_file: Callable[[Path], None] = lambda _: None) -> list[Problem]:
+def verify(
+    data_dir: Path, *, deep: bool = False, advance: Callable[..., None] = lambda done, total, label: None
+) -> list[Problem]:
     """Everything that is wrong with a data directory; empty when it is sound.
 
     Of each file every checksum and every rule of its format. deep: the contents as well: the journal's events can be
-    read, everybody is in the right partition, files and journal can be merged. on_file: is told what is read next.
-    Raises ConfigError for what is no data directory.
+    read, everybody is in the right partition, files and journal can be merged, segments have people that there are.
+    advance: is told how many bytes are done, how many there are, and what is read. Raises ConfigError for what is no
+    data directory.
     """
     if not data_dir.is_dir():
         raise ConfigError(f"{data_dir} is not a directory")
-    if not (data_dir / CATALOG_NAME).exists() and not (data_dir / JOURNAL_DIRECTORY).exists():
+    if not any((data_dir / name).exists() for name in (CATALOG_NAME, JOURNAL_DIRECTORY, TABLES_DIRECTORY)):
         raise ConfigError(f"{data_dir} is not a data directory")
-    problems = [*_catalog(data_dir), *_journal(data_dir / JOURNAL_DIRECTORY, on_file)]
-    for path in sorted((data_dir / TABLES_DIRECTORY).glob("*/p*.h5")):
-        on_file(path)
-        problems += _unless_replaced(path, verify_partition)
-    for path in sorted((data_dir / TABLES_DIRECTORY).glob(f"*/{SEGMENTS_DIRECTORY}/*{SEGMENT_SUFFIX}")):
-        on_file(path)
-        problems += _unless_replaced(path, _membership)
-    for path in sidecars(data_dir):
-        on_file(path)
-        problems += _unless_replaced(path, verify_sidecar)
-    for path in catalogs(data_dir):
-        on_file(path)
-        problems += _unless_replaced(path, verify_catalog)
+    reading = _Reading(data_dir, advance)
+    problems = [*_catalog(data_dir)]
+    journal = data_dir / JOURNAL_DIRECTORY
+    reading.begins(journal)
+    problems += _journal(journal)
+    checks: list[tuple[str, Callable[[Path], list[Problem]]]] = [
+        ("*/p*.h5", verify_partition),
+        (f"*/{SEGMENTS_DIRECTORY}/*{SEGMENT_SUFFIX}", _membership),
+        (f"*/p*{REVENT_SUFFIX}", verify_sidecar),
+        (f"*/{TRIGGERS_NAME}", verify_catalog),
+    ]
+    for pattern, check in checks:
+        for path in sorted((data_dir / TABLES_DIRECTORY).glob(pattern)):
+            reading.begins(path)
+            problems += _unless_replaced(path, check)
+    reading.ends()
     known = {problem.file for problem in problems}
     try:
         store = read_data_dir(data_dir)
@@ -64,7 +72,36 @@ def verify(data_dir: Path, *, deep: bool = False, on_file: Callable[[Path], None
         for message in store.problems
         if not any(file in message for file in known)
     ]
-    return [*problems, *_contents(store, on_file)] if deep else problems
+    return [*problems, *verify_contents(store, advance)] if deep else problems
+
+
+class _Reading:
+    """How far the files of a directory have been read."""
+
+    def __init__(self, data_dir: Path, advance: Callable[..., None]):
+        self._advance = advance
+        self._total = _size_bytes(data_dir / JOURNAL_DIRECTORY) + _size_bytes(data_dir / TABLES_DIRECTORY)
+        self._done = self._next = 0
+
+    def begins(self, path: Path) -> None:
+        """What is read next, a file or a directory."""
+        self._done += self._next
+        self._next = _size_bytes(path)
+        self._advance(min(self._done, self._total), self._total, f"verify {path.name}")
+
+    def ends(self) -> None:
+        """Everything has been read."""
+        self._advance(self._total, self._total, "verify")
+
+
+def _size_bytes(path: Path) -> int:
+    """Of a file, or of all files below a directory."""
+    total = 0
+    for each in path.rglob("*") if path.is_dir() else (path,):
+        with suppress(OSError):  # removed meanwhile
+            status = each.stat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def shown(problem: Problem) -> dict[str, object]:
@@ -78,21 +115,21 @@ def _catalog(data_dir: Path) -> Iterator[Problem]:
         yield Problem(str(path), None, None, "the catalog is missing")
         return
     try:
-        Catalog(data_dir)
+        mistakes = Catalog(data_dir).mistakes()
     except OpenSetError as error:
-        yield Problem(str(path), None, None, error.message)
+        mistakes = [error.message]
+    yield from (Problem(str(path), None, None, mistake.removeprefix(f"{path} ")) for mistake in mistakes)
 
 
-def _journal(directory: Path, on_file: Callable[[Path], None]) -> list[Problem]:
-    on_file(directory)
+def _journal(directory: Path) -> list[Problem]:
     problems: list[Problem] = []
     for _ in range(_ATTEMPTS):
         try:
             damage = read_journal(directory).damage
         except MissingSegmentError as error:
-            problems = [Problem(str(directory), None, None, error.message)]
+            problems = [Problem(str(directory), None, None, error.message.removeprefix(f"{directory}: "))]
         except (FormatError, OSError) as error:
-            return [Problem(str(directory), None, None, str(error))]
+            return [Problem(str(directory), None, None, str(error).removeprefix(f"{directory}: "))]
         else:
             if damage is None:
                 return []
@@ -111,7 +148,7 @@ def _unless_replaced(path: Path, check: Callable[[Path], list[Problem]]) -> list
         except FileNotFoundError:
             return []
         except FormatError as error:
-            return [Problem(str(path), None, None, error.message)]
+            return [Problem(str(path), None, None, error.message.removeprefix(f"{path}: "))]
         except OSError as error:
             return [Problem(str(path), None, None, f"cannot be read: {error.strerror}")]
         if not problems or (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
@@ -129,30 +166,3 @@ def _membership(path: Path) -> list[Problem]:
     except ValueError as error:
         return [Problem(str(path), None, None, f"a bitmap cannot be read: {error}")]
     return []
-
-
-def _contents(store: OfflineStore, on_file: Callable[[Path], None]) -> Iterator[Problem]:
-    """What only shows when files and journal are read together."""
-    partitions = store.catalog.partitions or 1
-    for schema in store.catalog.tables():
-        on_file(store.data_dir / TABLES_DIRECTORY / str(schema.id))
-        try:
-            moment, views, problems = open_views(store.data_dir, schema.name)
-        except OpenSetError as error:
-            yield Problem(str(store.data_dir), None, None, error.message)
-            continue
-        yield from (
-            Problem(str(store.data_dir), None, None, message) for message in problems if message not in moment.problems
-        )
-        for number, view in views.items():
-            where = f"table {schema.name}, partition {number}"
-            for block in view.blocks():
-                ids = [block.person_id(person) for person in block.runnable.tolist()]
-                wrong = np.flatnonzero(partitions_of(ids, len(ids), partitions) != number)
-                if len(wrong):
-                    message = f"person {ids[wrong[0]]!r} and {len(wrong) - 1} others belong to another partition"
-                    yield Problem(where, None, None, message)
-                same = block.person_of_row[1:] == block.person_of_row[:-1]
-                if ((block.stamp[1:] < block.stamp[:-1]) & same).any():
-                    yield Problem(where, None, None, "merged with the journal, events are not in the order of time")
-                    break

@@ -115,7 +115,7 @@ def test_inspect_shows_a_segment_of_the_journal(data_dir: Path) -> None:
         (1, 1, 1),
         (2, 1, 1),
     ]
-    assert "record 2, kind 1, table 1" in run("inspect", segment).stdout
+    assert "record 2: insert, table 1" in run("inspect", segment).stdout
 
 
 def test_inspect_goes_on_when_a_file_is_damaged(data_dir: Path) -> None:
@@ -131,7 +131,7 @@ def test_verify_finds_a_sound_directory_sound(data_dir: Path) -> None:
     for options in ([], ["--deep"]):
         result = run("verify", data_dir, *options)
         assert (result.exit_code, result.stdout) == (0, "sound\n")
-    assert json.loads(run("verify", data_dir, "--json").stdout) == {"sound": True, "problems": []}
+    assert json.loads(run("verify", data_dir, "--json").stdout) == {"sound": True, "problems": [], "notes": []}
     assert contents(data_dir) == before
 
 
