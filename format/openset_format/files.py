@@ -6,6 +6,7 @@ WritableFile it hands out. Reading needs no such care and uses mmap and pread di
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 from collections.abc import Sequence
@@ -59,6 +60,10 @@ class WritableFile:
         """Contents, and the size where it changed, on stable storage (fdatasync)."""
         os.fdatasync(self._descriptor)
 
+    def lock(self) -> None:
+        """Take the advisory lock on the file until it is closed. Raises BlockingIOError when somebody else has it."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def make_read_only(self) -> None:
         os.fchmod(self._descriptor, 0o444)
 
@@ -91,8 +96,31 @@ class FileLayer:
         """Atomic; replaces `target`. Durable after `sync_directory`."""
         source.rename(target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """A second name for a file. Durable after `sync_directory`."""
+        target.hardlink_to(source)
+
     def unlink(self, path: Path) -> None:
         path.unlink()
+
+    def discard(self, path: Path) -> None:
+        """`unlink`, where there is such a file."""
+        with suppress(FileNotFoundError):
+            self.unlink(path)
+
+    def remove_directory(self, path: Path) -> None:
+        """One that is empty."""
+        path.rmdir()
+
+    def remove_tree(self, path: Path) -> None:
+        """A directory with everything in it, one name after the other."""
+        for directory, directories, names in os.walk(path, topdown=False):
+            for name in names:
+                self.unlink(Path(directory, name))
+            for name in directories:
+                inner = Path(directory, name)
+                (self.unlink if inner.is_symlink() else self.remove_directory)(inner)
+        self.remove_directory(path)
 
     def make_directory(self, path: Path) -> None:
         """With parents; no error when it exists."""

@@ -36,6 +36,8 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 MARK_NAME = "synced"
 _MARK = struct.Struct("<QQQ")
 _MARK_HASHED_BYTES = 16
+_PAGE_BYTES = 4096
+_REWRITE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,10 +299,27 @@ class Journal:
         self._segments = [_Segment(scan.name, scan.header, scan.entries, scan.end) for scan in scans]
         self._file = files.open(paths[-1])
         self._cut(scans[-1])
-        # What was read back is promised from now on; after a crash it may have been in the page cache only.
+        # What was read back is promised from now on; after a crash it, and the name of its segment, may have been in
+        # the page cache only.
+        self._write_again(self._segments[-1])
         self._durably(self._file.sync)
+        self._durably(lambda: files.sync_directory(self.directory))
         self._synced = self.last_sequence
         self._write_mark(self._synced, self._segments[-1].end)
+
+    def _write_again(self, segment: _Segment) -> None:
+        """Writes the bytes behind the last noted sync once more, so that the sync to come is about them.
+
+        After a sync that failed, the system may take what it could not write for written: it is read back, but is not
+        on the disk, and a sync alone would not bring it there.
+        """
+        noted, noted_end = self._read_mark()
+        start = noted_end if segment.header.first_sequence <= noted else 0
+        buffer = memoryview(bytearray(_REWRITE_BYTES))
+        for offset in range(start - start % _PAGE_BYTES, segment.end, _REWRITE_BYTES):
+            piece = buffer[: min(_REWRITE_BYTES, segment.end - offset)]
+            got = self._file.read_into(piece, offset)
+            self._file.write_at([piece[:got]], offset)
 
     def _open_mark(self) -> None:
         path = self.directory / MARK_NAME

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from openset.store.catalog import Catalog
@@ -18,12 +17,12 @@ def remove_table_directory(data_dir: Path, table_id: int, files: FileLayer) -> N
     renamed = directory.with_name(f"{table_id}{DROPPED_SUFFIX}")
     if directory.is_dir():
         files.rename(directory, renamed)
-        shutil.rmtree(renamed)
+        files.remove_tree(renamed)
 
 
-def remove_dropped_tables(data_dir: Path, catalog: Catalog) -> None:
+def remove_dropped_tables(data_dir: Path, catalog: Catalog, files: FileLayer) -> None:
     """Removes what is left of tables that were dropped before a crash. Raises OSError."""
     for directory in (data_dir / TABLES_DIRECTORY).glob("*"):
         number = directory.name.removesuffix(DROPPED_SUFFIX)
         if number.isdecimal() and catalog.is_dropped(int(number)):
-            shutil.rmtree(directory)
+            files.remove_tree(directory)

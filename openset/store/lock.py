@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from openset.errors import ConfigError
+from openset_format.files import FILES, FileLayer, WritableFile
 
 LOCK_NAME = "lock"
 MOUNTS = Path("/proc/self/mountinfo")
@@ -21,31 +22,41 @@ class DirectoryInUseError(ConfigError):
 class DirectoryLock:
     """Taken when made, until `release` or the end of the process (a killed one included)."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, files: FileLayer = FILES):
         """Raises DirectoryInUseError when another process holds the lock, ConfigError when it cannot be used."""
         path = directory / LOCK_NAME
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = _opened(path, files)
         except OSError as error:
             raise ConfigError(f"data directory {directory} cannot be used: {error.strerror}") from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.lock()
         except BlockingIOError as error:
-            holder = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._descriptor)
+            text = bytearray(32)
+            holder = bytes(text[: self._file.read_into(memoryview(text), 0)]).decode("ascii", "replace").strip("\0 \n")
+            self._file.close()
             by = f" (process {holder})" if holder else ""
             raise DirectoryInUseError(f"data directory {directory} is in use by another daemon{by}") from error
         except OSError as error:
-            os.close(self._descriptor)
+            self._file.close()
             raise ConfigError(f"data directory {directory} cannot be locked: {error.strerror}") from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # who holds it is only for the message above; the disk may be full
+            self._file.truncate(0)
+            self._file.write_at([f"{os.getpid()}\n".encode()], 0)
 
     def release(self) -> None:
         """Gives the lock up. May be called twice."""
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+        self._file.close()
+
+
+def _opened(path: Path, files: FileLayer) -> WritableFile:
+    """The file, made when it is missing. Raises OSError."""
+    try:
+        return files.open(path)
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # made by somebody else just now
+            return files.create(path)
+        return files.open(path)
 
 
 def check_file_system(directory: Path, mounts: Path = MOUNTS) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from openset.store.snapshot import PartitionSnapshot, superseded_path
+from openset_format.files import FILES, FileLayer
 
 Key = tuple[int, int]
 
@@ -17,8 +18,9 @@ Key = tuple[int, int]
 class Pins:
     """Which generations of files and which records are in use. The caller holds the store's lock for every call."""
 
-    def __init__(self, data_dir: Path):
+    def __init__(self, data_dir: Path, files: FileLayer = FILES):
         self._data_dir = data_dir
+        self._files = files
         self._pinned: list[Sequence[PartitionSnapshot]] = []
         # Replaced files that have a link, as (key, generation).
         self._linked: set[tuple[Key, int]] = set()
@@ -37,7 +39,7 @@ class Pins:
     def keep_file(self, key: Key, generation: int, path: Path) -> None:
         """Before a file is replaced: gives it a second name if a snapshot needs it. Raises OSError."""
         if generation and self._in_use(key, generation):
-            (self._data_dir / superseded_path(*key, generation)).hardlink_to(path)
+            self._files.link(path, self._data_dir / superseded_path(*key, generation))
             self._linked.add((key, generation))
 
     def oldest_sequence(self) -> int | None:

@@ -5,7 +5,6 @@ Leftovers of unfinished writes are removed. Everything else that does not fit to
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +15,10 @@ from openset.store.compaction import STAGING_SUFFIX
 from openset.store.dropped import remove_dropped_tables
 from openset.store.partition import Partition
 from openset.store.records import shares_of
+from openset.store.segments import SEGMENTS_DIRECTORY
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
 from openset_format.errors import FormatError, MissingSegmentError
-from openset_format.files import TEMPORARY_SUFFIX
+from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
 from openset_format.reader import PartitionFile
 from openset_format.segment import Entry, RecordRef
 
@@ -39,10 +39,11 @@ class Records(Protocol):
     def read(self, ref: RecordRef) -> memoryview: ...
 
 
-def recover(data_dir: Path, catalog: Catalog, journal: Records) -> Partitions:
-    """The partitions by (table id, partition). Raises InternalError, ConfigError."""
-    remove_dropped_tables(data_dir, catalog)
-    remove_leftovers(data_dir)
+def recover(data_dir: Path, catalog: Catalog, journal: Records, files: FileLayer = FILES) -> Partitions:
+    """The partitions by (table id, partition). Raises InternalError, ConfigError, OSError."""
+    remove_dropped_tables(data_dir, catalog, files)
+    remove_leftovers(data_dir, files)
+    _sync_names(data_dir, files)
     return known_partitions(data_dir, catalog, journal)
 
 
@@ -90,15 +91,28 @@ def known_partitions(
     return partitions
 
 
-def remove_leftovers(data_dir: Path) -> None:
+def _sync_names(data_dir: Path, files: FileLayer) -> None:
+    """What is read from here on is promised: a killed process may have renamed a file without syncing the name.
+
+    Without this, journal records that such a file holds could be removed, and a power failure bring the old file back.
+    """
+    tables = data_dir / TABLES_DIRECTORY
+    if tables.is_dir():
+        for directory in (*tables.iterdir(), *tables.glob(f"*/{SEGMENTS_DIRECTORY}"), tables):
+            if directory.is_dir():
+                files.sync_directory(directory)
+    files.sync_directory(data_dir)
+
+
+def remove_leftovers(data_dir: Path, files: FileLayer = FILES) -> None:
     """Removes what a crash left of unfinished writes. Raises OSError."""
     for directory in (data_dir, *(data_dir / TABLES_DIRECTORY).glob("*")):
         for suffix in (TEMPORARY_SUFFIX, STAGING_SUFFIX, SUPERSEDED_SUFFIX):
             for leftover in directory.glob(f"*{suffix}"):
                 if leftover.is_dir():
-                    shutil.rmtree(leftover)
+                    files.remove_tree(leftover)
                 else:
-                    leftover.unlink()
+                    files.unlink(leftover)
 
 
 def _known(path: Path, table_id: int, number: int, journal: Records) -> Partition:

@@ -370,7 +370,7 @@ class Segments:
         """The newest file of each name stays, the others go."""
         directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
         for leftover in directory.glob(f"*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
+            self._files.unlink(leftover)
         for path in sorted(directory.glob(f"*{SEGMENT_SUFFIX}")):
             if not path.stem.isdigit():
                 continue

@@ -78,7 +78,7 @@ class Store:
         self._wanted: set[tuple[int, int]] = set()
         self._wanted_running: set[tuple[int, int]] = set()
         self._undeleted_tables: set[int] = set()  # dropped, with files still there
-        self._pins = Pins(data_dir)
+        self._pins = Pins(data_dir, files)
         self._keep_segments = False
         self._durable_directories: set[Path] = set()
         try:
@@ -87,7 +87,7 @@ class Store:
             raise InternalError(str(error)) from error
         _report(self._journal)
         try:
-            self._partitions = recover(data_dir, self._catalog, self._journal)
+            self._partitions = recover(data_dir, self._catalog, self._journal, files)
             table_ids = [schema.id for schema in self._catalog.tables()]
             self.segments = Segments(data_dir, table_ids, self._journal.id, self._journal.last_sequence, files)
             self.dead_letters = DeadLetters(data_dir, files)
@@ -126,11 +126,13 @@ class Store:
         """
         directory = Path(data_dir)
         try:
-            files.make_directory(directory)
+            if not directory.is_dir():
+                files.make_directory(directory)
+                files.sync_directory(directory.parent)
         except OSError as error:
             raise ConfigError(f"data directory {directory} cannot be made: {error.strerror}") from error
         check_file_system(directory)
-        lock = DirectoryLock(directory)
+        lock = DirectoryLock(directory, files)
         try:
             finish_placing(directory, files)
             return cls(directory, lock, files, policy or Policy())
@@ -414,7 +416,7 @@ class Store:
                 if schema.id in self._undeleted_tables:
                     self.compaction_wanted.set()
             for link in idle:
-                link.unlink(missing_ok=True)
+                self._discard(link)
 
     def person_snapshot(self, table: str, person_id: PersonId) -> PartitionSnapshot:
         """The partition a person belongs to. Raises QueryError, ConfigError."""
@@ -590,13 +592,20 @@ class Store:
 
     def give_up(self, task: CompactionTask) -> None:
         """A compaction that failed: the partition may be tried again, what was written is removed."""
-        (self.data_dir / task.staging).unlink(missing_ok=True)
+        self._discard(self.data_dir / task.staging)
         key = (task.snapshot.schema.id, task.snapshot.partition)
         with self._lock:
             self._compacting.discard(key)
             if key in self._wanted_running:
                 self._wanted_running.discard(key)
                 self._wanted.add(key)
+
+    def _discard(self, path: Path) -> None:
+        """Removes a file that nobody needs; where that is not possible, the next start does."""
+        try:
+            self._files.discard(path)
+        except OSError as error:
+            log.warning("a file that is not needed any more stays", file=str(path), reason=str(error))
 
     def publish(self, task: CompactionTask, result: CompactionResult) -> None:
         """Puts a written generation in place and removes journal segments that nobody needs any more. Syncs.

@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from concurrent.futures import wait
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +286,9 @@ def test_compaction_fails_at_any_step_without_loss(tmp_path: Path) -> None:
         store = model.new_store(directory, 1, files=files)
         model.insert(store, events(0, 30))
         files.fail_at = len(files.taken) + step
-        with pytest.raises((InternalError, OSError)):
+        # A staging file that cannot be removed is only logged.
+        failure = nullcontext() if steps[step] == "unlink" else pytest.raises((InternalError, OSError))
+        with failure:
             store.compact_all()
         model.insert(store, events(30, 5))
         assert contents(store) == wanted, steps[step]
