@@ -83,6 +83,13 @@ class LimitError(OpenSetError):
     status = 413
 
 
+class ReadOnlyError(OpenSetError):
+    """The node answers queries only, because its disk is full or has failed."""
+
+    error_class = "limit"
+    status = 503
+
+
 class InternalError(OpenSetError):
     """A defect of OpenSet, or of the disk below it."""
 

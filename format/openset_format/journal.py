@@ -36,6 +36,7 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 MARK_NAME = "synced"
 _MARK = struct.Struct("<QQQ")
 _MARK_HASHED_BYTES = 16
+_CLOSED = "it is closed"
 _PAGE_BYTES = 4096
 _REWRITE_BYTES = 1024 * 1024
 
@@ -121,6 +122,11 @@ class Journal:
         """What all segments take together."""
         return sum(segment.end for segment in self._segments)
 
+    @property
+    def failure(self) -> str | None:
+        """Why this object cannot be used any more, None while it can (or was closed)."""
+        return None if self._failure == _CLOSED else self._failure
+
     def append(self, kind: int, table_id: int, payload: bytes | memoryview, term: int = 0) -> RecordRef:
         """Write a record behind the last one. It is durable after the next `sync`.
 
@@ -201,7 +207,7 @@ class Journal:
     def close(self) -> None:
         """Release the files without syncing: what was not synced was not promised."""
         with self._sync_lock, self._lock:
-            self._failure = self._failure or "it is closed"
+            self._failure = self._failure or _CLOSED
             for name in ("_file", "_mark"):
                 if hasattr(self, name):
                     getattr(self, name).close()

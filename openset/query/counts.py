@@ -15,6 +15,7 @@ from functools import partial
 
 from pyroaring import BitMap
 
+from openset.errors import ReadOnlyError
 from openset.pyql.settings import LOG_LIMIT_LINES, SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer
 from openset.query.definition import Definition, cached_sections, described, operands
@@ -47,7 +48,7 @@ class CountsRequest:
     segments: None = None
 
     async def prepare(self, tools: Tools, schema: TableSchema, facts: Facts) -> Prepared | QueryAnswer:
-        """Raises ParseError, QueryError."""
+        """Raises ParseError, QueryError, ReadOnlyError."""
         sections = await tools.plans.sections.get_in_thread(self.script, schema)
         scripts = [each.section.script for each in sections if each.section.script is not None]
         values = self.parameters.script_values({name for script in scripts for name in script.parameters})
@@ -59,6 +60,13 @@ class CountsRequest:
         if self.debug:
             prepared.held.close()
             return QueryAnswer({"debug": prepared.plan})
+        assert isinstance(prepared.work, CountsWork)
+        if not self.common.explain and len(prepared.work.cached) < len(sections):
+            try:
+                tools.store.segments.check_writable()  # before the work, which would be for nothing
+            except ReadOnlyError:
+                prepared.held.close()
+                raise
         return prepared
 
 

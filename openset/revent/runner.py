@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from openset.errors import OpenSetError, QueryError, RunTimeError
+from openset.errors import OpenSetError, QueryError, ReadOnlyError, RunTimeError
 from openset.query.executor import Executor
 from openset.revent.board import call_soon
 from openset.revent.emitted import events_of
@@ -129,6 +129,8 @@ class Runner:
                     await self._sleep(worker)
             except (StaleSnapshotError, _Outdated):
                 continue  # compacted between, or changed: once more, as things are now
+            except ReadOnlyError:
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)  # the log has said why
             except Exception as error:  # the task must outlive whatever goes wrong
                 log.error("triggers could not run", reason=str(error), exc_info=not isinstance(error, OpenSetError))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
@@ -369,7 +371,8 @@ class Runner:
                 for schema in self._store.tables():
                     await self._insert_emitted_of(schema)
             except Exception as error:
-                log.error("emissions could not become events", reason=str(error))
+                if not isinstance(error, ReadOnlyError):
+                    log.error("emissions could not become events", reason=str(error))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
                 self._emitted.set()
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from openset.errors import InternalError
+from openset.errors import InternalError, OpenSetError, ReadOnlyError
+from openset.store.health import Health
 from openset.store.records import Share
 from openset_format.errors import FormatError
 from openset_format.journal import Journal
@@ -24,7 +25,7 @@ log = structlog.get_logger("openset.store")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Commit:
-    """A record on its way to the disk. `done` gives its sequence, or the InternalError that kept it from it.
+    """A record on its way to the disk. `done` gives its sequence, or InternalError or ReadOnlyError.
 
     kind: see `records`. shares: the partitions it touches.
     """
@@ -39,9 +40,10 @@ class Commit:
 class Committer:
     """The writer thread of a journal."""
 
-    def __init__(self, journal: Journal, publish: Callable[[list[tuple[Commit, RecordRef]]], None]):
+    def __init__(self, journal: Journal, publish: Callable[[list[tuple[Commit, RecordRef]]], None], health: Health):
         """publish: makes durable records visible; called in the writer thread, in journal order."""
         self._journal = journal
+        self._health = health
         self._publish = publish
         self._waiting: list[Commit] = []
         self._closing = False
@@ -90,19 +92,22 @@ class Committer:
             try:
                 written.append((commit, self._journal.append(commit.kind, commit.table_id, commit.payload)))
             except FormatError as error:
-                commit.done.set_exception(_not_written(error))
+                commit.done.set_exception(self._not_written(error))
         if not written:
             return
         try:
             self._journal.sync()
         except FormatError as error:
             for commit, _ in written:
-                commit.done.set_exception(_not_written(error))
+                commit.done.set_exception(self._not_written(error))
             return
         self._publish(written)
         for commit, ref in written:
             commit.done.set_result(ref.sequence)
 
-
-def _not_written(error: FormatError) -> InternalError:
-    return InternalError(f"the events could not be written: {error}")
+    def _not_written(self, error: FormatError) -> OpenSetError:
+        try:
+            self._health.explain(error)
+        except ReadOnlyError as reason:
+            return reason
+        return InternalError(f"the events could not be written: {error}")

@@ -19,6 +19,7 @@ import structlog
 from pyroaring import BitMap
 
 from openset.errors import InternalError, QueryError
+from openset.store.health import Health
 from openset.store.members import SegmentRef
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset_format.block import ColumnType
@@ -119,10 +120,12 @@ class Segments:
         journal_id: str,
         last_sequence: int,
         files: FileLayer = FILES,
+        health: Health | None = None,
     ):
         """Reads what is there. Segments that know events which the journal does not have are removed."""
         self._data_dir = data_dir
         self._files = files
+        self._health = health or Health()
         # Guards everything below; held for moments only.
         self._lock = threading.Lock()
         # Held by the one who writes files or removes them.
@@ -176,13 +179,17 @@ class Segments:
 
     # --- changing --------------------------------------------------------------------------------------------------
 
+    def check_writable(self) -> None:
+        """Raises ReadOnlyError when nothing can be stored now."""
+        self._health.check()
+
     def put(self, table_id: int, computed: Sequence[Computed], replaces: StoredSegment | None = None) -> None:
         """Stores segments durably, each in place of the one of its name. Syncs: not for the event loop.
 
-        replaces: only when this one is still the stored one. Raises InternalError, QueryError for too many segments
-        and for a dropped table.
+        replaces: only when this one is still the stored one. Raises InternalError, ReadOnlyError, QueryError for too
+        many segments and for a dropped table.
         """
-        with self._writing:
+        with self._health.writing(), self._writing:
             with self._lock:
                 if table_id in self._dropped_tables:
                     raise QueryError("the table was dropped while its segments were computed")
@@ -237,11 +244,11 @@ class Segments:
         return Computed(stored.segment, members)
 
     def remove(self, table_id: int, name: str, now_ms: float) -> StoredSegment | None:
-        """Removes a segment durably; None when there is none within its ttl. Raises InternalError.
+        """Removes a segment durably; None when there is none within its ttl. Raises InternalError, ReadOnlyError.
 
         Its file goes at once, for a crash would bring it back: a query that has it pinned and not read may fail.
         """
-        with self._writing:
+        with self._health.writing(), self._writing:
             with self._lock:
                 stored = self._stored.get((table_id, name))
                 if stored is None or not self._is_alive(stored, now_ms):

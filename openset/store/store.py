@@ -24,10 +24,12 @@ from openset.store.compaction import STAGING_SUFFIX, CompactionResult, Compactio
 from openset.store.dead_letters import DeadLetters
 from openset.store.dropped import remove_table_directory
 from openset.store.expand import ROWS_PER_EVENT
+from openset.store.health import Health, WatchedFiles
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.leftovers import Leftovers, leftovers
 from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
+from openset.store.opening import forget_erased, report_torn_tail
 from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.placing import finish_placing
@@ -36,14 +38,12 @@ from openset.store.records import (
     INSERT_RECORD,
     REVENT_RECORD,
     Share,
-    decode_erasure,
     encode_erasure,
 )
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, partition_path
-from openset.store.state import load_state
 from openset.store.trigger_store import Triggers
 from openset_format.block import PersonId
 from openset_format.errors import FormatError
@@ -65,6 +65,10 @@ class Store:
         self.policy = policy
         # Set when a partition may be due for compaction.
         self.compaction_wanted = threading.Event()
+        # Whether the disk takes anything; it is asked before every change.
+        self.health = Health()
+        self._unwatched_files = files
+        files = WatchedFiles(files, self.health)
         self._directory_lock = lock
         self._files = files
         self._catalog = Catalog(data_dir, files)
@@ -85,38 +89,27 @@ class Store:
             self._journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
         except FormatError as error:
             raise InternalError(str(error)) from error
-        _report(self._journal)
+        report_torn_tail(self._journal)
+        self.health.watch_journal(lambda: self._journal.failure)
         try:
             self._partitions = recover(data_dir, self._catalog, self._journal, files)
             table_ids = [schema.id for schema in self._catalog.tables()]
-            self.segments = Segments(data_dir, table_ids, self._journal.id, self._journal.last_sequence, files)
+            self.segments = Segments(
+                data_dir, table_ids, self._journal.id, self._journal.last_sequence, files, self.health
+            )
             self.dead_letters = DeadLetters(data_dir, files)
-            self._forget_erased()
+            forget_erased(data_dir, self._catalog, self._partitions, self._journal, self.segments, self.dead_letters)
             self.triggers = Triggers(
-                data_dir, self._catalog, self._journal, self._partitions, self._submit_changes, files
+                data_dir, self._catalog, self._journal, self._partitions, self._submit_changes, files, self.health
             )
         except BaseException:
             self._journal.close()
             raise
         # Records above it may be in the journal already, on their way to the partitions.
         self._visible_sequence = self._journal.last_sequence
-        self._committer = Committer(self._journal, self._make_visible)
+        self._committer = Committer(self._journal, self._make_visible, self.health)
         self._closed = False
         self.compaction_wanted.set()
-
-    def _forget_erased(self) -> None:
-        """Takes those out of segments and dead letters whom the journal erased, in case a crash came in between."""
-        for ref, kind, table_id in self._journal.records():
-            if kind == ERASURE_RECORD and not self._catalog.is_dropped(table_id):
-                self.dead_letters.forget_person(table_id, decode_erasure(self._journal.read(ref)).person)
-        for (table_id, number), partition in self._partitions.items():
-            if partition.erasures:
-                schema = next(schema for schema in self._catalog.tables() if schema.id == table_id)
-                try:
-                    state = load_state(self.data_dir, partition.snapshot(schema, self._journal.id))
-                except FormatError as error:
-                    raise InternalError(str(error)) from error
-                self.segments.forget_people(table_id, number, state.erased, partition.erasures[-1])
 
     @classmethod
     def open(cls, data_dir: Path | str, *, files: FileLayer = FILES, policy: Policy | None = None) -> Store:
@@ -143,6 +136,10 @@ class Store:
             lock.release()
             raise
 
+    def probe(self) -> bool:
+        """Tries whether a full disk has room again; whether the node takes changes now. Not for the event loop."""
+        return self.health.probe(self.data_dir, self._unwatched_files)
+
     def close(self) -> None:
         """Writes what waits to be committed and gives the directory up. May be called twice."""
         if self._closed:
@@ -166,10 +163,16 @@ class Store:
 
     def initialise(self, partitions: int) -> str:
         """Fixes the number of partitions for good, durably, and returns the server's name. Raises ConfigError."""
-        with self._catalog_lock:
+        with self._changing():
             name = f"node-{secrets.token_hex(4)}"
             self._catalog.initialise(partitions, name)
             return name
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around a change of the catalog. Raises ReadOnlyError."""
+        with self.health.writing(), self._catalog_lock:
+            yield
 
     def tables(self) -> list[TableSchema]:
         """All tables, oldest first."""
@@ -190,7 +193,7 @@ class Store:
     ) -> TableSchema:
         """A new table with columns of (name, type), durably. Raises ConfigError for what cannot be."""
         self._initialised()
-        with self._catalog_lock:
+        with self._changing():
             schema = self._catalog.create_table(name, columns, z_order, reserved_names, retention_days)
             self.triggers.create_table(schema.id)
             return schema
@@ -198,13 +201,13 @@ class Store:
     def add_column(self, table: str, name: str, column_type: str, reserved_names: Collection[str] = ()) -> TableSchema:
         """The table with one more column, durably. Raises ConfigError, QueryError."""
         self._initialised()
-        with self._catalog_lock:
+        with self._changing():
             return self._catalog.add_column(table, name, column_type, reserved_names)
 
     def drop_column(self, table: str, name: str) -> TableSchema:
         """The table without a column, durably; compactions remove its values. Raises ConfigError, QueryError."""
         self._initialised()
-        with self._catalog_lock:
+        with self._changing():
             return self._catalog.drop_column(table, name)
 
     def set_retention(self, table: str, days: float | None) -> TableSchema:
@@ -213,7 +216,7 @@ class Store:
         Queries leave out what is older from now on, compactions remove it.
         """
         self._initialised()
-        with self._catalog_lock:
+        with self._changing():
             return self._catalog.set_retention(table, days)
 
     def drop_table(self, name: str) -> TableSchema:
@@ -223,7 +226,7 @@ class Store:
         records with the segments of the journal when other tables need none of their records.
         """
         self._initialised()
-        with self._catalog_lock:
+        with self._changing():
             schema = self._catalog.drop_table(name)
             with self._lock:
                 self._undeleted_tables.add(schema.id)
@@ -275,9 +278,10 @@ class Store:
     ) -> Insert:
         """Reads, checks and encodes a request body. Takes time in proportion to it: not for the event loop.
 
-        Raises InsertError for bad bodies and bad events, QueryError for an unknown table, ConfigError.
+        Raises InsertError for bad bodies and bad events, QueryError for an unknown table, ConfigError, ReadOnlyError.
         """
         schema = self.table(table)
+        self.health.check()
         return prepare_insert(
             body,
             schema,
@@ -294,13 +298,14 @@ class Store:
 
         kind: EMITTED_RECORD for what a trigger emitted.
 
-        It gives the sequence of the record (0 when there are no events), or InternalError. Raises QueryError when the
-        table was dropped since the request was prepared.
+        It gives the sequence of the record (0 when there are no events), InternalError or ReadOnlyError. Raises
+        ReadOnlyError, and QueryError when the table was dropped since the request was prepared.
         """
         if insert.batch is None:
             nothing: Future[int] = Future()
             nothing.set_result(0)
             return nothing
+        self.health.check()
         if self.table(table).id != insert.table_id:
             raise QueryError(f"table {table!r} was dropped while the events were read")
         shares = [Share(place.partition, place.event_count) for place in insert.batch.partitions]
@@ -316,12 +321,14 @@ class Store:
         What is stored of the person goes with the next compaction. Raises QueryError, ConfigError.
         """
         schema, partitions = self.table(table), self._initialised()
+        self.health.check()
         share = Share(partition_of(person, partitions), 1)
         commit = Commit(ERASURE_RECORD, schema.id, encode_erasure(person, partitions), [share])
         return self._committer.submit(commit)
 
     def _submit_changes(self, table_id: int, payload: bytes) -> Future[int]:
         """For the triggers."""
+        self.health.check()
         return self._committer.submit(Commit(REVENT_RECORD, table_id, payload, ()))
 
     @property
@@ -658,14 +665,3 @@ class Store:
             needed += [sequence for sequence in others if sequence is not None]
             needed_from = min(needed, default=self._visible_sequence + 1)
         self._journal.drop_segments(needed_from - 1)
-
-
-def _report(journal: Journal) -> None:
-    """Logs what recovery cut off the journal. Losing what was acknowledged means that the disk broke its word."""
-    torn = journal.torn_tail
-    if torn is not None:
-        facts = {"segment": torn.segment, "offset": torn.offset, "size_bytes": torn.size_bytes, "reason": torn.reason}
-        if torn.acknowledged:
-            log.error("acknowledged records are lost", records=torn.acknowledged, **facts)
-        else:
-            log.warning("unfinished records cut off the journal", **facts)

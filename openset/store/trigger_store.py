@@ -21,6 +21,7 @@ import structlog
 
 from openset.errors import InternalError, QueryError
 from openset.store.catalog import Catalog
+from openset.store.health import Health
 from openset.store.partition import Partition
 from openset.store.records import EMITTED_RECORD, ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, Share, decode_erasure
 from openset.store.recovery import Records
@@ -106,6 +107,7 @@ class Triggers:
         partitions: Mapping[Key, Partition],
         submit: Callable[[int, bytes], Future[int]],
         files: FileLayer = FILES,
+        health: Health | None = None,
     ):
         """Reads catalogs and sidecars and applies what the journal has above them. Raises InternalError, ConfigError.
 
@@ -113,6 +115,7 @@ class Triggers:
         """
         self._data_dir = data_dir
         self._files = files
+        self._health = health or Health()
         self._journal_id = journal.id
         self._submit = submit
         # Guards states, pending inserts and the set of tables that collect them; held for moments only.
@@ -259,12 +262,13 @@ class Triggers:
     def put(
         self, table_id: int, trigger: Trigger, replaces: Trigger | None, visible_sequence: Callable[[], int]
     ) -> Trigger:
-        """Saves a trigger durably, and returns it. Syncs: not for the event loop. Raises InternalError, QueryError.
+        """Saves a trigger durably, and returns it. Syncs: not for the event loop. Raises QueryError, ReadOnlyError,
+        InternalError.
 
         replaces: what the change was made of; when it is not what there is any more, nothing happens. A new trigger
         (id 0) gets its id. One that did not run before runs for inserts after this moment only.
         """
-        with self._changing:
+        with self._health.writing(), self._changing:
             catalog = self._catalog(table_id)
             before = catalog.find(trigger.name, trigger.watched)
             if before != replaces:
@@ -285,8 +289,8 @@ class Triggers:
         return trigger
 
     def remove(self, table_id: int, trigger_id: int) -> None:
-        """Removes a trigger durably, with everything of it. Raises InternalError."""
-        with self._changing:
+        """Removes a trigger durably, with everything of it. Raises InternalError, ReadOnlyError."""
+        with self._health.writing(), self._changing:
             self._catalog(table_id).remove(trigger_id)
             self._take_over(table_id)
         self._tell(table_id, (), (trigger_id,))

@@ -1,4 +1,4 @@
-"""Power failures on a simulated disk: at which moments, with what left, and what a sequence of changes promised by then."""
+"""Power failures on a simulated disk: at which moments, with what left, and what changes had promised by then."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar
 
-from openset_format.files import FileLayer, WritableFile
 from support.simulated_disk import EXTREMES, SimulatedDisk, chooser_of
+
+from openset_format.files import FileLayer, WritableFile
 
 State = TypeVar("State")
 

@@ -17,6 +17,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from openset_format.files import Buffer, FileLayer, WritableFile
@@ -360,7 +361,9 @@ def at_random(seed: int) -> Chooser:
             return [(0, chance.randint(0, len(step.data)))]
         edges = [0, *range(sector - step.offset % sector, len(step.data), sector), len(step.data)]
         return [
-            (start, end) for start, end in zip(edges, edges[1:], strict=False) if start < end and chance.random() < likely
+            (start, end)
+            for start, end in pairwise(edges)
+            if start < end and chance.random() < likely
         ]
 
     return choose

@@ -257,8 +257,9 @@ def test_a_failed_sync_poisons(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     Journal.open(tmp_path).close()
-    files = FailingFiles(3, ("write",))
+    files = FailingFiles(steps=("write",))
     journal = Journal.open(tmp_path, files)
+    files.fail_at = len(files.taken) + 2
     journal.append(1, 1, b"one")
     journal.append(1, 1, b"two")
     with pytest.raises(WriteError, match="injected"):

@@ -15,7 +15,7 @@ import pytest
 from support import store_model as model
 from support.format_models import FailingFiles
 
-from openset.errors import ConfigError, InternalError, QueryError
+from openset.errors import ConfigError, InternalError, QueryError, ReadOnlyError
 from openset.store.compaction import Policy, compact
 from openset.store.snapshot import StaleSnapshotError
 from openset.store.store import Store
@@ -249,19 +249,22 @@ def test_failed_sync_refuses_this_and_all_later_inserts(tmp_path: Path) -> None:
     model.insert(store, events(0, 5))
     files.fail_at = len(files.taken)
     for _ in range(2):
-        with pytest.raises(InternalError, match="could not be written"):
+        with pytest.raises(ReadOnlyError, match=r"its disk has failed: .* at a sync of .*after a restart"):
             model.insert(store, events(5, 5))
+        assert not store.probe()
     assert contents(store) == expected(events(0, 5))
     store.close()
 
 
-def test_full_disk_refuses_one_insert(tmp_path: Path) -> None:
+def test_full_disk_refuses_inserts_until_there_is_room(tmp_path: Path) -> None:
     files = FailingFiles(steps=["write"])
     store = model.new_store(tmp_path, files=files)
     model.insert(store, events(0, 5))
     files.fail_at = len(files.taken)
-    with pytest.raises(InternalError, match="could not be written"):
-        model.insert(store, events(5, 5))
+    for _ in range(2):
+        with pytest.raises(ReadOnlyError, match=r"its disk is full: .* at a write of .*when there is room"):
+            model.insert(store, events(5, 5))
+    assert store.probe() and store.health.condition.state == "ok"
     model.insert(store, events(10, 5))
     assert contents(store) == expected(events(0, 5), events(10, 5))
     store.close()
@@ -290,6 +293,10 @@ def test_compaction_fails_at_any_step_without_loss(tmp_path: Path) -> None:
         failure = nullcontext() if steps[step] == "unlink" else pytest.raises((InternalError, OSError))
         with failure:
             store.compact_all()
+        assert contents(store) == expected(events(0, 30)), steps[step]
+        if not store.probe():  # a failed disk; a full one has room again
+            store.close()
+            store = Store.open(directory, files=files)
         model.insert(store, events(30, 5))
         assert contents(store) == wanted, steps[step]
         store.compact_all()
