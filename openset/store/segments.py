@@ -253,10 +253,14 @@ class Segments:
                 stored = self._stored.get((table_id, name))
                 if stored is None or not self._is_alive(stored, now_ms):
                     return None
+            try:
+                self._files.unlink(self._data_dir / stored.ref.file)
+            except OSError as error:
+                raise InternalError(f"segment {name!r} cannot be removed: {error}") from error
+            with self._lock:
                 self._replace((table_id, name), None)
                 self._superseded.discard(stored.ref.file)
             try:
-                self._files.unlink(self._data_dir / stored.ref.file)
                 self._files.sync_directory(self._data_dir / stored.ref.file.parent)
             except OSError as error:
                 raise InternalError(f"segment {name!r} may come back after a restart: {error}") from error

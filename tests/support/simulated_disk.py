@@ -360,11 +360,7 @@ def at_random(seed: int) -> Chooser:
         if chance.random() < 0.3:
             return [(0, chance.randint(0, len(step.data)))]
         edges = [0, *range(sector - step.offset % sector, len(step.data), sector), len(step.data)]
-        return [
-            (start, end)
-            for start, end in pairwise(edges)
-            if start < end and chance.random() < likely
-        ]
+        return [(start, end) for start, end in pairwise(edges) if start < end and chance.random() < likely]
 
     return choose
 
