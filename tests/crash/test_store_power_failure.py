@@ -1,6 +1,6 @@
 """Power failures, deaths and faults at every step of everything a store does: what was acknowledged is there, whole.
 
-By default a part of all moments is looked at, always the same; OPENSET_CRASH_MOMENTS=all looks at every one (`make crash`).
+A part of all moments is looked at, always the same; with OPENSET_CRASH_MOMENTS=all (`make crash`) every one.
 """
 
 from __future__ import annotations

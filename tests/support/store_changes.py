@@ -1,4 +1,4 @@
-"""Every kind of change a store knows, one after the other, and what can be seen of it, for tests of what a disk does to it.
+"""Every kind of change a store knows, one after the other, and what can be seen of it: for tests with bad disks.
 
 The state after each change is found out on a disk that works.
 """
