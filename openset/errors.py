@@ -58,6 +58,10 @@ class RunTimeError(OpenSetError):
     error_class = "run_time"
 
 
+class BudgetError(RunTimeError):
+    """A budget of a whole run, time or visited rows, was used up, whoever of the people needed most of it."""
+
+
 class ConfigError(OpenSetError):
     """Set-up: the cluster is not initialised, a table exists already, a data directory cannot be used."""
 

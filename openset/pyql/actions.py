@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from openset.errors import RunTimeError
-from openset.pyql.meaning.containers import DictValue, SetValue, Value, elements_of, value_of
+from openset.pyql.meaning.containers import CONTAINERS, DictValue, SetValue, Value, elements_of, value_of
 from openset.pyql.meaning.text import to_text
+
+MOST_SPAN_MS = 100 * 366 * 86_400_000
+MOST_VALUE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,35 @@ def checked_span(span: Any) -> int:
     return span
 
 
-MOST_SPAN_MS = 100 * 366 * 86_400_000
+def checked_value(value: Value) -> Any:
+    """The value of an emission, as `plain`. Raises RunTimeError for containers of more than 64 KB as JSON."""
+    if not isinstance(value, CONTAINERS):
+        return value
+    # An element takes two bytes at least; a list may hold one list many times over, so elements are counted first.
+    if _elements(value, MOST_VALUE_BYTES // 2) < 0:
+        raise _too_large()
+    made = plain(value)
+    text = json.dumps(made, ensure_ascii=False, separators=(",", ":"))
+    if len(text.encode("utf-8", "surrogatepass")) > MOST_VALUE_BYTES:
+        raise _too_large()
+    return made
+
+
+def _elements(value: Value, left: int) -> int:
+    """How many elements may still come after those of a value; below 0 when there are too many."""
+    if not isinstance(value, CONTAINERS):
+        return left
+    left -= len(value) if isinstance(value, list) else len(value.entries)
+    inner = value if isinstance(value, list) else value.entries.values() if isinstance(value, DictValue) else ()
+    for held in inner:
+        if left < 0:
+            break
+        left = _elements(held, left)
+    return left
+
+
+def _too_large() -> RunTimeError:
+    return RunTimeError(f"the value of emit(…) takes more than {MOST_VALUE_BYTES:,} bytes as JSON")
 
 
 def plain(value: Value) -> Any:

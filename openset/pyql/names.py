@@ -78,6 +78,8 @@ TRIGGER_CALLS: dict[str, Builtin] = _table(
 ON_INSERT = "on_insert"
 # A column that rows have while a trigger runs.
 IS_NEW = "is_new"
+# A column of Blocks that takes the place of the `now` of a run, for runs that see people at different moments.
+NOW = "now"
 
 # Methods. `changes`: the target is changed and must be a variable (or an element of one).
 METHODS: dict[str, tuple[int, int]] = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 
-from openset.errors import RunTimeError
+from openset.errors import BudgetError
 
 ParameterValue = int | float | str | bool
 
@@ -39,6 +39,6 @@ class RunSettings:
     zone: tzinfo = UTC
 
     def check_deadline(self) -> None:
-        """Raises RunTimeError when the time budget is used up."""
+        """Raises BudgetError when the time budget is used up."""
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise RunTimeError(f"the query ran longer than its time budget of {self.timeout_ms} ms (timeout=)")
+            raise BudgetError(f"the query ran longer than its time budget of {self.timeout_ms} ms (timeout=)")

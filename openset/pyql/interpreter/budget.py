@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from openset.errors import RunTimeError
+from openset.errors import BudgetError, RunTimeError
 from openset.pyql.settings import RunSettings
 
 STEPS_BETWEEN_CHECKS = 4_096
@@ -42,7 +42,7 @@ class Budget:
         """Counts a row that a match looks at."""
         self._rows_left -= 1
         if self._rows_left < 0:
-            raise RunTimeError(
+            raise BudgetError(
                 f"the matches of the script visit more rows than the budget of {self._settings.max_expanded_rows} rows"
             )
         self.step()

@@ -10,6 +10,7 @@ from itertools import accumulate
 
 from openset.errors import RunTimeError
 from openset.pyql.meaning.containers import Value, kind_of
+from openset.pyql.names import IS_NEW, NOW
 from openset_format.block import Block, Column, PersonId
 
 
@@ -59,8 +60,13 @@ class PersonCursor:
         self.match_row = None
         self.first_match_row = None
 
+    def moment(self, otherwise: int) -> int:
+        """The person's own `now` in ms where the block has one."""
+        held = self._block.columns.get(NOW)
+        return otherwise if held is None else int(held.values[self._first])
+
     def column(self, name: str) -> list[Value]:
-        """The values of a column by row; a column that the block lacks is None everywhere."""
+        """The values of a column by row; one that the block lacks is None everywhere, is_new False."""
         values = self._columns.get(name)
         if values is None:
             values = self._columns[name] = self._load(name)
@@ -76,6 +82,8 @@ class PersonCursor:
             sessions: list[Value] = self._block.sessions(self._session_time_ms)[rows].tolist()
             return sessions
         column = self._block.columns.get(name)
+        if column is None and name == IS_NEW:
+            return [False] * self.count
         return [None] * self.count if column is None else _column_values(column[rows])
 
     # ------------------------------------------------------------ moves

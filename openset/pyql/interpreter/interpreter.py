@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from openset.errors import RunTimeError
+from openset.errors import BudgetError, RunTimeError
 from openset.pyql import tree
 from openset.pyql.actions import Actions, plain
 from openset.pyql.interpreter.cursor import LeaveMatch
@@ -73,7 +73,8 @@ def trigger_people(
 ) -> Actions:
     """What a function of a trigger script does for people (0…people-1) of a block, one after the other.
 
-    An error is that of one person. Raises RunTimeError when the time is up.
+    Of several schedulings of one function the last one counts. An error is that of one person. Raises BudgetError when
+    a budget of the run is used up.
     """
     noted = Partial(())
     program = compile_program(script)
@@ -87,14 +88,14 @@ def trigger_people(
                 body(run)
             except (LeaveMatch, ExitPerson):
                 pass
+            except BudgetError:
+                raise
             except RunTimeError as error:
-                settings.check_deadline()
                 actions.failures.append((int(person), error))
-                run = Run(program, block, settings, noted)
                 continue
             if run.emitted is not None:
                 actions.emissions.append(run.emitted)
-            actions.schedulings += run.schedulings
+            actions.schedulings += run.schedulings.values()
     actions.log = noted.log
     return actions
 
@@ -122,8 +123,9 @@ def trace_person(
             (program.body if function is None else program.functions[function].body)(run)
         except (LeaveMatch, ExitPerson):
             pass
+        except BudgetError:
+            raise
         except RunTimeError as wrong:
-            settings.check_deadline()
             error = {"message": wrong.message, "line": wrong.line, "column": wrong.column}
     return {
         "steps": run.tracer.steps,

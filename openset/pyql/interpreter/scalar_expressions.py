@@ -238,7 +238,7 @@ def _stamp_of(run: Run, row: int | None) -> Value:
 
 # Built-in names that depend on where the script stands.
 _MOMENTS: dict[str, Evaluator] = {
-    "now": lambda run: run.settings.now_ms,
+    "now": lambda run: run.now_ms,
     "event_time": lambda run: run.cursor.stamps[run.cursor.row],
     "first_event": lambda run: run.cursor.stamps[0],
     "last_event": lambda run: run.cursor.stamps[-1],

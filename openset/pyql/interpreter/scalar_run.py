@@ -82,14 +82,16 @@ class Run:
         self.returned: Value = None
         # What a trigger does for the current person.
         self.emitted: Emission | None = None
-        self.schedulings: list[Scheduling] = []
+        self.schedulings: dict[str, Scheduling] = {}
         self.person = 0
+        self.now_ms = settings.now_ms
         # Somebody who wants to know every step; nearly always nobody does.
         self.tracer: Tracer | None = None
 
     def start(self, person: int) -> None:
         """Goes to a person: every variable is None, the cursor on the first row."""
         self.cursor.start(person)
+        self.now_ms = self.cursor.moment(self.settings.now_ms)
         self.budget.start_person()
         self.variables = {}
         self.fixed_inlines = {}
@@ -98,8 +100,13 @@ class Run:
         self.tallied = False
         self.returned = None
         self.emitted = None
-        self.schedulings = []
+        self.schedulings = {}
         self.person = person
+
+    def schedule(self, function: str, span_ms: int | None) -> None:
+        """Notes a schedule or a cancel; an earlier one of the function does not count any more."""
+        self.schedulings.pop(function, None)
+        self.schedulings[function] = Scheduling(self.person, function, span_ms)
 
     def copied(self, value: Value) -> Value:
         """A value to keep in a variable: containers are copied and count for the memory budget."""
@@ -119,4 +126,4 @@ def placed(error: RunTimeError, at: tree.Position) -> RunTimeError:
     """The error with a position; one that it has already is the more exact one."""
     if error.line is not None:
         return error
-    return RunTimeError(error.message, detail=error.detail, line=at.line, column=at.column)
+    return type(error)(error.message, detail=error.detail, line=at.line, column=at.column)

@@ -11,7 +11,7 @@ from typing import Any
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
-from openset.pyql.actions import Emission, Scheduling, checked_name, checked_span, plain
+from openset.pyql.actions import Emission, checked_name, checked_span, checked_value
 from openset.pyql.interpreter.cursor import LeaveMatch, PersonCursor
 from openset.pyql.interpreter.scalar_expressions import compile_expression, compile_expressions
 from openset.pyql.interpreter.scalar_run import (
@@ -204,7 +204,7 @@ def _emit(statement: tree.Emit, loops: int) -> Executor:
         called = name(run)
         carried = None if value is None else run.copied(value(run))
         try:
-            run.emitted = Emission(run.person, checked_name(called), plain(carried))
+            run.emitted = Emission(run.person, checked_name(called), checked_value(carried))
             if run.tracer is not None:
                 run.tracer.note("emit", at.line, name=run.emitted.name, value=run.emitted.value)
         except RunTimeError as error:
@@ -221,9 +221,10 @@ def _schedule(statement: tree.Schedule, loops: int) -> Executor:
     def execute(run: Run) -> int:
         wanted = span(run)
         try:
-            run.schedulings.append(Scheduling(run.person, function, checked_span(wanted)))
+            span_ms = checked_span(wanted)
+            run.schedule(function, span_ms)
             if run.tracer is not None:
-                run.tracer.note("schedule", at.line, function=function, span=run.schedulings[-1].span_ms)
+                run.tracer.note("schedule", at.line, function=function, span=span_ms)
         except RunTimeError as error:
             raise placed(error, at) from None
         run.budget.step()
@@ -234,7 +235,7 @@ def _schedule(statement: tree.Schedule, loops: int) -> Executor:
 
 def _cancel(statement: tree.Cancel, loops: int) -> Executor:
     def execute(run: Run) -> int:
-        run.schedulings.append(Scheduling(run.person, statement.function, None))
+        run.schedule(statement.function, None)
         if run.tracer is not None:
             run.tracer.note("cancel", statement.at.line, function=statement.function)
         run.budget.step()

@@ -13,7 +13,8 @@ from openset.pyql import tree
 from openset.pyql.lanes.container_store import ContainerStore
 from openset.pyql.lanes.frames import Frame
 from openset.pyql.lanes.texts import TextTable
-from openset.pyql.lanes.vectors import INT, MIXED, NULL, TEXT, Const, Mask, Positions, Value, Vec, column_vector
+from openset.pyql.lanes.vectors import BOOL, INT, MIXED, NULL, TEXT, Const, Mask, Positions, Value, Vec, column_vector
+from openset.pyql.names import IS_NEW, NOW
 from openset.pyql.settings import RunSettings
 from openset_format.block import INTEGER_PERSON, Block, TextDictionary
 
@@ -139,6 +140,8 @@ class BlockRun:
             sessions = self.block.sessions(self.settings.session_time_ms)
             return Vec(INT, (sessions if rows is None else sessions[rows]).astype(np.int64))
         column = self.block.columns.get(name)
+        if column is None and name == IS_NEW:
+            return Vec(BOOL, np.zeros(self.block.rows if rows is None else len(rows), np.bool_))
         if column is None or (column.type == "text" and not len(column.dictionary or ())):
             return NULL
         return column_vector(column, rows)
@@ -167,8 +170,10 @@ class BlockRun:
 
     def time_value(self, name: str, frame: Frame, lanes: Positions | None) -> Value:
         """now, event_time, first_event, … for some lanes."""
-        if name == "now":
-            return Const(self.settings.now_ms)
+        if name == NOW:
+            if NOW not in self.block.columns:
+                return Const(self.settings.now_ms)
+            return self.column_on(NOW, None if frame.whole_block and lanes is None else self.rows(frame, lanes))
         if name in ("prev_match", "first_match"):
             at = frame.enclosing_match_row(lanes) if name == "prev_match" else frame.outermost_match_row(lanes)
             return NULL if at is None else Vec(INT, self.block.stamp[at])

@@ -6,20 +6,19 @@ people that reach it to the interpreter, which runs the script for them from the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
-from openset.pyql.actions import checked_span
+from openset.pyql.actions import MOST_SPAN_MS, checked_span
 from openset.pyql.interpreter.scalar_run import placed
+from openset.pyql.lanes.action_batches import CANCELLED, EmitBatch, ScheduleBatch
 from openset.pyql.lanes.analysis import Analysis
 from openset.pyql.lanes.block_run import BlockRun, Candidates
 from openset.pyql.lanes.container_statements import ContainerStatements
-from openset.pyql.lanes.deeds import DeedTable
 from openset.pyql.lanes.evaluate import Evaluator
 from openset.pyql.lanes.for_loop import ForLoop
 from openset.pyql.lanes.frames import (
@@ -44,12 +43,13 @@ from openset.pyql.lanes.vectors import (
     INT,
     NONE,
     NULL,
+    TEXT,
+    Const,
     Mask,
     Positions,
     Value,
     Vec,
     payloads,
-    scalars,
     spread,
     take,
 )
@@ -70,12 +70,8 @@ class Executor:
         *,
         want_log: bool = False,
         note_tallied: bool = False,
-        deeds: DeedTable | None = None,
     ):
-        """want_log: log lines are collected.  note_tallied: tallies that count nowhere leave a Batch too.
-
-        deeds: of a trigger; what it does for people is kept like tallies, with numbers of deeds in place of nodes.
-        """
+        """want_log: log lines are collected.  note_tallied: tallies that count nowhere leave a Batch too."""
         self.run = run
         self.script = script
         self.analysis = analysis
@@ -86,8 +82,8 @@ class Executor:
         self.evaluator.call_user = self.call
         self.containers = ContainerStatements(self.evaluator)
         self.evaluator.call_changing = self.containers.call
-        self.deeds = deeds
-        self.keep_order = order_matters(script.aggregators) or deeds is not None
+        self.keep_order = order_matters(script.aggregators)
+        self._functions = {name: place for place, name in enumerate(script.functions)}
         self._candidates: dict[tree.Match, Candidates] = {}
         self._depth = 0
         # Lexical nesting of loops around the statement that runs, per active function.
@@ -101,7 +97,7 @@ class Executor:
         self.evaluator.release()
 
     def top(self, body: tree.Body | None = None) -> Frame:
-        """Runs the script for all people of the Block; the frame holds their tallies. body: that of another part."""
+        """Runs the script, or a body of it, for all people of the Block; the frame holds what they tallied and did."""
         people = self.run.block.runnable
         frame = Frame(people, self.run.block.row_start[people].astype(np.int64))
         if len(people):
@@ -154,16 +150,13 @@ class Executor:
                 frame.stop(lanes, EXIT)
             case tree.Return():
                 self._return(frame, statement, lanes)
+            case tree.Emit():
+                self._emit(frame, statement, lanes)
+            case tree.Schedule() | tree.Cancel():
+                return self._schedule(frame, statement, lanes)
             case tree.Log():
                 return self._log(frame, statement, lanes)
             case tree.Pass():
-                return lanes
-            case tree.Emit():
-                self._emit(frame, statement, lanes)
-            case tree.Schedule():
-                return self._schedule(frame, statement, lanes)
-            case tree.Cancel():
-                self._note_deeds(frame, lanes, [(statement.function, None)] * self.evaluator.count(frame, lanes))
                 return lanes
             case _:
                 raise AssertionError(f"no rule for {type(statement).__name__}")
@@ -250,6 +243,61 @@ class Executor:
         frame.assign(RETURN_VALUE if self._depth else RESULT_VALUE, going_on, value, self.run.table)
         frame.stop(going_on, RETURN if self._depth else EXIT)
 
+    # ------------------------------------------------------------ triggers
+
+    def _emit(self, frame: Frame, statement: tree.Emit, lanes: Lanes) -> None:
+        name = self.evaluator.value(statement.name, frame, lanes)
+        value: Value = NULL
+        if statement.value is not None:
+            value = self.shared(self.evaluator.value(statement.value, frame, lanes), statement.value)
+        named = self._texts(frame, lanes, name)
+        name, value = self._kept([name, value], lanes, named)
+        lane = _as_array(frame, named)
+        self.run.hold_tallies(3 * lane.nbytes)
+        frame.emits.append(EmitBatch(lane, name, value))
+        frame.stop(named, EXIT)
+
+    def _texts(self, frame: Frame, lanes: Lanes, name: Value) -> Lanes:
+        """The lanes that run and whose name is a text that is not empty; others fail."""
+        if isinstance(name, Const) and isinstance(name.value, str) and name.value:
+            return frame.running(lanes)
+        kinds, data = payloads(spread(name, self.evaluator.count(frame, lanes), self.run.table), self.run.table)
+        wrong = kinds != TEXT
+        empty = self.run.table.code("")
+        if empty is not None:
+            wrong |= data == empty
+        if wrong.any():
+            unnamed = frame.running(self.evaluator.lanes_at(frame, lanes, wrong))
+            self.evaluator.fail(frame, unnamed)
+        return frame.running(lanes)
+
+    def _schedule(self, frame: Frame, statement: tree.Schedule | tree.Cancel, lanes: Lanes) -> Lanes:
+        spans: Value = Const(CANCELLED)
+        going_on = lanes
+        if isinstance(statement, tree.Schedule):
+            spans = self.evaluator.value(statement.span, frame, lanes)
+            running = frame.running(lanes)
+            spans = self._spans(frame, self._kept([spans], lanes, running)[0], running)
+            going_on = frame.running(running)
+            (spans,) = self._kept([spans], running, going_on)
+        lane = _as_array(frame, going_on)
+        vector = spread(spans, len(lane), self.run.table)
+        assert not len(lane) or vector.kind == INT
+        self.run.hold_tallies(3 * lane.nbytes)
+        function = np.full(len(lane), self._functions[statement.function], np.int32)
+        frame.schedules.append(ScheduleBatch(lane, function, vector.data.astype(np.int64)))
+        return going_on
+
+    def _spans(self, frame: Frame, value: Value, lanes: Lanes) -> Value:
+        """Spans in ms; lanes on which the value is no span fail."""
+        if isinstance(value, Vec) and value.kind == INT and value.valid is None:
+            wrong = (value.data < 0) | (value.data > MOST_SPAN_MS)
+            if wrong.any():
+                self.evaluator.fail(frame, self.evaluator.lanes_at(frame, lanes, wrong))
+            return value
+        count = self.evaluator.count(frame, lanes)
+        return self.evaluator.settled(map_distinct(checked_span, [value], count, self.run.table), frame, lanes)
+
     def _if(self, frame: Frame, statement: tree.If, lanes: Lanes) -> Lanes:
         ended: list[Lanes] = []
         rest = lanes
@@ -291,14 +339,21 @@ class Executor:
     def _match(self, frame: Frame, statement: tree.Match, lanes: Lanes) -> Lanes:
         facts = self.analysis.matches[statement]
         loop = MatchLoop(
-            self.evaluator, self._loop_body, statement, facts, self._candidates_of(statement), self.keep_order
+            self.evaluator,
+            self._loop_body,
+            statement,
+            facts,
+            self._candidates_of(statement),
+            self.keep_order,
+            len(self._functions),
         )
         loop.visit(frame, lanes)
         return frame.running(lanes)
 
     def _for(self, frame: Frame, statement: tree.For, lanes: Lanes) -> Lanes:
         mode = self.analysis.fors[statement]
-        ForLoop(self.evaluator, self._loop_body, statement, mode, self.keep_order).visit(frame, _as_array(frame, lanes))
+        loop = ForLoop(self.evaluator, self._loop_body, statement, mode, self.keep_order, len(self._functions))
+        loop.visit(frame, _as_array(frame, lanes))
         return frame.running(lanes)
 
     def _candidates_of(self, statement: tree.Match) -> Candidates:
@@ -345,59 +400,6 @@ class Executor:
         if not returned.all():
             # A function that this one called may have left its own value.
             frame.assign(RETURN_VALUE, chosen[~returned], NULL, self.run.table)
-
-    # ------------------------------------------------------------ triggers
-
-    def _emit(self, frame: Frame, statement: tree.Emit, lanes: Lanes) -> None:
-        """The lanes end here. Those that carry a container, or have no name, are left to the interpreter."""
-        name = self.evaluator.value(statement.name, frame, lanes)
-        value = NULL if statement.value is None else self.evaluator.value(statement.value, frame, lanes)
-        going_on = frame.running(lanes)
-        (name, value), lanes = self._kept([name, value], lanes, going_on), going_on
-        count = self.evaluator.count(frame, lanes)
-        names = scalars(name, count, self.run.table)
-        unknown = np.array([not isinstance(each, str) or not each for each in names], np.bool_)
-        if may_hold(value):
-            kinds, _ = payloads(spread(value, count, self.run.table), self.run.table)
-            unknown |= kinds == CONTAINER
-        if unknown.any():
-            self.evaluator.fail(frame, self.evaluator.lanes_at(frame, lanes, unknown))
-            rest = self.evaluator.lanes_at(frame, lanes, ~unknown)
-            (name, value), lanes = self._kept([name, value], lanes, rest), rest
-            names = [each for each, wrong in zip(names, unknown.tolist(), strict=True) if not wrong]
-        values = scalars(value, len(names), self.run.table)
-        self._note_deeds(frame, lanes, list(zip(names, values, strict=True)), emits=True)
-        frame.stop(lanes, EXIT)
-
-    def _schedule(self, frame: Frame, statement: tree.Schedule, lanes: Lanes) -> Lanes:
-        span = self.evaluator.value(statement.span, frame, lanes)
-        going_on = frame.running(lanes)
-        (span,), lanes = self._kept([span], lanes, going_on), going_on
-        count = self.evaluator.count(frame, lanes)
-        if may_hold(span):
-            self.evaluator.fail(frame, lanes)
-            return frame.running(lanes)
-        found: list[tuple[str, int | None]] = []
-        wrong = np.zeros(count, np.bool_)
-        for place, each in enumerate(scalars(span, count, self.run.table)):
-            try:
-                found.append((statement.function, checked_span(each)))
-            except RunTimeError:
-                wrong[place] = True
-        if wrong.any():
-            self.evaluator.fail(frame, self.evaluator.lanes_at(frame, lanes, wrong))
-            lanes = self.evaluator.lanes_at(frame, lanes, ~wrong)
-        self._note_deeds(frame, lanes, found)
-        return lanes
-
-    def _note_deeds(self, frame: Frame, lanes: Lanes, deeds: Sequence[Any], *, emits: bool = False) -> None:
-        """One deed per lane."""
-        assert self.deeds is not None, "only trigger scripts have such statements"
-        if deeds:
-            numbers = self.deeds.numbers(deeds, emits=emits)
-            rows = self.run.rows(frame, lanes)
-            self.run.hold_tallies(3 * rows.nbytes)
-            frame.batches.append(Batch(_as_array(frame, lanes), rows, [numbers], [], False))
 
     # ------------------------------------------------------------ cursor
 

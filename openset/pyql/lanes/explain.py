@@ -11,7 +11,8 @@ from openset.pyql.lanes.analysis import Analysis, Mode
 def describe(script: tree.Script, analysis: Analysis) -> str:
     """One line per statement, indented like the script, with how it runs."""
     lines = ["columns: " + (", ".join(sorted(script.columns)) or "none")]
-    lines.append("aggregators: " + ", ".join(_aggregator(a) for a in script.aggregators))
+    if script.aggregators:
+        lines.append("aggregators: " + ", ".join(_aggregator(a) for a in script.aggregators))
     lines.append("one lane per person")
     lines.extend(_body(script.body, analysis, 1))
     for function in script.functions.values():

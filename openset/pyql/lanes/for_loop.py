@@ -24,8 +24,10 @@ class ForLoop(Loop):
 
     takes_leaving = False
 
-    def __init__(self, evaluator: Evaluator, run_body: RunBody, loop: tree.For, mode: Mode, keep_order: bool):
-        super().__init__(evaluator, run_body, keep_order)
+    def __init__(
+        self, evaluator: Evaluator, run_body: RunBody, loop: tree.For, mode: Mode, keep_order: bool, functions: int
+    ):
+        super().__init__(evaluator, run_body, keep_order, functions)
         self.loop = loop
         self.mode = mode
         self.ops = evaluator.containers
@@ -110,4 +112,4 @@ class ForLoop(Loop):
             frame.row = frame.row.copy()
             frame.row[parent_lane] = child.row
             frame.unique_rows = False
-        self._hand_up_tallies(frame, child, happened)
+        self._hand_up_actions(frame, child, happened)

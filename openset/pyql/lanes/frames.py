@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from openset.pyql.lanes.action_batches import EmitBatch, ScheduleBatch
 from openset.pyql.lanes.texts import TextTable
 from openset.pyql.lanes.vectors import NULL, Mask, Positions, Value, overwrite, spread, take
 
@@ -68,12 +69,14 @@ class Frame:
 
     __slots__ = (
         "batches",
+        "emits",
         "in_condition",
         "match_row",
         "parent",
         "parent_lane",
         "person",
         "row",
+        "schedules",
         "signal",
         "unique_rows",
         "variables",
@@ -105,6 +108,8 @@ class Frame:
         self.variables: dict[str, Value] = {}
         self.written: dict[str, Mask | None] = {}
         self.batches: list[Batch] = []
+        self.emits: list[EmitBatch] = []
+        self.schedules: list[ScheduleBatch] = []
 
     def __len__(self) -> int:
         return len(self.row)

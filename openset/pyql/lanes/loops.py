@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from openset.pyql import tree
+from openset.pyql.lanes.action_batches import in_order
 from openset.pyql.lanes.evaluate import Evaluator
 from openset.pyql.lanes.frames import BREAK, CONTINUE, LEAVE_MATCH, RUNNING, Frame
 from openset.pyql.lanes.tallies import merged
@@ -27,8 +28,10 @@ class Loop:
 
     takes_leaving = True
 
-    def __init__(self, evaluator: Evaluator, run_body: RunBody, keep_order: bool):
+    def __init__(self, evaluator: Evaluator, run_body: RunBody, keep_order: bool, functions: int):
+        """functions: how many the script has."""
         self.evaluator = evaluator
+        self.functions = functions
         self.run = evaluator.run
         self.run_body = run_body
         self.keep_order = keep_order
@@ -59,6 +62,20 @@ class Loop:
         last = np.full(len(lane), UNBOUNDED, np.int64)
         last[slots] = leaving
         return np.arange(len(child)) <= last[slot]
+
+    def _hand_up_actions(self, frame: Frame, child: Frame, happened: Mask | None) -> None:
+        """Gives the frame around the loop the tallies, emissions and schedulings of iterations that happened."""
+        self._hand_up_tallies(frame, child, happened)
+        assert child.parent_lane is not None
+        for emitted in child.emits:
+            kept = emitted if happened is None else emitted.keep(happened[emitted.lane])
+            kept.lane = child.parent_lane[kept.lane]
+            frame.emits.append(kept)
+        schedules = child.schedules
+        if happened is not None:
+            schedules = [batch.keep(np.flatnonzero(happened[batch.lane])) for batch in schedules]
+        if schedules:
+            frame.schedules.append(in_order(schedules, child.parent_lane, self.functions))
 
     def _hand_up_tallies(self, frame: Frame, child: Frame, happened: Mask | None) -> None:
         batches = child.batches

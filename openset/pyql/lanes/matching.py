@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.errors import RunTimeError
+from openset.errors import BudgetError, RunTimeError
 from openset.pyql import tree
 from openset.pyql.lanes.analysis import MatchFacts
 from openset.pyql.lanes.block_run import Candidates
@@ -37,8 +37,9 @@ class MatchLoop(Loop):
         facts: MatchFacts,
         candidates: Candidates,
         keep_order: bool,
+        functions: int,
     ):
-        super().__init__(evaluator, run_body, keep_order)
+        super().__init__(evaluator, run_body, keep_order, functions)
         self.match = match
         self.facts = facts
         self.candidates = candidates
@@ -133,7 +134,7 @@ class MatchLoop(Loop):
         budget = self.run.settings.max_expanded_rows
         if self.run.expanded_rows > budget:
             at = self.match.at
-            raise RunTimeError(
+            raise BudgetError(
                 f"the query visited more than its budget of {budget:,} rows (nested matches without a condition?)",
                 line=at.line,
                 column=at.column,
@@ -152,7 +153,7 @@ class MatchLoop(Loop):
             going = chosen if going is None else going[chosen]
         if self.facts.where_acts:  # one candidate per lane, so what happened can be handed up as it is
             tested.hand_up(None, self.run.table)
-            self._hand_up_tallies(frame, tested, None)
+            self._hand_up_actions(frame, tested, None)
         if tested.signal is not None:
             going = self._pass_on(frame, lane, slot, tested, going, ended)
         assert going is not None
@@ -212,7 +213,7 @@ class MatchLoop(Loop):
         self.run_body(child, self.match.body)
         happened = self._left(frame, lane, slot, child, ended)
         child.hand_up(happened, self.run.table)
-        self._hand_up_tallies(frame, child, happened)
+        self._hand_up_actions(frame, child, happened)
 
 
 def _first_per_slot(slot: Positions, index: Positions, row: Positions) -> tuple[Positions, Positions, Positions]:
