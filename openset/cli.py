@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from openset import __version__
-from openset.client import explain_command, subscribe_command, table_commands, trigger_commands
+from openset.client import backtest_command, explain_command, subscribe_command, table_commands, trigger_commands
 from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.options import integer_id_option, json_option, print_json, url_option
 from openset.client.scripts import script_text
@@ -394,6 +394,7 @@ def print_debug(body: dict[str, Any]) -> None:
 table_commands.register(main)
 subscribe_command.register(main)
 explain_command.register(main)
+backtest_command.register(main)
 trigger_commands.register(main)
 register(main)
 

@@ -98,9 +98,30 @@ class Connection:
             if compress and len(body) >= _COMPRESS_FROM_BYTES:
                 body = gzip.compress(body, compresslevel=1)
                 headers["Content-Encoding"] = "gzip"
+        return _decoded(self.url, *self._exchange(method, path, parameters, body, headers))
+
+    def request_bytes(
+        self, method: str, path: str, accept: str, *, parameters: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> bytes:
+        """Sends one request and returns the answer as it is, in another format than JSON. Raises as `request`."""
+        headers = {"Accept": accept, "Accept-Encoding": "identity", "Content-Type": "text/plain"}
+        status, content = self._exchange(method, path, parameters, body, headers)
+        if status >= 400:
+            _decoded(self.url, status, content)
+        return content
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str] | None,
+        body: bytes | None,
+        headers: Mapping[str, str],
+    ) -> tuple[int, bytes]:
+        """Status and body of an answer. Raises Unreachable."""
         query = f"?{urlencode(parameters)}" if parameters else ""
         try:
-            self._http.request(method, f"{self._prefix}{path}{query}", body=body, headers=headers)
+            self._http.request(method, f"{self._prefix}{path}{query}", body=body, headers=dict(headers))
             response = self._http.getresponse()
             content = response.read()
         except ConnectionRefusedError:
@@ -113,7 +134,7 @@ class Connection:
             self.close()
             reason = str(error) or type(error).__name__
             raise Unreachable(f"the connection to the daemon at {self.url} failed: {reason}") from None
-        return _decoded(self.url, response.status, content)
+        return response.status, content
 
     def wait_until_ready(self, timeout_seconds: float = 30.0) -> None:
         """Returns as soon as the daemon answers /ping; raises Unreachable when it has not within the time."""

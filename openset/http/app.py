@@ -21,7 +21,7 @@ from openset.http.query_explain import ExplainQuery
 from openset.http.query_histogram import HistogramQuery
 from openset.http.query_person import PersonQuery
 from openset.http.resource import Answer, Resource
-from openset.http.revent import TriggerList, TriggerReset, TriggerResource
+from openset.http.revent import TriggerBacktest, TriggerList, TriggerReset, TriggerResource
 from openset.http.segments import SegmentList, SegmentResource
 from openset.http.subscription import SubscriptionList, SubscriptionResource
 from openset.http.table import ExistingColumn, NewColumn, TableList, TableResource
@@ -48,6 +48,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (rf"/v1/table/{_TABLE}/revents/?", TriggerList),
     (rf"/v1/table/{_TABLE}/(?:revent|trigger)/{_NAME}/?", TriggerResource),
     (rf"/v1/table/{_TABLE}/(?:revent|trigger)/{_NAME}/reset/?", TriggerReset),
+    (rf"/v1/table/{_TABLE}/(?:revent|trigger)/{_NAME}/backtest/?", TriggerBacktest),
     (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/?", SubscriptionList),
     (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/{_NAME}/?", SubscriptionResource),
     (rf"/v1/subscription/{_TABLE}/{_TRIGGER}/{_NAME}/webhook/?", WebhookResource),

@@ -13,8 +13,8 @@ from openset_format.block import PersonId
 def asked_person(parameters: RequestParameters) -> PersonRequest:
     """Whom a person query is about, and which events. Raises QueryError."""
     text, number = _id(parameters)
-    from_ms = _stamp("from", parameters.text("from"))
-    to_ms = _stamp("to", parameters.text("to"))
+    from_ms = stamp_parameter("from", parameters.text("from"))
+    to_ms = stamp_parameter("to", parameters.text("to"))
     limit = parameters.integer("limit", 0, (1 << 63) - 1)
     info, explain = parameters.flag("info"), parameters.flag("explain")
     parameters.finish()
@@ -47,7 +47,7 @@ def _person(text: str | None, number: int | None) -> PersonId:
     return person
 
 
-def _stamp(name: str, value: str | None) -> int | None:
+def stamp_parameter(name: str, value: str | None) -> int | None:
     """A stamp as events have it: milliseconds, seconds or ISO 8601."""
     if value is None:
         return None

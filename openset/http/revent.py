@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from openset.http.query_person import stamp_parameter
 from openset.http.resource import Answer, Resource
+from openset.query.formats import Document
+from openset.query.frame import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS
 from openset.query.parameters import RequestParameters, parse_bool
+from openset.revent.backtests import BacktestRequest, backtest
 from openset.revent.registry import Options
 
 
@@ -47,6 +53,30 @@ class TriggerReset(Resource):
     async def _reset(self, table: str, name: str) -> Answer:
         self.parameters().finish()
         return await (await self.node.registry()).reset(table, name)
+
+
+class TriggerBacktest(Resource):
+    async def post(self, table: str, name: str) -> None:
+        await self.respond(self._backtest(table, name), cancellable=True)
+
+    async def _backtest(self, table: str, name: str) -> Answer:
+        parameters = self.parameters()
+        once = parameters.text("once")
+        request = BacktestRequest(
+            table=table,
+            name=name,
+            script=await self.script(),
+            from_ms=stamp_parameter("from", parameters.text("from")),
+            to_ms=stamp_parameter("to", parameters.text("to")),
+            once=None if once is None else parse_bool("once", once),
+            filter=parameters.text("filter"),
+            timeout_ms=parameters.integer("timeout", 1, MAX_TIMEOUT_MS) or DEFAULT_TIMEOUT_MS,
+        )
+        parameters.finish()
+        tested = await backtest(await self.node.store(), self.node.executor, request)
+        if "application/x-ndjson" in self.request.headers.get("Accept", ""):
+            return Document(await asyncio.to_thread(tested.lines), "application/x-ndjson", {})
+        return await asyncio.to_thread(tested.shown)
 
 
 def trigger_options(parameters: RequestParameters) -> Options:

@@ -1,0 +1,69 @@
+"""`openset backtest`: what a trigger would have emitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from openset.client.connection import Connection, segment
+from openset.client.options import json_option, print_json, url_option
+from openset.client.scripts import script_text
+
+
+def register(group: click.Group) -> None:
+    """Adds the command to a group."""
+    group.add_command(backtest)
+
+
+@click.command()
+@click.argument("table")
+@click.argument("name")
+@click.argument("script", required=False)
+@url_option
+@click.option("--from", "from_", metavar="STAMP", help="Events from here on.")
+@click.option("--to", metavar="STAMP", help="Events before this, and runs due before it.")
+@click.option("--once", type=click.Choice(["true", "false"]), help="Whether a person emits once.")
+@click.option("--filter", "filter_", metavar="SEGMENT", help="Only people of this segment.")
+@click.option("--lines", is_flag=True, help="Print every emission as a line of JSON.")
+@json_option
+def backtest(
+    table: str,
+    name: str,
+    script: str | None,
+    url: str,
+    from_: str | None,
+    to: str | None,
+    once: str | None,
+    filter_: str | None,
+    lines: bool,
+    as_json: bool,
+) -> None:
+    """Show what trigger NAME, or SCRIPT in its place, would have emitted for the events there are."""
+    wanted = {"from": from_, "to": to, "once": once, "filter": filter_}
+    parameters = {key: value for key, value in wanted.items() if value is not None}
+    path = f"/v1/table/{segment(table)}/revent/{segment(name)}/backtest"
+    body = b"" if script is None else script_text(script).encode()
+    with Connection(url) as connection:
+        if lines:
+            found = connection.request_bytes("POST", path, "application/x-ndjson", parameters=parameters, body=body)
+            click.echo(found.decode(), nl=False)
+            return
+        answer = connection.request("POST", path, parameters=parameters, body=body, content_type="text/plain")
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(
+        f"{answer['emissions']:,} emissions of {answer['emitting_people']:,} people, "
+        f"{answer['people']:,} people replayed, {answer['errors']:,} errors"
+    )
+    for day in answer["days"]:
+        click.echo(f"{day['day']}  {day['name']}  {day['count']:,}")
+    for message in answer["sample"]:
+        click.echo(_line(message))
+
+
+def _line(message: dict[str, Any]) -> str:
+    value = "" if message["value"] is None else f"  {msgspec.json.encode(message['value']).decode()}"
+    return f"{message['stamp_iso']}  {message['person']}  {message['name']}{value}"

@@ -1,0 +1,121 @@
+"""Backtests as they are asked for: which script, which people, which time; and what is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from openset.errors import QueryError
+from openset.pyql.settings import RunSettings
+from openset.pyql.states import order_key
+from openset.query.compare import unknown_segment
+from openset.query.executor import Executor
+from openset.query.fan_out import fan_out
+from openset.query.frame import DEFAULT_TIMEOUT_MS
+from openset.revent.backtest import BacktestWork, Replay, Replayed, by_day
+from openset.revent.scripts import checked_script, schema_as_saved
+from openset.store.fold import iso_text
+from openset.store.members import SegmentRef
+from openset.store.schema import TableSchema
+from openset.store.stamps import LAST_STAMP
+from openset.store.store import Store
+from openset.store.trigger_catalog import Trigger
+
+SAMPLES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class BacktestRequest:
+    """script: empty takes the saved one. once, filter: None takes that of the saved trigger. to_ms: None is now."""
+
+    table: str
+    name: str
+    script: str
+    from_ms: int | None = None
+    to_ms: int | None = None
+    once: bool | None = None
+    filter: str | None = None
+    timeout_ms: int = DEFAULT_TIMEOUT_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Backtest:
+    """What came of it. emissions: by time, then person."""
+
+    name: str
+    from_ms: int
+    to_ms: int
+    replay: Replay
+    emissions: list[Replayed]
+
+    def shown(self) -> dict[str, Any]:
+        """Counts, days and samples."""
+        return {
+            "trigger": self.name,
+            "from": self.from_ms,
+            "to": self.to_ms,
+            "people": self.replay.people,
+            "runs": self.replay.runs,
+            "emissions": len(self.emissions),
+            "emitting_people": len({(type(one.person), one.person) for one in self.emissions}),
+            "errors": self.replay.errors,
+            "last_error": self.replay.error,
+            "days": list(by_day(self.emissions)),
+            "sample": [self._message(one) for one in self.emissions[:SAMPLES_SHOWN]],
+        }
+
+    def lines(self) -> bytes:
+        """Every emission as a line of JSON."""
+        return b"".join(msgspec.json.encode(self._message(one)) + b"\n" for one in self.emissions)
+
+    def _message(self, one: Replayed) -> dict[str, Any]:
+        return {"stamp": one.stamp_ms, "stamp_iso": iso_text(one.stamp_ms), "person": one.person, "trigger": self.name,
+                "name": one.name, "value": one.value}  # fmt: skip
+
+
+async def backtest(store: Store, executor: Executor, request: BacktestRequest) -> Backtest:
+    """Replays history; nothing is emitted. Raises ParseError, QueryError, RunTimeError."""
+    now_ms = store.triggers.clock()
+    started = time.monotonic()
+    with ExitStack() as held:
+        schema, snapshots = held.enter_context(store.pinned_table(request.table))
+        saved = next(
+            (one for one in store.triggers.of_table(schema.id) if one.name == request.name and not one.watched), None
+        )
+        script, as_saved = _script(schema, saved, request)
+        checked_script(script, as_saved)
+        once = (True if saved is None else saved.once) if request.once is None else request.once
+        wanted = (None if saved is None else saved.filter) if request.filter is None else request.filter or None
+        people: SegmentRef | None = None
+        if wanted is not None:
+            found = held.enter_context(store.segments.pinned(schema.id, [wanted], time.time() * 1_000))
+            if wanted not in found:
+                known = [stored.segment.name for stored in store.segments.all(schema.id, time.time() * 1_000)]
+                raise unknown_segment(wanted, known)
+            people = found[wanted].ref
+        settings = RunSettings(
+            now_ms=now_ms, deadline=started + request.timeout_ms / 1_000, timeout_ms=request.timeout_ms
+        )
+        from_ms = 0 if request.from_ms is None else request.from_ms
+        to_ms = now_ms if request.to_ms is None else min(request.to_ms, LAST_STAMP + 1)
+        work = BacktestWork(script, as_saved, snapshots, settings, once, people, from_ms, to_ms)
+        parts: Sequence[Replay] = await fan_out(executor, work)
+    replay = Replay()
+    for part in parts:
+        replay.merge(part)
+    emissions = sorted(replay.emissions, key=lambda one: (one.stamp_ms, order_key(one.person), one.name))
+    return Backtest(request.name, from_ms, to_ms, replay, emissions)
+
+
+def _script(schema: TableSchema, saved: Trigger | None, request: BacktestRequest) -> tuple[str, TableSchema]:
+    """The script, and the table it is compiled for. Raises QueryError."""
+    if request.script.strip():
+        return request.script, schema
+    if saved is None:
+        raise QueryError(f"there is no trigger {request.name!a} in table {schema.name!r}; send a script to try one")
+    return saved.script, schema_as_saved(saved, schema)

@@ -1,0 +1,109 @@
+"""Backtests over HTTP and on the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from support.daemon import Daemon
+
+SCRIPT = """def on_insert():
+    schedule(30 days, "silent")
+    match where is_new and units > 1:
+        emit("big", {"units": units})
+
+def silent():
+    emit("silent", to_days(now - last_event))
+"""
+DAY = 86_400_000
+START = 1_700_000_000_000
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with Daemon(tmp_path_factory.mktemp("backtest") / "data", init=2) as daemon:
+        daemon.create("t", {"units": "int"})
+        rows = [("ann", 0, 2), ("bob", 0, 1), ("ann", 10, 3), ("ann", 60, 1), (7, 70, 5)]
+        daemon.insert(
+            "t",
+            [
+                {"person": person, "stamp": START + day * DAY, "action": "buy", "attr": {"units": units}}
+                for person, day, units in rows
+            ],
+        )
+        yield daemon
+
+
+ALL = [
+    (0, "ann", "big", {"units": 2}),
+    (10, "ann", "big", {"units": 3}),
+    (30, "bob", "silent", 30),
+    (40, "ann", "silent", 30),
+    (70, 7, "big", {"units": 5}),
+    (90, "ann", "silent", 30),
+    (100, 7, "silent", 30),
+]
+
+
+def lines(shop: Daemon, body: str = SCRIPT, name: str = "mine", **parameters: str) -> list[tuple[object, ...]]:
+    headers = {"Accept": "application/x-ndjson"}
+    path = f"/v1/table/t/revent/{name}/backtest"
+    answer = shop.request("POST", path, body, headers=headers, **parameters)
+    assert answer.status == 200, answer.body
+    found = [json.loads(line) for line in answer.body.splitlines()]
+    return [((one["stamp"] - START) / DAY, one["person"], one["name"], one["value"]) for one in found]
+
+
+def test_an_unsaved_script(shop: Daemon) -> None:
+    assert lines(shop, once="false") == ALL
+    # Once ann has emitted from on_insert it does not run again, and nothing puts her silence off.
+    assert lines(shop) == [ALL[0], (30, "ann", "silent", 20), ALL[2], ALL[4], ALL[6]]
+
+
+def test_a_window(shop: Daemon) -> None:
+    window = {"from": str(START + 5 * DAY), "to": str(START + 60 * DAY)}
+    assert lines(shop, once="false", **window) == [ALL[1], ALL[3]]
+
+
+def test_counts_days_and_samples(shop: Daemon) -> None:
+    answer = shop.request("POST", "/v1/table/t/revent/mine/backtest", SCRIPT, once="false").json
+    assert (answer["emissions"], answer["emitting_people"], answer["people"], answer["errors"]) == (7, 3, 3, 0)
+    assert answer["days"][0] == {"day": "2023-11-14", "name": "big", "count": 1, "people": 1}
+    assert [one["person"] for one in answer["sample"]] == [person for _, person, _, _ in ALL]
+
+
+def test_a_saved_trigger_and_its_options(shop: Daemon) -> None:
+    assert shop.request("POST", "/v1/table/t/revent/saved", SCRIPT, once="false").status == 200
+    assert lines(shop, "", "saved") == ALL
+    counts = "@segment sevens:\n    match where units is 5: tally\n"
+    assert shop.request("POST", "/v1/query/t/counts", counts).status == 200
+    assert lines(shop, "", "saved", filter="sevens") == [ALL[4], ALL[6]]
+    described = shop.request("GET", "/v1/table/t/revent/saved").json
+    assert described["counts"]["emissions"] == 0, "a backtest emits nothing"
+
+
+def test_mistakes(shop: Daemon) -> None:
+    path = "/v1/table/t/revent/none/backtest"
+    for body, parameters, error_class in (
+        ("", {}, "query"),
+        ("def on_insert():\n    emitt('x')\n", {}, "parse"),
+        (SCRIPT, {"from": "soon"}, "query"),
+        (SCRIPT, {"once": "perhaps"}, "query"),
+        (SCRIPT, {"filter": "nobody"}, "query"),
+        (SCRIPT, {"until": "1"}, "query"),
+    ):
+        assert shop.request("POST", path, body, **parameters).error["class"] == error_class
+    endless = 'def on_insert():\n    schedule(1, "again")\n\ndef again():\n    schedule(1, "again")\n'
+    assert "10,000 scheduled runs" in shop.request("POST", path, endless).error["message"]
+
+
+def test_the_command_line(shop: Daemon) -> None:
+    command = [sys.executable, "-m", "openset.cli", "backtest", "t", "mine", SCRIPT]
+    command += ["--once", "false", "--url", f"http://127.0.0.1:{shop.port}"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("7 emissions of 3 people, 3 people replayed, 0 errors\n2023-11-14  big  1\n")
+    listed = subprocess.run([*command, "--lines"], capture_output=True, text=True, check=True).stdout
+    assert len(listed.splitlines()) == 7
