@@ -107,6 +107,26 @@ def main() -> None:
     show_envvar=True,
     help="Where webhooks may send to: hosts, patterns like *.example.com, beginnings of addresses. Default: nowhere.",
 )
+@click.option(
+    "--scrub-rate",
+    envvar="OPENSET_SCRUB_RATE",
+    default=16.0,
+    show_default=True,
+    show_envvar=True,
+    metavar="MIB",
+    type=click.FloatRange(min=0),
+    help="MiB per second that are read in the background to verify checksums; 0: none.",
+)
+@click.option(
+    "--scrub-interval",
+    envvar="OPENSET_SCRUB_INTERVAL",
+    default=24.0,
+    show_default=True,
+    show_envvar=True,
+    metavar="HOURS",
+    type=click.FloatRange(min=0),
+    help="Hours from the beginning of one such pass over all files to that of the next.",
+)
 def serve(
     data_dir: Path,
     host: str,
@@ -115,9 +135,12 @@ def serve(
     workers: int | None,
     trigger_errors: int,
     webhook_allow: str,
+    scrub_rate: float,
+    scrub_interval: float,
 ) -> None:
     """Serve a data directory over HTTP until SIGTERM."""
     from openset.http.server import serve as serve_until_told
+    from openset.store.scrub import Scrubbing
 
     code = serve_until_told(
         data_dir,
@@ -127,6 +150,7 @@ def serve(
         workers=workers,
         trigger_errors=trigger_errors,
         webhook_allow=webhook_allow,
+        scrubbing=Scrubbing(scrub_rate * 1024 * 1024, scrub_interval * 3_600),
     )
     sys.exit(code)
 

@@ -150,20 +150,27 @@ def scan_segment(path: Path) -> SegmentScan:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        header = decode_segment_header(file.read(SEGMENT_HEADER_BYTES), path)
-        scan = SegmentScan(path.name, header, size_bytes=size)
-        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-            while scan.end < size:
-                record, problem = _record_at(view, scan.end, header.salt)
-                if record is None:
-                    scan.damage = problem
-                    _look_behind(scan, mapped, view)
-                    break
-                if record.sequence != scan.next_sequence:
-                    raise DamageError(f"record {record.sequence} where {scan.next_sequence} belongs", path, scan.end)
-                ref = RecordRef(record.sequence, path.name, scan.end, record.total_bytes)
-                scan.entries.append((ref, record.kind, record.table_id))
-                scan.end += record.total_bytes
+        decode_segment_header(file.read(SEGMENT_HEADER_BYTES), path)
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+            return scan_bytes(path, mapped)
+
+
+def scan_bytes(path: Path, data: mmap.mmap | bytes | bytearray) -> SegmentScan:
+    """`scan_segment`, of the contents of a segment that were read already. Raises as it does."""
+    with memoryview(data) as view:
+        header = decode_segment_header(bytes(view[:SEGMENT_HEADER_BYTES]), path)
+        scan = SegmentScan(path.name, header, size_bytes=len(view))
+        while scan.end < len(view):
+            record, problem = _record_at(view, scan.end, header.salt)
+            if record is None:
+                scan.damage = problem
+                _look_behind(scan, data, view)
+                break
+            if record.sequence != scan.next_sequence:
+                raise DamageError(f"record {record.sequence} where {scan.next_sequence} belongs", path, scan.end)
+            ref = RecordRef(record.sequence, path.name, scan.end, record.total_bytes)
+            scan.entries.append((ref, record.kind, record.table_id))
+            scan.end += record.total_bytes
     return scan
 
 
@@ -180,16 +187,16 @@ def _record_at(view: memoryview, offset: int, salt: int) -> tuple[RecordHeader |
     return header, ""
 
 
-def _look_behind(scan: SegmentScan, mapped: mmap.mmap, view: memoryview) -> None:
+def _look_behind(scan: SegmentScan, data: mmap.mmap | bytes | bytearray, view: memoryview) -> None:
     """Find a sound record behind the damage: it tells a torn tail from damage in the middle."""
-    position = mapped.find(RECORD_MAGIC, scan.end + 1)
+    position = data.find(RECORD_MAGIC, scan.end + 1)
     while position >= 0:
         if position % ALIGNMENT == 0:
             header, _ = _record_at(view, position, scan.header.salt)
             if header is not None:
                 scan.behind, scan.behind_offset = header, position
                 return
-        position = mapped.find(RECORD_MAGIC, position + 1)
+        position = data.find(RECORD_MAGIC, position + 1)
 
 
 def read_records(directory: Path, refs: Iterable[RecordRef]) -> Iterator[tuple[int, int, memoryview]]:

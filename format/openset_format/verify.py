@@ -5,7 +5,7 @@ Nothing is modified. A file found sound here reads back, through the map or thro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,7 @@ from .hashing import checksum
 from .invariants import Finding, findings, misfits
 from .reader import PartitionFile
 from .seal import CHECKSUM_BLOCK_BYTES, DatasetPlace
-from .segment import scan_segment
+from .segment import SegmentScan, scan_bytes, scan_segment
 from .writer import gaps_between
 
 
@@ -60,8 +60,17 @@ def verify_partition(path: Path | str) -> list[Problem]:
 def verify_segment(path: Path | str) -> list[Problem]:
     """Everything wrong with a segment file of a journal. A torn tail is reported too: recovery would cut it."""
     path = Path(path)
+    return _segment_problems(path, lambda: scan_segment(path))
+
+
+def verify_segment_bytes(path: Path, data: bytearray) -> list[Problem]:
+    """`verify_segment`, of contents that were read already."""
+    return _segment_problems(path, lambda: scan_bytes(path, data))
+
+
+def _segment_problems(path: Path, scanned: Callable[[], SegmentScan]) -> list[Problem]:
     try:
-        scan = scan_segment(path)
+        scan = scanned()
     except DamageError as error:
         return [Problem(error.file, None, error.offset, error.reason)]
     if scan.damage is None:

@@ -9,6 +9,7 @@ from tornado.web import Application
 from openset.http.cluster import ClusterInit
 from openset.http.envelope import RouteError
 from openset.http.erasure import Compaction, PersonResource
+from openset.http.health import HealthResource
 from openset.http.insert import Insert
 from openset.http.logs import log_request
 from openset.http.node import Node
@@ -36,6 +37,7 @@ _NEW_COLUMN = r"(?P<name>[^/]+):(?P<type>[^/]+)"
 # A trailing slash is tolerated everywhere.
 ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/ping/?", Ping),
+    (r"/health/?", HealthResource),
     (r"/v1/cluster/init/?", ClusterInit),
     (r"/v1/table/?", TableList),
     (rf"/v1/table/{_TABLE}/?", TableResource),

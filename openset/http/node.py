@@ -10,6 +10,7 @@ import structlog
 
 from openset.errors import ConfigError, OpenSetError
 from openset.query.compactor import Compactor
+from openset.query.disk_guard import DiskGuard
 from openset.query.executor import Executor
 from openset.query.frame import Tools
 from openset.query.refresher import Refresher
@@ -21,7 +22,9 @@ from openset.revent.runner import ERRORS_UNTIL_DISABLED, Runner
 from openset.revent.watcher import Watcher
 from openset.revent.webhooks import AllowList, Webhooks
 from openset.store.compaction import Policy
+from openset.store.scrub import Scrubber, Scrubbing
 from openset.store.store import Store
+from openset_format.files import FILES, FileLayer
 
 if TYPE_CHECKING:
     from openset.http.resource import Resource
@@ -45,6 +48,8 @@ class Node:
         policy: Policy | None = None,
         trigger_errors: int = ERRORS_UNTIL_DISABLED,
         webhook_allow: str = "",
+        scrubbing: Scrubbing | None = None,
+        files: FileLayer = FILES,
     ):
         self.data_dir = data_dir
         self.executor = executor
@@ -57,6 +62,10 @@ class Node:
         self._policy = policy
         self._trigger_errors = trigger_errors
         self._webhook_allow = AllowList.of(webhook_allow)
+        self._scrubbing = scrubbing or Scrubbing()
+        self._files = files
+        self._guard: DiskGuard | None = None
+        self.scrubber: Scrubber | None = None
         self._compactor: Compactor | None = None
         self._refresher: Refresher | None = None
         self._watcher: Watcher | None = None
@@ -80,6 +89,8 @@ class Node:
             )
             self._opened.exception()  # requests may wait for it, or none may
             raise
+        self._guard = DiskGuard(store)
+        self.scrubber = Scrubber(self.data_dir, store.damage, self._scrubbing)
         self._compactor = Compactor(store)
         self._refresher = Refresher(Tools(store, self.executor, self.plans))
         self._watcher = Watcher(store, self.executor, self.plans)
@@ -91,13 +102,19 @@ class Node:
         self._opened.set_result(store)
 
     async def _open_store(self, init: int | None) -> Store:
-        store = await asyncio.to_thread(Store.open, self.data_dir, policy=self._policy)
+        store = await asyncio.to_thread(Store.open, self.data_dir, files=self._files, policy=self._policy)
         if init is not None:
             if store.partitions is None:
                 await asyncio.to_thread(store.initialise, init)
             elif store.partitions != init:
                 log.warning("the data directory has its partitions already", partitions=store.partitions, asked=init)
         return store
+
+    @property
+    def open_store(self) -> Store | None:
+        """The store, None before recovery is done."""
+        done = self._opened.done() and self._opened.exception() is None
+        return self._opened.result() if done else None
 
     async def opened(self) -> Store:
         """The store, when recovery is done."""
@@ -154,6 +171,10 @@ class Node:
             await self._compactor.close()
         if self._refresher is not None:
             await self._refresher.close()
+        if self._guard is not None:
+            await self._guard.close()
+        if self.scrubber is not None:
+            await asyncio.to_thread(self.scrubber.close)
         await self.executor.close()
-        if self._opened.done() and self._opened.exception() is None:
-            await asyncio.to_thread(self._opened.result().close)
+        if self.open_store is not None:
+            await asyncio.to_thread(self.open_store.close)

@@ -20,6 +20,8 @@ from openset.http.node import MAX_BODY_BYTES, Node
 from openset.query.process_executor import ProcessExecutor
 from openset.revent.runner import ERRORS_UNTIL_DISABLED
 from openset.store.compaction import Policy
+from openset.store.scrub import Scrubbing
+from openset_format.files import FILES, FileLayer
 
 log = structlog.get_logger("openset.server")
 
@@ -39,13 +41,16 @@ def serve(
     policy: Policy | None = None,
     trigger_errors: int = ERRORS_UNTIL_DISABLED,
     webhook_allow: str = "",
+    scrubbing: Scrubbing | None = None,
+    files: FileLayer = FILES,
 ) -> int:
     """Runs the daemon until SIGTERM or SIGINT and returns the exit code of the process.
 
     data: the data directory, made when it is missing.  port: 0 takes a free one (the log line `listening` says which).
     init: makes this many partitions when the data directory is fresh.  workers: query processes, one per core
     unless told.  policy: when partitions are compacted.  trigger_errors: after so many in a row a trigger is disabled.
-    webhook_allow: the targets of webhooks, with commas between them.  Failures to start are logged and give exit
+    webhook_allow: the targets of webhooks, with commas between them.  scrubbing: how fast and how often checksums are
+    verified.  files: what the store writes through.  Failures to start are logged and give exit
     code 1.
     """
     logs.configure()
@@ -56,6 +61,8 @@ def serve(
             "policy": policy,
             "trigger_errors": trigger_errors,
             "webhook_allow": webhook_allow,
+            "scrubbing": scrubbing,
+            "files": files,
         }
         asyncio.run(_run(directory, host, port, init, workers or os.cpu_count() or 1, options))
     except OpenSetError as error:

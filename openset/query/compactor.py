@@ -58,11 +58,13 @@ class Compactor:
         """Brings a table's files up to date and returns how many were written.
 
         Afterwards nothing that was erased or dropped, or had expired, is in the data directory any more. Raises
-        QueryError, ConfigError, InternalError when a compaction failed or queries hold on to old files for too long.
+        QueryError, ConfigError, ReadOnlyError, InternalError when a compaction failed or queries hold on to old files
+        for too long.
         """
         started = time.monotonic()
         store = self._store
         store.table(table)
+        store.health.check()
         below = await asyncio.to_thread(store.begin_forgetting)
         await self._wait_for_triggers(below)
         wanted = await asyncio.to_thread(store.want_compaction, table)
@@ -97,6 +99,8 @@ class Compactor:
             while not self._store.compaction_wanted.is_set() and time.monotonic() < checked + AGE_CHECK_SECONDS:
                 await asyncio.sleep(WAKE_SECONDS)
             self._store.compaction_wanted.clear()
+            if self._store.health.condition.state == "failed":
+                continue  # nothing can be published
             try:
                 await self._compact_all()
                 await self._look_for_leftovers()

@@ -46,7 +46,7 @@ def forget_erased(
         if kind == ERASURE_RECORD and not catalog.is_dropped(table_id):
             dead_letters.forget_person(table_id, decode_erasure(journal.read(ref)).person)
     for (table_id, number), partition in partitions.items():
-        if partition.erasures:
+        if partition.erasures and not partition.damage:
             schema = next(schema for schema in catalog.tables() if schema.id == table_id)
             try:
                 state = load_state(data_dir, partition.snapshot(schema, journal.id))

@@ -23,6 +23,7 @@ class Partition:
     generation, applied_sequence, base_rows: of the file; 0 when there is none.
     delta_events: how many events the records hold that are not in the file, replaced ones and erasures counted.
     waiting_since: monotonic seconds, when the oldest of them arrived (or the store was opened).
+    damage: why the file cannot be read, "" when it can. Whoever opens a snapshot of it meets the damage.
     """
 
     table_id: int
@@ -32,6 +33,7 @@ class Partition:
     base_rows: int = 0
     delta_events: int = 0
     waiting_since: float = 0.0
+    damage: str = ""
     records: RecordLog = field(default_factory=RecordLog)
     # The records among them that erase somebody, oldest first.
     erasures: list[int] = field(default_factory=list)

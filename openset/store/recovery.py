@@ -17,7 +17,7 @@ from openset.store.partition import Partition
 from openset.store.records import shares_of
 from openset.store.segments import SEGMENTS_DIRECTORY
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
-from openset_format.errors import FormatError, MissingSegmentError
+from openset_format.errors import DamageError, FormatError, MissingSegmentError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
 from openset_format.reader import PartitionFile
 from openset_format.segment import Entry, RecordRef
@@ -39,21 +39,41 @@ class Records(Protocol):
     def read(self, ref: RecordRef) -> memoryview: ...
 
 
-def recover(data_dir: Path, catalog: Catalog, journal: Records, files: FileLayer = FILES) -> Partitions:
-    """The partitions by (table id, partition). Raises InternalError, ConfigError, OSError."""
+def recover(
+    data_dir: Path,
+    catalog: Catalog,
+    journal: Records,
+    files: FileLayer = FILES,
+    on_damaged_file: Callable[[Path, DamageError], None] | None = None,
+) -> Partitions:
+    """The partitions by (table id, partition). Raises InternalError, ConfigError, OSError.
+
+    on_damaged_file: is told of partition files whose headers are damaged; without it they are errors. Such a partition
+    cannot be read, the records for it are kept.
+    """
     remove_dropped_tables(data_dir, catalog, files)
     remove_leftovers(data_dir, files)
     _sync_names(data_dir, files)
-    return known_partitions(data_dir, catalog, journal)
+    damaged: dict[Path, DamageError] = {}
+    partitions = known_partitions(data_dir, catalog, journal, damaged=None if on_damaged_file is None else damaged)
+    if on_damaged_file is not None:
+        for path, error in damaged.items():
+            on_damaged_file(path, error)
+    return partitions
 
 
 def known_partitions(
-    data_dir: Path, catalog: Catalog, journal: Records, on_damage: Callable[[str], None] | None = None
+    data_dir: Path,
+    catalog: Catalog,
+    journal: Records,
+    on_damage: Callable[[str], None] | None = None,
+    damaged: dict[Path, DamageError] | None = None,
 ) -> Partitions:
     """The partitions by (table id, partition), without changing anything. Raises InternalError, ConfigError.
 
     on_damage: is told of files that cannot be used, which are then left out with all their people, and of such records.
-    With it, MissingSegmentError is raised when the journal loses a segment meanwhile.
+    With it, MissingSegmentError is raised when the journal loses a segment meanwhile. damaged: takes files with damaged
+    headers; their partitions are there, but cannot be read.
     """
     partitions: Partitions = {}
     unusable: set[tuple[int, int]] = set()
@@ -66,6 +86,10 @@ def known_partitions(
                 try:
                     partitions[schema.id, number] = _known(path, schema.id, number, journal)
                 except (FormatError, OpenSetError) as error:
+                    if damaged is not None and isinstance(error, DamageError):
+                        damaged[path] = error
+                        partitions[schema.id, number] = Partition(schema.id, number, generation=1, damage=str(error))
+                        continue
                     if on_damage is None:
                         raise
                     on_damage(str(error))

@@ -21,6 +21,7 @@ from openset.errors import ConfigError, InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
+from openset.store.damage import Damage, problem_of
 from openset.store.dead_letters import DeadLetters
 from openset.store.dropped import remove_table_directory
 from openset.store.expand import ROWS_PER_EVENT
@@ -46,7 +47,7 @@ from openset.store.segments import Segments
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, partition_path
 from openset.store.trigger_store import Triggers
 from openset_format.block import PersonId
-from openset_format.errors import FormatError
+from openset_format.errors import DamageError, FormatError
 from openset_format.files import FILES, FileLayer
 from openset_format.hashing import partition_of
 from openset_format.journal import Journal
@@ -67,6 +68,7 @@ class Store:
         self.compaction_wanted = threading.Event()
         # Whether the disk takes anything; it is asked before every change.
         self.health = Health()
+        self.damage = Damage()
         self._unwatched_files = files
         files = WatchedFiles(files, self.health)
         self._directory_lock = lock
@@ -92,7 +94,7 @@ class Store:
         report_torn_tail(self._journal)
         self.health.watch_journal(lambda: self._journal.failure)
         try:
-            self._partitions = recover(data_dir, self._catalog, self._journal, files)
+            self._partitions = recover(data_dir, self._catalog, self._journal, files, self._damaged_file)
             table_ids = [schema.id for schema in self._catalog.tables()]
             self.segments = Segments(
                 data_dir, table_ids, self._journal.id, self._journal.last_sequence, files, self.health
@@ -167,6 +169,9 @@ class Store:
             name = f"node-{secrets.token_hex(4)}"
             self._catalog.initialise(partitions, name)
             return name
+
+    def _damaged_file(self, path: Path, error: DamageError) -> None:
+        self.damage.note(path, [problem_of(error)])
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -436,12 +441,12 @@ class Store:
     def trigger_snapshot(self, table: TableSchema, number: int, up_to: int, now_ms: int) -> PartitionSnapshot | None:
         """A partition with the inserts up to a record, which must not be below those triggers have run for.
 
-        None when the table was dropped. A compaction may supersede it.
+        None when the table was dropped or the partition's file is damaged. A compaction may supersede it.
         """
         with self._lock:
-            if self._catalog.is_dropped(table.id):
-                return None
             found = self._partitions.get((table.id, number), Partition(table.id, number))
+            if self._catalog.is_dropped(table.id) or found.damage:
+                return None
             return found.snapshot(self.table(table.name), self._journal.id, now_ms, up_to + 1)
 
     def _initialised(self) -> int:
@@ -465,7 +470,7 @@ class Store:
             too_long = self._journal.size_bytes > self.policy.journal_bytes
             chosen: Partition | None = None
             for key, partition in self._partitions.items():
-                if key in self._compacting or partition.table_id not in schemas:
+                if key in self._compacting or partition.table_id not in schemas or partition.damage:
                     continue
                 # What triggers have not run for stays in the journal.
                 events = partition.events_before(self.triggers.first_pending(*key))
@@ -541,9 +546,13 @@ class Store:
         them; what is done is not in `still_wanted` any more. Raises QueryError, ConfigError, InternalError.
         """
         schema = self.table(table)
+        with self._lock:
+            damaged = [one.damage for key, one in self._partitions.items() if key[0] == schema.id and one.damage]
+        if damaged:
+            raise InternalError(damaged[0])
         wanted = set(self._with_leftovers(schema, lambda found: found.any))
         with self._lock:
-            wanted |= {key for key, partition in self._partitions.items() if partition.delta_events}
+            wanted |= {key for key, one in self._partitions.items() if one.delta_events and not one.damage}
             self._wanted |= wanted
         self.compaction_wanted.set()
         return wanted
@@ -566,7 +575,8 @@ class Store:
     def _with_leftovers(self, schema: TableSchema, enough: Callable[[Leftovers], bool]) -> Iterator[tuple[int, int]]:
         """Raises InternalError."""
         with self._lock:
-            keys = [key for key, partition in self._partitions.items() if key[0] == schema.id and partition.generation]
+            readable = [key for key, one in self._partitions.items() if one.generation and not one.damage]
+            keys = [key for key in readable if key[0] == schema.id]
         expired_before = schema.expired_before(time.time_ns() // 1_000_000)
         for key in keys:
             try:

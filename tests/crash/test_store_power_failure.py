@@ -159,8 +159,8 @@ def test_a_disk_that_fails_once(tmp_path: Path, kind: str) -> None:
         disk.faults = [Fault(kind, skip=skip)]
         failures = list(run(store, disk, promises))
         assert store.health.condition.state == "failed", (kind, skip)
-        name, error = failures[0]
-        assert isinstance(error, ReadOnlyError) or is_compaction(name), failures
+        # What fails in the last compaction may show only in the state.
+        assert all(isinstance(error, ReadOnlyError) or is_compaction(name) for name, error in failures[:1]), failures
         failed = [name for name, _ in failures if not is_compaction(name)]
         changes = [name for name in NAMES if not is_compaction(name)]
         assert failed == changes[len(changes) - len(failed) :], "nothing is changed any more then"

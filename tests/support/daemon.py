@@ -16,11 +16,17 @@ from urllib.parse import quote, urlencode
 START_TIMEOUT_SECONDS = 60.0
 _SERVE = """
 import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
 from openset.http.server import serve
 from openset.store.compaction import Policy
+from openset.store.scrub import Scrubbing
 options = json.loads(sys.argv[1])
-policy = options.pop("policy")
-sys.exit(serve(**options, policy=policy and Policy(**policy)))
+policy, scrubbing, control = options.pop("policy"), options.pop("scrubbing", None), options.pop("control", None)
+if control:
+    from support.controlled_files import ControlledFiles
+    options["files"] = ControlledFiles(Path(control))
+sys.exit(serve(**options, policy=policy and Policy(**policy), scrubbing=scrubbing and Scrubbing(**scrubbing)))
 """
 
 
@@ -48,7 +54,10 @@ class Response:
 
 
 class Daemon:
-    """`data` survives the daemon: a second one may be started over it."""
+    """`data` survives the daemon: a second one may be started over it.
+
+    control: a file that says which steps of the store on the disk fail (`controlled_files`).
+    """
 
     def __init__(self, data: Path, init: int | None = None, wait: bool = True, **options: Any):
         self.data = data
@@ -57,7 +66,9 @@ class Daemon:
         arguments = {"data": str(data), "port": 0, "init": init, "workers": 2, "policy": None, **options}
         with self._log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, json.dumps(arguments)], stderr=stderr, stdout=stderr
+                [sys.executable, "-c", _SERVE, json.dumps(arguments), str(Path(__file__).parent.parent)],
+                stderr=stderr,
+                stdout=stderr,
             )
         self.port = self._wait_for("listening")["port"] if wait else 0
         if wait:

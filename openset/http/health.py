@@ -1,0 +1,37 @@
+"""GET /health: whether the node takes changes, and what it knows to be damaged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openset.http.resource import Answer, Resource
+from openset.store.health import Condition
+
+
+class HealthResource(Resource):
+    async def get(self) -> None:
+        await self.respond(self._health())
+
+    async def _health(self) -> Answer:
+        self.parameters().finish()
+        store, scrubber = self.node.open_store, self.node.scrubber
+        if store is None:
+            return {"status": "starting"}
+        last = scrubber.last if scrubber is not None else None
+        return {
+            **_status(store.health.condition),
+            "damage": [
+                {"file": one.file, "dataset": one.dataset, "offset": one.offset, "message": one.message}
+                for one in store.damage.all()
+            ],
+            "scrub": None
+            if last is None
+            else {"at": last.ended_ms, "files": last.files, "bytes": last.size_bytes, "damaged": last.damaged},
+        }
+
+
+def _status(condition: Condition) -> dict[str, Any]:
+    if condition.state == "ok":
+        return {"status": "ok"}
+    until = "space" if condition.state == "full" else "restart"
+    return {"status": "read_only", "reason": condition.reason, "since": condition.since_ms, "until": until}

@@ -1,0 +1,54 @@
+"""What is known to be damaged in a data directory, for whoever asks how the node is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from openset_format.errors import DamageError
+from openset_format.verify import Problem
+
+log = structlog.get_logger("openset.store")
+
+# Of one file; a file with more of them is as good as gone.
+PROBLEMS_KEPT = 100
+
+
+class Damage:
+    """Problems by file. Every problem is logged once. Methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._problems: dict[str, list[Problem]] = {}
+
+    def note(self, path: Path, problems: Iterable[Problem]) -> None:
+        """What is wrong with a file as it is now, in place of what was known of it."""
+        found = list(problems)[:PROBLEMS_KEPT]
+        with self._lock:
+            before = self._problems.pop(str(path), [])
+            if found:
+                self._problems[str(path)] = found
+        for problem in found:
+            if problem not in before:
+                log.error(
+                    "damage", file=problem.file, dataset=problem.dataset, offset=problem.offset, reason=problem.message
+                )
+
+    def retain(self, paths: Iterable[Path]) -> None:
+        """Forgets files that are not among these any more."""
+        kept = {str(path) for path in paths}
+        with self._lock:
+            self._problems = {path: problems for path, problems in self._problems.items() if path in kept}
+
+    def all(self) -> list[Problem]:
+        """Everything known, by file."""
+        with self._lock:
+            return [problem for _, problems in sorted(self._problems.items()) for problem in problems]
+
+
+def problem_of(error: DamageError) -> Problem:
+    """A damage as a problem of its file."""
+    return Problem(error.file, error.dataset, error.offset, error.reason)
