@@ -388,12 +388,38 @@ def test_damage_is_reported_and_the_lock_given_up(tmp_path: Path) -> None:
     model.insert(store, events(0, 3))
     store.compact_all()
     store.close()
+    path = tmp_path / "catalog.json"
+    sound = path.read_bytes()
+    path.write_bytes(b"\0" * len(sound))
+    for _ in range(2):
+        with pytest.raises(InternalError, match="damaged"):
+            Store.open(tmp_path)
+    path.write_bytes(sound)
+    Store.open(tmp_path).close()
+
+
+def test_a_damaged_partition_keeps_what_is_inserted_and_leaves_other_tables_alone(tmp_path: Path) -> None:
+    store = model.new_store(tmp_path, 1)
+    store.create_table("other", model.COLUMNS)
+    for table in ("t", "other"):
+        model.insert(store, events(0, 3), table)
+    store.compact_all()
+    store.close()
     path = tmp_path / "tables" / "1" / "p0000.h5"
     sound = path.read_bytes()
     path.unlink()
     path.write_bytes(b"\0" * len(sound))
-    for _ in range(2):
-        with pytest.raises(InternalError):
-            Store.open(tmp_path)
+    store = Store.open(tmp_path)
+    assert [(problem.file, problem.offset) for problem in store.damage.all()] == [(str(path), 0)]
+    model.insert(store, events(3, 3))
+    model.insert(store, events(3, 2), "other")
+    assert store.compact_all() == 1, "the other table's"
+    for refused in (lambda: contents(store), lambda: store.want_compaction("t")):
+        with pytest.raises(InternalError, match=f"{path}, offset 0: not a partition file"):
+            refused()
+    store.look_for_leftovers()
+    store.close()
     path.write_bytes(sound)
-    Store.open(tmp_path).close()
+    store = Store.open(tmp_path)
+    assert contents(store) == expected(events(0, 3), events(3, 3)) and not store.damage.all()
+    store.close()
