@@ -1,9 +1,9 @@
 """What triggers cost and how soon they tell: `python -m openset_tools.bench_revent`.
 
 Three figures, all through HTTP. How much of its rate ingest keeps with ten triggers on the table, and how long they
-take to catch up afterwards; how long after an insert is acknowledged its message can be fetched while events come in at
-a fixed rate, and whether a backlog builds up; how long a start takes that restores many schedules. Shortcut: messages
-are counted, not told apart, so the times are those of the n-th insert and the n-th message.
+take to catch up afterwards; how long after an insert is acknowledged its message reaches a subscription that waits for
+it, while events come in at a fixed rate, and whether a backlog builds up; how long a start takes that restores many
+schedules.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ TRIGGERS = {
     "def left():\n    emit('left')\n",
     "probe": PROBE,
 }
-_POLL_SECONDS = 0.005
 ALWAYS = ("gift", "back", "page", "probe")
 
 
@@ -184,17 +183,17 @@ def _send(connection: Connection, body: bytes, number: int) -> None:
 
 
 def _read(url: str, arrived: dict[int, float], done: threading.Event) -> None:
-    """Notes when there are so many messages; the trigger's counts and its messages become visible together."""
-    address = f"/v1/table/{TABLE}/revent/probe"
+    """Notes when each message is delivered to a subscription that acknowledges by its next poll."""
+    address = f"/v1/subscription/{TABLE}/probe/bench"
+    tokens: list[str] = []
     with Connection(url) as connection:
-        begun = known = connection.get(address)["counts"]["emissions"]
         while not done.is_set():
-            emissions = connection.get(address)["counts"]["emissions"]
+            body = msgspec.json.encode(tokens)
+            answer = connection.request("POST", address, parameters={"timeout": "500", "max": "1000"}, body=body)
             now = time.perf_counter()
-            for number in range(known - begun, emissions - begun):
-                arrived[number] = now
-            known = emissions
-            time.sleep(_POLL_SECONDS)
+            for message in answer["messages"]:
+                arrived.setdefault(message["value"], now)
+            tokens = [answer["ack"]] if answer["messages"] else []
 
 
 # --- restoring schedules -----------------------------------------------------------------------------------------
