@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openset.errors import InternalError, OpenSetError
+from openset.store.dead_letters import read_dead_letters
 from openset.store.offline import OfflineStore, fingerprint, read_data_dir
 from openset.store.schema import TableSchema
 from openset.store.trigger_catalog import read_catalog
@@ -80,6 +81,15 @@ def verify_catalog(path: Path) -> list[Problem]:
     """What is wrong with the list of a table's triggers."""
     try:
         read_catalog(path)
+    except OpenSetError as error:
+        return [Problem(str(path), None, None, error.message.removeprefix(f"{path} "))]
+    return []
+
+
+def verify_dead_letters(path: Path) -> list[Problem]:
+    """What is wrong with the messages that webhooks did not take."""
+    try:
+        read_dead_letters(path)
     except OpenSetError as error:
         return [Problem(str(path), None, None, error.message.removeprefix(f"{path} "))]
     return []

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from openset.errors import ConfigError, OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
+from openset.store.dead_letters import DEAD_LETTERS_NAME
 from openset.store.offline import read_data_dir
 from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
@@ -23,7 +24,7 @@ from openset_format.journal_reading import read_journal
 from openset_format.membership import MembershipFile
 from openset_format.revent_file import REVENT_SUFFIX
 from openset_format.verify import Problem, verify_partition
-from openset_tools.triggers import verify_catalog, verify_sidecar, verify_together
+from openset_tools.triggers import verify_catalog, verify_dead_letters, verify_sidecar, verify_together
 from openset_tools.verify_contents import verify_contents
 
 _ATTEMPTS = 5
@@ -53,6 +54,7 @@ def verify(
         (f"*/{SEGMENTS_DIRECTORY}/*{SEGMENT_SUFFIX}", _membership),
         (f"*/p*{REVENT_SUFFIX}", verify_sidecar),
         (f"*/{TRIGGERS_NAME}", verify_catalog),
+        (f"*/{DEAD_LETTERS_NAME}", verify_dead_letters),
     ]
     for pattern, check in checks:
         for path in sorted((data_dir / TABLES_DIRECTORY).glob(pattern)):
