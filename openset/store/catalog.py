@@ -117,9 +117,7 @@ class Catalog:
         retention_days: float | None = None,
     ) -> TableSchema:
         """A new table with columns of (name, type). Raises ConfigError for names and types that cannot be."""
-        check_table_name(name)
-        if name in self._tables:
-            raise ConfigError(f"table {name!r} exists already")
+        self.check_new_table(name)
         check_z_order(z_order)
         check_retention(retention_days)
         stored: list[_StoredColumn] = []
@@ -132,6 +130,30 @@ class Catalog:
         table = _StoredTable(table_id, name, stored, list(z_order), 1, len(stored) + 1, retention_days)
         tables = [*self._contents.tables, table]
         self._store(msgspec.structs.replace(self._contents, tables=tables, next_table_id=table_id + 1))
+        return self._tables[name]
+
+    def check_new_table(self, name: str) -> None:
+        """Raises ConfigError for a name that no table may have, or one has."""
+        check_table_name(name)
+        if name in self._tables:
+            raise ConfigError(f"table {name!r} exists already")
+
+    def give_table_id(self) -> int:
+        """An id for a table that `adopt_table` adds later, durably; until then it is one of a dropped table."""
+        table_id = self._contents.next_table_id
+        self._store(msgspec.structs.replace(self._contents, next_table_id=table_id + 1))
+        return table_id
+
+    def adopt_table(self, other: Catalog, table: str, name: str, table_id: int) -> TableSchema:
+        """Adds a table of another catalog under a name and an id from `give_table_id`. Raises ConfigError, QueryError.
+
+        Its columns keep their ids, and those that are still to be given away there are here, too.
+        """
+        assert self.is_dropped(table_id)
+        self.check_new_table(name)
+        other.table(table)
+        adopted = msgspec.structs.replace(other._stored(table), id=table_id, name=name)
+        self._store(msgspec.structs.replace(self._contents, tables=[*self._contents.tables, adopted]))
         return self._tables[name]
 
     def drop_table(self, name: str) -> TableSchema:

@@ -7,6 +7,7 @@ does not touch can be read.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -15,19 +16,22 @@ from typing import BinaryIO, TypeVar
 
 from openset.errors import ConfigError, InternalError
 from openset.store.catalog import CATALOG_NAME, Catalog
+from openset.store.compaction import STAGING_SUFFIX
+from openset.store.dropped import DROPPED_SUFFIX
+from openset.store.lock import LOCK_NAME
 from openset.store.partition import Partition
 from openset.store.placing import is_placing
 from openset.store.recovery import Partitions, known_partitions
 from openset.store.schema import TableSchema
-from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, PartitionSnapshot, StaleSnapshotError
-from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
+from openset.store.segments import SEGMENTS_DIRECTORY
+from openset.store.snapshot import JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, PartitionSnapshot, StaleSnapshotError
 from openset.store.views import PartitionView, ViewCache
 from openset_format.block import PersonId
 from openset_format.errors import FormatError, MissingSegmentError
+from openset_format.files import TEMPORARY_SUFFIX
 from openset_format.hashing import partition_of
 from openset_format.journal_reading import JournalReading, read_journal
 from openset_format.reader import PartitionFile
-from openset_format.revent_file import REVENT_SUFFIX
 from openset_format.seal import SEAL_BYTES
 from openset_format.verify import unreadable
 
@@ -36,6 +40,7 @@ _PAUSE_SECONDS = 0.05
 # Damage is believed when it is found so often: a segment may be removed just when it is read.
 _DAMAGED_ATTEMPTS = 3
 _UNCHANGED_ATTEMPTS = 5
+_PASSING = (TEMPORARY_SUFFIX, STAGING_SUFFIX, SUPERSEDED_SUFFIX, DROPPED_SUFFIX)
 
 Result = TypeVar("Result")
 
@@ -218,16 +223,31 @@ def _read(data_dir: Path) -> OfflineStore:
 
 
 def fingerprint(data_dir: Path) -> tuple[object, ...]:
-    """Changes whenever the catalog, a file of a partition or the list of a table's triggers is replaced."""
-    names = ("p*.h5", f"p*{REVENT_SUFFIX}", TRIGGERS_NAME)
-    tables = data_dir / TABLES_DIRECTORY
-    paths = [data_dir / CATALOG_NAME, *(path for name in names for path in sorted(tables.glob(f"*/{name}")))]
+    """Changes whenever a file is replaced, comes or goes that has to fit what the journal holds.
+
+    That is every file of a backup but the journal itself and stored segments: a segment only knows records before it.
+    """
     stats = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except FileNotFoundError:
-            stats.append((str(path), 0, 0, 0))
+    for relative in lasting_files(data_dir):
+        if relative.parts[0] == JOURNAL_DIRECTORY or SEGMENTS_DIRECTORY in relative.parts:
             continue
-        stats.append((str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        try:
+            status = (data_dir / relative).stat()
+        except FileNotFoundError:
+            stats.append((relative, 0, 0, 0))
+            continue
+        stats.append((relative, status.st_ino, status.st_mtime_ns, status.st_size))
     return tuple(stats)
+
+
+def lasting_files(data_dir: Path) -> list[Path]:
+    """All files that last, relative to the data directory: no lock, no leftovers of unfinished work."""
+    found = []
+    for parent, _, names in os.walk(data_dir):
+        relative = Path(parent).relative_to(data_dir)
+        found += [relative / name for name in names if _lasts(relative / name)]
+    return sorted(found)
+
+
+def _lasts(relative: Path) -> bool:
+    return relative.parts[0] != LOCK_NAME and not any(part.endswith(_PASSING) for part in relative.parts)

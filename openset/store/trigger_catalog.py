@@ -112,18 +112,23 @@ class TriggerCatalog:
 
     def _store(self, contents: CatalogContents) -> None:
         """Durably, then in memory: what cannot be written does not happen."""
-        encoded = msgspec.json.encode(contents)
-        envelope = msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
         directory = self._path.parent
         try:
             if not directory.is_dir():
                 self._files.make_directory(directory)
                 for parent in (directory.parent, self._data_dir):
                     self._files.sync_directory(parent)
-            replace_file(self._path, envelope, self._files)
+            write_catalog(self._path, contents, self._files)
         except OSError as error:
             raise InternalError(f"{self._path} could not be written: {error.strerror}") from error
         self._contents = contents
+
+
+def write_catalog(path: Path, contents: CatalogContents, files: FileLayer) -> None:
+    """The triggers of a table, durably, in place of those that are there. Raises OSError."""
+    encoded = msgspec.json.encode(contents)
+    envelope = msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
+    replace_file(path, envelope, files)
 
 
 def read_triggers(data_dir: Path, table_id: int) -> list[Trigger]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from openset.errors import OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.compaction import STAGING_SUFFIX
+from openset.store.dead_letters import DEAD_LETTERS_NAME
 from openset.store.dropped import DROPPED_SUFFIX
 from openset.store.lock import LOCK_NAME
 from openset.store.placing import PLACING_NAME
@@ -73,7 +74,7 @@ def _reason_in_table(relative: Path, is_directory: bool, catalog: Catalog | None
     if rest[0] == SEGMENTS_DIRECTORY:
         return None if len(rest) == 1 or relative.suffix == STORED_SEGMENT_SUFFIX else "not a stored segment"
     match = _PARTITION_FILE.fullmatch(rest[0])
-    if len(rest) > 1 or (match is None and rest[0] != TRIGGERS_NAME):
+    if len(rest) > 1 or (match is None and rest[0] not in (TRIGGERS_NAME, DEAD_LETTERS_NAME)):
         return "not part of a table"
     if match is not None and catalog is not None and int(match[1]) >= (catalog.partitions or 0):
         return f"the table has {catalog.partitions or 0} partitions"

@@ -14,8 +14,12 @@ from support.daemon import Daemon
 from openset.cli import main
 from openset.errors import ConfigError, InternalError
 from openset.store.store import Store
-from openset_tools import backup as module
-from openset_tools.backup import backup, backups, restore
+from openset_tools.backups import make as module
+from openset_tools.backups import restore as restore_module
+from openset_tools.backups.lists import Backup, listed
+from openset_tools.backups.make import Outcome, make_backup
+from openset_tools.backups.places import LocalPlace
+from openset_tools.backups.restore import restore as restored
 from openset_tools.verify import verify
 
 PEOPLE = 20
@@ -28,6 +32,18 @@ def batch(number: int) -> list[dict[str, Any]]:
     return [
         {"person": f"p{person}", "stamp": stamp, "action": "view", "attr": {"n": number}} for person in range(PEOPLE)
     ]
+
+
+def backup(data_dir: Path, target: Path) -> Outcome:
+    return make_backup(data_dir, LocalPlace(target))
+
+
+def backups(target: Path) -> list[Backup]:
+    return listed(LocalPlace(target)).backups
+
+
+def restore(source: Path, data_dir: Path, backup_id: str | None = None) -> Backup:
+    return restored(LocalPlace(source), data_dir, backup_id)
 
 
 @pytest.fixture
@@ -124,7 +140,7 @@ def test_an_interrupted_backup_is_none(data_dir: Path, tmp_path: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_write_list", interrupted)
+        patched.setattr(module, "encode_list", interrupted)
         with pytest.raises(KeyboardInterrupt):
             backup(data_dir, tmp_path / "b")
     (tmp_path / "b" / "contents" / "half.partial").write_bytes(b"half")
@@ -140,7 +156,7 @@ def test_an_interrupted_restore_leaves_no_directory(
 ) -> None:
     backup(data_dir, tmp_path / "b")
     with monkeypatch.context() as patched:
-        patched.setattr(module, "read_data_dir", lambda _: 1 / 0)
+        patched.setattr(restore_module, "read_data_dir", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             restore(tmp_path / "b", tmp_path / "again")
     assert not (tmp_path / "again").exists()
