@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,7 +18,8 @@ from openset.query.compare import unknown_segment
 from openset.query.executor import Executor
 from openset.query.fan_out import fan_out
 from openset.query.frame import DEFAULT_TIMEOUT_MS
-from openset.revent.backtest import BacktestWork, Replay, Replayed, by_day
+from openset.revent.backtest import BacktestWork, by_day
+from openset.revent.replay import Replay, Replayed
 from openset.revent.scripts import checked_script, schema_as_saved
 from openset.store.fold import iso_text
 from openset.store.members import SegmentRef
@@ -83,12 +85,12 @@ async def backtest(store: Store, executor: Executor, request: BacktestRequest) -
     now_ms = store.triggers.clock()
     started = time.monotonic()
     with ExitStack() as held:
-        schema, snapshots = held.enter_context(store.pinned_table(request.table))
+        schema, snapshots = held.enter_context(store.pinned_table(request.table, now_ms))
         saved = next(
             (one for one in store.triggers.of_table(schema.id) if one.name == request.name and not one.watched), None
         )
         script, as_saved = _script(schema, saved, request)
-        checked_script(script, as_saved)
+        await asyncio.to_thread(checked_script, script, as_saved)
         once = (True if saved is None else saved.once) if request.once is None else request.once
         wanted = (None if saved is None else saved.filter) if request.filter is None else request.filter or None
         people: SegmentRef | None = None
@@ -105,11 +107,15 @@ async def backtest(store: Store, executor: Executor, request: BacktestRequest) -
         to_ms = now_ms if request.to_ms is None else min(request.to_ms, LAST_STAMP + 1)
         work = BacktestWork(script, as_saved, snapshots, settings, once, people, from_ms, to_ms)
         parts: Sequence[Replay] = await fan_out(executor, work)
+    return await asyncio.to_thread(_backtest, request.name, from_ms, to_ms, parts)
+
+
+def _backtest(name: str, from_ms: int, to_ms: int, parts: Sequence[Replay]) -> Backtest:
     replay = Replay()
     for part in parts:
         replay.merge(part)
     emissions = sorted(replay.emissions, key=lambda one: (one.stamp_ms, order_key(one.person), one.name))
-    return Backtest(request.name, from_ms, to_ms, replay, emissions)
+    return Backtest(name, from_ms, to_ms, replay, emissions)
 
 
 def _script(schema: TableSchema, saved: Trigger | None, request: BacktestRequest) -> tuple[str, TableSchema]:
