@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from openset_tools.backups.command import backup, restore
+from openset_tools.diff.command import diff
 from openset_tools.export_command import export
 from openset_tools.importing.command import import_command
 from openset_tools.options import EXIT_DAMAGED, existing_directory, existing_path, json_option, person_of, print_json
@@ -20,7 +21,7 @@ person_option = click.option("--person", "person_id", metavar="ID", required=Tru
 
 def register(group: click.Group) -> None:
     """Adds the commands to a group."""
-    for command in (inspect, verify, cat, export, import_command, backup, restore):
+    for command in (inspect, verify, cat, diff, export, import_command, backup, restore):
         group.add_command(command)
 
 
