@@ -107,3 +107,12 @@ def test_the_command_line(shop: Daemon) -> None:
     assert shown.startswith("7 emissions of 3 people, 3 people replayed, 0 errors\n2023-11-14  big  1\n")
     listed = subprocess.run([*command, "--lines"], capture_output=True, text=True, check=True).stdout
     assert len(listed.splitlines()) == 7
+
+
+def test_a_replay_may_be_given_little_time(shop: Daemon) -> None:
+    nested = "".join(f"{'    ' * depth}match:\n" for depth in range(1, 30))
+    script = f"def on_insert():\n{nested}{'    ' * 30}schedule(1, 'on_insert')\n"
+    command = [sys.executable, "-m", "openset.cli", "backtest", "t", "mine", script]
+    command += ["--timeout", "200", "--url", f"http://127.0.0.1:{shop.port}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0 and "time budget of 200 ms" in ended.stderr

@@ -101,6 +101,7 @@ class Scope:
         self.functions = functions
         self.variables = frozenset(variables)
         self.statement_calls = {**names.STATEMENT_CALLS, **(names.TRIGGER_CALLS if trigger else {})}
+        self.trigger = trigger
         self.read_columns: set[str] = set()
         self.read_parameters: set[str] = set()
 
@@ -169,6 +170,10 @@ class Scope:
 
     def placeholder(self, node: syntax.Placeholder) -> tree.Parameter:
         """`{{name}}`, noted as read."""
+        if self.trigger:
+            raise self.error(
+                node.at, f"A trigger has no parameters to take {{{{{node.name}}}}} from; write the value itself."
+            )
         self.read_parameters.add(node.name)
         return tree.Parameter(node.name, at=self.source.position(node.at))
 

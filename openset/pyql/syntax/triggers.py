@@ -34,10 +34,6 @@ def check_trigger(source: Source, script: syntax.Script, columns: Mapping[str, C
     scope.variables = frozenset(name for name in assigned_names(script) if scope.why_not_assignable(name) is None)
     statements = Statements(scope, segment=False, trigger=_trigger_call)
     checked = {name: statements.function(definition, columns) for name, definition in functions.items()}
-    if scope.read_parameters:
-        name = min(scope.read_parameters)
-        at = source.text.index("{{")
-        raise source.error(at, f"A trigger has no parameters to take {{{{{name}}}}} from; write the value itself.")
     return tree.Script(
         text=source.text,
         aggregators=(),
