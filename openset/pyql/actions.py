@@ -9,8 +9,8 @@ from typing import Any
 from openset.errors import RunTimeError
 from openset.pyql.meaning.containers import CONTAINERS, DictValue, SetValue, Value, elements_of, value_of
 from openset.pyql.meaning.text import to_text
+from openset.pyql.settings import MOST_SPAN_MS
 
-MOST_SPAN_MS = 100 * 366 * 86_400_000
 MOST_VALUE_BYTES = 65_536
 
 

@@ -15,6 +15,8 @@ SESSION_TIME_MS = 1_800_000
 RECURSION_LIMIT = 64
 TEXT_LIMIT_BYTES = 65_536
 LOG_LIMIT_LINES = 1_000
+# How far ahead a trigger may schedule: 100 years.
+MOST_SPAN_MS = 100 * 366 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)

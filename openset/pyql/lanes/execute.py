@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from openset.errors import RunTimeError
 from openset.pyql import tree
-from openset.pyql.actions import MOST_SPAN_MS, checked_span
+from openset.pyql.actions import checked_span
 from openset.pyql.interpreter.scalar_run import placed
 from openset.pyql.lanes.action_batches import CANCELLED, EmitBatch, ScheduleBatch
 from openset.pyql.lanes.analysis import Analysis
@@ -53,7 +53,7 @@ from openset.pyql.lanes.vectors import (
     spread,
     take,
 )
-from openset.pyql.settings import RECURSION_LIMIT
+from openset.pyql.settings import MOST_SPAN_MS, RECURSION_LIMIT
 
 Lanes = Positions | None
 

@@ -12,6 +12,7 @@ from openset.pyql.syntax.resolve import Scope
 from openset.pyql.syntax.source import Source
 from openset_format.block import ColumnType
 
+_NO_TALLY = "A trigger has no result to tally in; emit(…) says that something happened."
 _KEY_SORTS = ("g", "key")
 
 
@@ -197,6 +198,8 @@ class Statements:
                 raise self._scope.error(
                     expression.at, f"{quoted(name)} needs brackets; write {name}({_argument(name)})."
                 )
+            if name == "tally" and self._trigger is not None:
+                raise self._scope.error(expression.at, _NO_TALLY)
             if name == "tally":
                 raise self._scope.error(expression.at, "`tally` needs a key; write tally('all') to count everyone.")
             self._refuse_misspelt(expression)
@@ -218,7 +221,7 @@ class Statements:
         scope.require_arguments(call, known.min_arguments, known.max_arguments)
         arguments = tuple([scope.expression(argument) for argument in call.arguments])
         if known.name == "tally" and self._trigger is not None:
-            raise scope.error(call.at, "A trigger has no result to tally in; emit(…) says that something happened.")
+            raise scope.error(call.at, _NO_TALLY)
         if known.name == "tally":
             if not arguments and not self._segment:
                 raise scope.error(call.at, "`tally` needs a key; write tally('all') to count everyone.")

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from openset.errors import ParseError
-from openset.pyql.names import AGGREGATORS, DURATION_UNITS_MS, INLINE_AGGREGATIONS, KEYWORDS, STATEMENT_CALLS
+from openset.pyql.names import (
+    AGGREGATORS,
+    DURATION_UNITS_MS,
+    INLINE_AGGREGATIONS,
+    KEYWORDS,
+    STATEMENT_CALLS,
+    TRIGGER_CALLS,
+)
 from openset.pyql.syntax.layout import BLOCK_WORDS, first_word
 from openset.pyql.syntax.messages import nearest, quoted
 from openset.pyql.syntax.source import Source
@@ -312,7 +319,7 @@ def _aggregator_line(spot: _Spot) -> str | None:
 def _misspelt_statement(spot: _Spot) -> str | None:
     if spot.place != "statement" or spot.assigned or spot.value_missing or spot.before != spot.first:
         return None
-    if spot.first in STATEMENT_CALLS:
+    if spot.first in STATEMENT_CALLS or spot.first in TRIGGER_CALLS:
         return f"{quoted(spot.first)} needs brackets around what follows; write {spot.first}(…)."
     if spot.first in KEYWORDS or not (_begins_value(spot.here) or spot.here == ":"):
         return None

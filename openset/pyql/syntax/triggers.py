@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from openset.pyql import names, tree
+from openset.pyql.settings import MOST_SPAN_MS
 from openset.pyql.syntax import syntax
 from openset.pyql.syntax.checks import Statements, assigned_names
 from openset.pyql.syntax.messages import did_you_mean, nearest, quoted
 from openset.pyql.syntax.resolve import Scope
 from openset.pyql.syntax.source import Source
 from openset_format.block import ColumnType
+
+_CONTAINERS = (syntax.ListOf, syntax.SetOf, syntax.DictOf)
 
 
 def check_trigger(source: Source, script: syntax.Script, columns: Mapping[str, ColumnType]) -> tree.Script:
@@ -64,25 +67,42 @@ def _trigger_call(scope: Scope, call: syntax.Call, at: tree.Position) -> tree.St
     scope.require_arguments(call, known.min_arguments, known.max_arguments)
     if call.name == "emit":
         name = call.arguments[0]
-        if isinstance(name, syntax.Constant) and not (isinstance(name.value, str) and name.value):
+        nameless = isinstance(name, syntax.Constant) and not (isinstance(name.value, str) and name.value)
+        if nameless or isinstance(name, _CONTAINERS):
             raise scope.error(name.at, 'emit(…) takes the name of what happened, a text such as "bought".')
         arguments = [scope.expression(argument) for argument in call.arguments]
         return tree.Emit(arguments[0], arguments[1] if len(arguments) > 1 else None, at=at)
     if call.name == "cancel":
         return tree.Cancel(_function(scope, call.arguments[0]), at=at)
-    span = call.arguments[0]
-    if isinstance(span, syntax.Constant) and not _is_span(span.value):
-        raise scope.error(span.at, "schedule(…) takes a span first, such as 30 days or a number of milliseconds.")
-    return tree.Schedule(scope.expression(span), _function(scope, call.arguments[1]), at=at)
+    span, function = call.arguments
+    if _is_text(span) and not _is_text(function):
+        raise scope.error(span.at, "schedule(…) takes the span first and then the function; exchange the two.")
+    _check_span(scope, span)
+    return tree.Schedule(scope.expression(span), _function(scope, function), at=at)
 
 
-def _is_span(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_text(node: syntax.Expression) -> bool:
+    return isinstance(node, syntax.Constant) and isinstance(node.value, str)
+
+
+def _check_span(scope: Scope, node: syntax.Expression) -> None:
+    """Refuses what can be seen to be no span without running it."""
+    negative = isinstance(node, syntax.Prefix) and node.operator == "-"
+    inner = node.operand if isinstance(node, syntax.Prefix) else node
+    value = inner.value if isinstance(inner, syntax.Constant) else 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or isinstance(inner, _CONTAINERS):
+        value = 0.5  # as wrong as half a millisecond
+    if value != int(value):
+        raise scope.error(node.at, "schedule(…) takes a span first, such as 30 days or a number of milliseconds.")
+    if value < 0 or (negative and value > 0):
+        raise scope.error(node.at, "schedule(…) takes a span from now on, and this one is negative; write 0 or more.")
+    if value > MOST_SPAN_MS:
+        raise scope.error(node.at, "schedule(…) looks ahead 100 years at most; write a shorter span.")
 
 
 def _function(scope: Scope, node: syntax.Expression) -> str:
     """The function that an argument names."""
-    if isinstance(node, syntax.Name) and node.name in scope.functions:
+    if isinstance(node, syntax.Name | syntax.Call) and node.name in scope.functions:
         raise scope.error(node.at, f'Write the name of the function as a text: "{node.name}".')
     if not isinstance(node, syntax.Constant) or not isinstance(node.value, str):
         raise scope.error(node.at, "This has to be the name of a function of the trigger, a text in quotes.")
