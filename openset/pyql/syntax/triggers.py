@@ -90,14 +90,16 @@ def _check_span(scope: Scope, node: syntax.Expression) -> None:
     negative = isinstance(node, syntax.Prefix) and node.operator == "-"
     inner = node.operand if isinstance(node, syntax.Prefix) else node
     value = inner.value if isinstance(inner, syntax.Constant) else 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or isinstance(inner, _CONTAINERS):
-        value = 0.5  # as wrong as half a millisecond
-    if value != int(value):
+    if isinstance(inner, _CONTAINERS) or not isinstance(value, int | float) or not _is_whole(value):
         raise scope.error(node.at, "schedule(…) takes a span first, such as 30 days or a number of milliseconds.")
     if value < 0 or (negative and value > 0):
         raise scope.error(node.at, "schedule(…) takes a span from now on, and this one is negative; write 0 or more.")
     if value > MOST_SPAN_MS:
         raise scope.error(node.at, "schedule(…) looks ahead 100 years at most; write a shorter span.")
+
+
+def _is_whole(value: int | float | bool) -> bool:
+    return not isinstance(value, bool) and value == int(value)
 
 
 def _function(scope: Scope, node: syntax.Expression) -> str:
