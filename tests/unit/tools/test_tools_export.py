@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,13 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner, Result
+from support.daemon import Daemon
 
 from openset.cli import main
 from openset.store.fold import fold_events
 from openset.store.store import Store
 from openset.store.views import ViewCache
+from openset_format.reader import PartitionFile
 
 COLUMNS = [("page", "text"), ("price", "double"), ("count", "int"), ("member", "bool"), ("event", "text")]
 EVENTS: list[dict[str, Any]] = [
@@ -121,3 +126,53 @@ def test_an_unknown_table_or_nobody(data_dir: Path) -> None:
     assert "there is no table 'none'" in run("export", data_dir, "none").stderr
     result = run("export", data_dir, "shop", "--person", "nobody")
     assert (result.exit_code, result.stdout_bytes) == (0, b"")
+
+
+def test_beside_a_daemon_that_inserts_and_compacts(tmp_path: Path) -> None:
+    """Every export is of one moment: whole requests, with everything that was acknowledged before it began."""
+    data, people = tmp_path / "data", 12
+    with Daemon(data, init=3, policy={"base_share": 0.05, "floor_events": 12}) as daemon:
+        daemon.create("shop", dict(COLUMNS))
+        stop, acknowledged = threading.Event(), [0]
+
+        def ingest() -> None:
+            while not stop.is_set():
+                stamp, count = 1_700_000_000_000 + acknowledged[0], acknowledged[0]
+                daemon.insert(
+                    "shop",
+                    [
+                        {"person": f"p{person}", "stamp": stamp, "action": "view", "attr": {"count": count}}
+                        for person in range(people)
+                    ],
+                )
+                acknowledged[0] += 1
+
+        thread = threading.Thread(target=ingest)
+        thread.start()
+        try:
+            until = time.monotonic() + 60
+            generation = 0
+            while acknowledged[0] < 20 or generation < 3:
+                assert thread.is_alive() and time.monotonic() < until
+                before = acknowledged[0]
+                result = run("export", data, "shop", "--script", "match where action is 'view': tally")
+                assert result.exit_code == 0, result.stderr
+                counts = Counter(json.loads(line)["attr"]["count"] for line in result.stdout_bytes.splitlines())
+                assert sorted(counts) == list(range(len(counts))) and set(counts.values()) <= {people}
+                assert before <= len(counts) <= acknowledged[0] + 1
+                found = (PartitionFile.open(path).generation for path in data.glob("tables/1/p*.h5"))
+                generation = max(found, default=0)
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_what_openset_load_takes_again(data_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.ndjson"
+    run("export", data_dir, "shop", "--output", output)
+    with Daemon(tmp_path / "loaded", init=2) as daemon:
+        daemon.create("shop", dict(COLUMNS), ["view", "buy"])
+        loaded = run("load", "shop", output, "--url", f"http://127.0.0.1:{daemon.port}")
+        assert loaded.exit_code == 0, loaded.stderr
+        result = run("diff", data_dir, tmp_path / "loaded")
+        assert result.exit_code == 0, result.stdout

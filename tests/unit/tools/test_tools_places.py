@@ -103,6 +103,14 @@ def test_backup_list_restore_and_prune(address: str, data_dir: Path, tmp_path: P
     assert run("restore", address, tmp_path / "newest").exit_code == 0
     assert lasting(tmp_path / "newest") == lasting(data_dir)
     assert verify(tmp_path / "newest", deep=True) == []
+    assert (
+        run(
+            "restore", address, tmp_path / "newest", "--table", "shop", "--as", "first", "--backup", first["id"]
+        ).exit_code
+        == 0
+    )
+    assert run("diff", f"{address}@{first['id']}", tmp_path / "newest", "--table", "shop:first").exit_code == 0
+    assert run("diff", address, f"{address}@{first['id']}", "--table", "shop").exit_code == 1
     pruned = json.loads(run("backup", "--prune", "--keep", 1, address, "--json").stdout)
     assert len(pruned["removed"]) == 2 and len(pruned["kept"]) == 1 and pruned["removed_contents"] > 0
     place = place_of(address)
