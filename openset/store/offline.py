@@ -8,6 +8,7 @@ does not touch can be read.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -107,6 +108,12 @@ def read_data_dir(data_dir: Path | str) -> OfflineStore:
     raise ConfigError(f"{data_dir} cannot be read: {stale}")
 
 
+def allow_open_files() -> None:
+    """Lets this process open as many files as the system grants it: a moment is kept by keeping all its files open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class OpenTable:
     """A table at one moment, opened: nothing that happens to the directory changes it. A context manager.
 
@@ -116,6 +123,7 @@ class OpenTable:
 
     def __init__(self, data_dir: Path | str, table: str, partitions: Collection[int] | None = None):
         """partitions: only these; all when None. Raises ConfigError, QueryError, InternalError."""
+        allow_open_files()
         self._wanted = partitions
         self.problems: list[str] = []
         self.views: dict[int, PartitionView] = {}

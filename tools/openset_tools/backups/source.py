@@ -17,7 +17,7 @@ from typing import BinaryIO
 from xxhash import xxh3_128
 
 from openset.errors import ConfigError, InternalError
-from openset.store.offline import fingerprint, lasting_files, read_data_dir
+from openset.store.offline import allow_open_files, fingerprint, lasting_files, read_data_dir
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset_format.seal import SEAL_BYTES
 from openset_format.segment import SEGMENT_HEADER_BYTES
@@ -60,6 +60,7 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
 
     Raises ConfigError, InternalError for damage, OSError.
     """
+    allow_open_files()
     reason = "it changes faster than it can be read"
     for _ in range(_ATTEMPTS):
         with ExitStack() as attempt:
