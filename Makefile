@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint fuzz format bench-insert bench-import bench-query bench-column bench-segments bench-revent clean
+.PHONY: help demo test lint fuzz format bench-insert bench-import bench-query bench-column bench-segments bench-restart bench-revent crash clean
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -16,8 +16,10 @@ help:
 	@echo "make bench-query   query times over a million events"
 	@echo "make bench-column  times of column queries over a million people"
 	@echo "make bench-segments  segments over a million people"
+	@echo "make bench-restart  from the start of a daemon to its first answer"
 	@echo "make bench-revent  what triggers cost, and how soon they tell"
 	@echo "make fuzz          random scripts, the engine against the interpreter, for SECONDS=600"
+	@echo "make crash         a daemon killed ROUNDS=100 times; power failures and faults at every step (SEED=1)"
 	@echo "make format        rewrite the sources in the project's style"
 	@echo "make clean         remove .venv and caches"
 
@@ -49,6 +51,10 @@ format: $(READY)
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600)
 
+crash: $(READY)
+	$(BIN)/python tests/support/kill_loop.py --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
+	OPENSET_CRASH_MOMENTS=all $(BIN)/pytest -q -n 2 --timeout 0 tests/crash
+
 bench-insert: $(READY)
 	@mkdir -p build
 	$(BIN)/python -m openset_tools.bench_insert --directory build
@@ -68,6 +74,10 @@ bench-segments: $(READY)
 bench-revent: $(READY)
 	@mkdir -p build
 	$(BIN)/python -m openset_tools.bench_revent --directory build
+
+bench-restart: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_restart --directory build
 
 bench-column: $(READY)
 	@mkdir -p build

@@ -8,6 +8,7 @@ standard error. Exit codes: 0 done, 1 refused or bad input, 2 wrong usage, 3 no 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,6 +140,7 @@ def serve(
     scrub_interval: float,
 ) -> None:
     """Serve a data directory over HTTP until SIGTERM."""
+    gc.disable()  # nothing that is loaded now is garbage; the daemon enables it
     from openset.http.server import serve as serve_until_told
     from openset.store.scrub import Scrubbing
 

@@ -6,7 +6,6 @@ Nothing is modified. A file found sound here reads back, through the map or thro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,28 +18,12 @@ from xxhash import xxh3_64
 from .errors import DamageError
 from .hashing import checksum
 from .invariants import Finding, findings, misfits
+from .problem import Problem as Problem
+from .problem import problem_of
 from .reader import PartitionFile
 from .seal import CHECKSUM_BLOCK_BYTES, DatasetPlace
 from .segment import SegmentScan, scan_bytes, scan_segment
 from .writer import gaps_between
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong with a file. offset: bytes from its start; dataset and offset are None where none is meant."""
-
-    file: str
-    dataset: str | None
-    offset: int | None
-    message: str
-
-    def __str__(self) -> str:
-        place = self.file
-        if self.dataset is not None:
-            place += f", dataset {self.dataset}"
-        if self.offset is not None:
-            place += f", offset {self.offset}"
-        return f"{place}: {self.message}"
 
 
 def verify_partition(path: Path | str) -> list[Problem]:
@@ -54,7 +37,7 @@ def verify_partition(path: Path | str) -> list[Problem]:
         with path.open("rb") as handle:
             return list(damage(file, handle)) or list(_mistakes(file))
     except DamageError as error:
-        return [Problem(error.file, error.dataset, error.offset, error.reason)]
+        return [problem_of(error)]
 
 
 def verify_segment(path: Path | str) -> list[Problem]:

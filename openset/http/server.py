@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -17,7 +18,9 @@ from openset.errors import ConfigError, OpenSetError
 from openset.http import logs
 from openset.http.app import make_app
 from openset.http.node import MAX_BODY_BYTES, Node
+from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
+from openset.query.worker_process import start_copies
 from openset.revent.runner import ERRORS_UNTIL_DISABLED
 from openset.store.compaction import Policy
 from openset.store.scrub import Scrubbing
@@ -55,6 +58,13 @@ def serve(
     """
     logs.configure()
     directory = Path(data).absolute()
+    workers = workers or os.cpu_count() or 1
+    gc.enable()  # whoever loaded all the modules may have done it without
+    try:
+        started = start_copies(directory, workers)
+    except OSError as error:
+        log.error("the daemon cannot run", reason=f"worker processes cannot be started: {error}")
+        return 1
     try:
         options = {
             "max_body_bytes": max_body_bytes,
@@ -64,7 +74,7 @@ def serve(
             "scrubbing": scrubbing,
             "files": files,
         }
-        asyncio.run(_run(directory, host, port, init, workers or os.cpu_count() or 1, options))
+        asyncio.run(_run(directory, host, port, init, ProcessExecutor(directory, workers, started), options))
     except OpenSetError as error:
         log.error("the daemon cannot run", reason=error.message, detail=error.detail)
         return 1
@@ -77,19 +87,23 @@ async def _run(
     host: str,
     port: int,
     init: int | None,
-    workers: int,
+    executor: Executor,
     options: dict[str, Any],
 ) -> None:
     stop = asyncio.Event()
     _on_signals(stop)
-    sockets = _bind(host, port)
-    node = Node(data, ProcessExecutor(data, workers), **options)
+    try:
+        sockets = _bind(host, port)
+    except ConfigError:
+        await executor.close()
+        raise
+    node = Node(data, executor, **options)
     server = HTTPServer(make_app(node), idle_connection_timeout=_IDLE_CONNECTION_SECONDS)
     server.add_sockets(sockets)
     log.info("listening", host=host, port=sockets[0].getsockname()[1], process=os.getpid())
     try:
         await node.open(init)
-        log.info("ready", data=str(data), partitions=(await node.opened()).partitions, workers=workers)
+        log.info("ready", data=str(data), partitions=(await node.opened()).partitions, workers=executor.workers)
         await stop.wait()
         log.info("stopping", running=len(node.active))
     finally:

@@ -28,6 +28,7 @@ NICENESS = 10
 WAKE_SECONDS = 0.25
 _POLL_SECONDS = 0.02
 AGE_CHECK_SECONDS = 30.0
+FIRST_AFTER_SECONDS = 5.0
 LEFTOVERS_CHECK_SECONDS = 600.0
 # How long whoever asked for a compaction waits for queries that hold on to replaced files and old journal segments.
 FORGET_SECONDS = 60.0
@@ -52,6 +53,9 @@ class Compactor:
         self._store = store
         self._failure: tuple[float, str] | None = None
         self._looked = time.monotonic()
+        # What is due since before the start can wait until the first queries are answered.
+        store.compaction_wanted.clear()
+        asyncio.get_running_loop().call_later(FIRST_AFTER_SECONDS, store.compaction_wanted.set)
         self._task = asyncio.create_task(self._run())
 
     async def compact(self, table: str) -> int:

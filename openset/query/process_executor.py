@@ -12,9 +12,9 @@ import pickle
 import queue
 import signal
 import subprocess
-import sys
 import threading
-from multiprocessing.connection import Connection, Pipe
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from openset.errors import InternalError, OpenSetError, RunTimeError
 from openset.query.executor import Executor
 from openset.query.work import Work
 from openset.query.worker import Reply
+from openset.query.worker_process import Started, WorkerProcess, start_program
 
 log = structlog.get_logger("openset.query")
 
 CLOSE_TIMEOUT_SECONDS = 5.0
-# Not with -m: what the worker pickles must belong to the module, not to __main__.
-_WORKER = "from openset.query.worker import start; start()"
 
 
 class _Job:
@@ -67,7 +66,8 @@ class _WorkerDied(Exception):
 class _Worker:
     """A worker process and the thread that talks to it. The thread alone starts, replaces and reaps the process."""
 
-    def __init__(self, number: int, data_dir: Path):
+    def __init__(self, number: int, data_dir: Path, started: Started | None = None):
+        """started: its first process, where there is one already."""
         self._number = number
         self._data_dir = data_dir
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -75,8 +75,10 @@ class _Worker:
         self._running: _Job | None = None
         self._killed = False
         self._closing = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: WorkerProcess | None = None
         self._connection: Connection | None = None
+        if started is not None:
+            self._process, self._connection = started.process, started.connection
         self._thread = threading.Thread(target=self._serve, name=f"worker-{number}", daemon=True)
         self._thread.start()
 
@@ -112,7 +114,8 @@ class _Worker:
 
     def _serve(self) -> None:
         try:
-            self._start()
+            if self._process is None:
+                self._start()
         except OSError:
             log.exception("worker not started, the next query tries again", worker=self._number)
         while (job := self._jobs.get()) is not None:
@@ -154,19 +157,9 @@ class _Worker:
         return reply
 
     def _start(self) -> None:
-        ours, theirs = Pipe(duplex=True)
-        command = [sys.executable, "-P", "-c", _WORKER, str(theirs.fileno()), str(self._data_dir)]
-        # A process group of its own keeps Ctrl-C in the daemon's terminal away from it.
-        process = subprocess.Popen(
-            command,
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            process_group=0,
-        )
-        theirs.close()
+        started = start_program(self._data_dir)
         with self._lock:
-            self._process, self._connection, self._killed = process, ours, False
+            self._process, self._connection, self._killed = started.process, started.connection, False
 
     def _stop(self) -> int | None:
         """Ends the process and tells its exit code, negative for a signal."""
@@ -204,10 +197,12 @@ def _description(exit_code: int | None) -> str:
 class ProcessExecutor(Executor):
     """Worker processes behind the executor interface."""
 
-    def __init__(self, data_dir: Path, workers: int):
-        assert workers >= 1
+    def __init__(self, data_dir: Path, workers: int, started: Sequence[Started] = ()):
+        """started: processes for the first workers; the others are started here."""
+        assert workers >= 1 and len(started) <= workers
         self.workers = workers
-        self._workers = [_Worker(number, data_dir) for number in range(workers)]
+        first = [*started, *[None] * (workers - len(started))]
+        self._workers = [_Worker(number, data_dir, process) for number, process in enumerate(first)]
         self._closed = False
 
     def process_ids(self) -> list[int | None]:

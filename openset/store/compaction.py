@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from openset.store.state import PartitionState, load_state
 from openset_format.block import Column, TextDictionary
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
-from openset_format.writer import PartitionContent, write_partition
+
+if TYPE_CHECKING:
+    from openset_format.writer import PartitionContent
 
 STAGING_SUFFIX = ".next"
 
@@ -72,6 +75,8 @@ def compact(
 
     further: events on top of the snapshot that are in no journal; NOW among their stamps means now_ms.
     """
+    from openset_format.writer import write_partition  # here, because it loads HDF5, which nothing else needs
+
     snapshot = task.snapshot
     try:
         state = load_state(task.data_dir, snapshot)
@@ -85,6 +90,8 @@ def compact(
 
 
 def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -> PartitionContent:
+    from openset_format.writer import PartitionContent
+
     schema, delta = snapshot.schema, state.delta
     finished = _without_unused_texts if state.erased else _as_it_is
     columns: dict[int, Column] = {

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from openset_format.errors import DamageError
-from openset_format.verify import Problem
+from openset_format.problem import Problem
 
 log = structlog.get_logger("openset.store")
 
@@ -47,8 +46,3 @@ class Damage:
         """Everything known, by file."""
         with self._lock:
             return [problem for _, problems in sorted(self._problems.items()) for problem in problems]
-
-
-def problem_of(error: DamageError) -> Problem:
-    """A damage as a problem of its file."""
-    return Problem(error.file, error.dataset, error.offset, error.reason)

@@ -17,13 +17,13 @@ from typing import Any, BinaryIO, cast
 
 import structlog
 
-from openset.store.damage import Damage, problem_of
+from openset.store.damage import Damage
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset_format.errors import DamageError, UnsupportedFormatError
+from openset_format.problem import Problem, problem_of
 from openset_format.reader import PartitionFile
 from openset_format.seal import SEAL_BYTES, decode_seal
 from openset_format.segment import SEGMENT_SUFFIX
-from openset_format.verify import Problem, damage, verify_segment_bytes
 
 log = structlog.get_logger("openset.scrub")
 
@@ -167,6 +167,8 @@ def _problems(path: Path, throttle: Throttle) -> list[Problem]:
 
 def _of_partition(path: Path, throttle: Throttle) -> list[Problem]:
     """Raises DamageError, OSError."""
+    from openset_format.verify import damage  # here, because it loads HDF5, for which a daemon that starts has no time
+
     while True:
         with path.open("rb") as handle:
             seal = decode_seal(handle.read(SEAL_BYTES), path)
@@ -178,6 +180,8 @@ def _of_partition(path: Path, throttle: Throttle) -> list[Problem]:
 
 def _of_segment(path: Path, throttle: Throttle) -> list[Problem]:
     """Raises OSError."""
+    from openset_format.verify import verify_segment_bytes
+
     data = bytearray()
     with path.open("rb") as handle:
         while piece := handle.read(_PIECE_BYTES):

@@ -21,7 +21,7 @@ from openset.errors import ConfigError, InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
-from openset.store.damage import Damage, problem_of
+from openset.store.damage import Damage
 from openset.store.dead_letters import DeadLetters
 from openset.store.dropped import remove_table_directory
 from openset.store.expand import ROWS_PER_EVENT
@@ -51,6 +51,7 @@ from openset_format.errors import DamageError, FormatError
 from openset_format.files import FILES, FileLayer
 from openset_format.hashing import partition_of
 from openset_format.journal import Journal
+from openset_format.problem import problem_of
 from openset_format.reader import PartitionFile
 from openset_format.segment import RecordRef
 
