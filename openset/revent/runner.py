@@ -125,6 +125,7 @@ class Runner:
         while not self._closing:
             try:
                 self._wake[worker].clear()
+                self._store.health.check()  # what comes of a run could not be written down
                 if not await self._turns(worker):
                     await self._sleep(worker)
             except (StaleSnapshotError, _Outdated):

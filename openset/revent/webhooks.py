@@ -231,6 +231,9 @@ class Webhooks:
         # A cancellation may be swallowed by a wait that ends at the same moment: who is not the task any more ends too.
         key = (source.table_id, source.trigger_id, name)
         while not self._deliveries.closed and self._tasks.get(key) is asyncio.current_task():
+            if self._store.health.is_read_only:  # what is sent could not be marked as sent
+                await asyncio.sleep(_PAUSE_SECONDS)
+                continue
             try:
                 hook = msgspec.convert(self._trigger(source).webhooks[name], Webhook)
                 await self._next(table, source, name, hook, consumer)

@@ -59,10 +59,13 @@ def _opened(path: Path, files: FileLayer) -> WritableFile:
         return files.open(path)
 
 
-def check_file_system(directory: Path, mounts: Path = MOUNTS) -> None:
-    """Raises ConfigError for a directory on a network file system. Where the system does not tell, nothing happens."""
+def check_file_system(directory: Path, mounts: Path | None = None) -> None:
+    """Raises ConfigError for a directory on a network file system. Where the system does not tell, nothing happens.
+
+    mounts: what is mounted where, by default what the kernel says.
+    """
     try:
-        lines = mounts.read_text(errors="replace").splitlines()
+        lines = (mounts or MOUNTS).read_text(errors="replace").splitlines()
     except OSError:
         return
     place = directory.resolve()

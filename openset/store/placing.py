@@ -66,7 +66,8 @@ def _finish(data_dir: Path, renames: Mapping[str, str], files: FileLayer) -> Non
             files.rename(data_dir / source, data_dir / target)
         elif not (data_dir / target).exists():
             raise InternalError(f"{data_dir / source} is missing, which {PLACING_NAME} names")
-    for directory in {(data_dir / target).parent for target in renames.values()}:
+    # Of the sources too: a rename is durable when both its directories are synced.
+    for directory in {(data_dir / name).parent for name in (*renames, *renames.values())}:
         files.sync_directory(directory)
     files.unlink(data_dir / PLACING_NAME)
     files.sync_directory(data_dir)

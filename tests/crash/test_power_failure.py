@@ -10,6 +10,7 @@ from support.power_failure import UNSYNCED, Promises, after_failure, moments
 from support.simulated_disk import Fault, SimulatedDisk
 
 from openset.store.catalog import Catalog
+from openset.store.placing import finish_placing, place
 from openset_format.errors import FormatError, JournalFailedError, WriteError
 from openset_format.journal import Journal
 from openset_format.reader import PartitionFile
@@ -184,6 +185,28 @@ def test_catalog_after_a_power_failure_at_every_step(disk: SimulatedDisk) -> Non
         with after_failure(disk, position, name) as root:
             found = Catalog(root)
             assert (found.partitions, found.tables()) in promises.allowed(position), (position, name)
+
+
+def test_placing_after_a_power_failure_at_every_step(disk: SimulatedDisk) -> None:
+    """Files of an import are in place all together or not at all, once the next start has finished what was begun."""
+    renames = {Path(f"{name}.next"): Path("t") / f"{name}.h5" for name in ("a", "b", "c")}
+    disk.make_directory(disk.root / "t")
+    for generation, folder in ((b"old", Path("t")), (b"new", Path())):
+        for source, target in renames.items():
+            path = disk.root / (target if folder.name else source)
+            with disk.create(path) as file:
+                file.write_at([generation], 0)
+                file.sync()
+        disk.sync_directory(disk.root / folder)
+    disk.sync_directory(disk.root)
+    first = disk.position
+    place(disk.root, renames, disk)
+    for position, name in moments(disk, seeds=20, first=first):
+        with after_failure(disk, position, name) as root:
+            finish_placing(root, UNSYNCED)
+            found = {(root / target).read_bytes() for target in renames.values()}
+            assert found in ({b"old"}, {b"new"}), (position, name)
+            assert found == {b"new"} or position < disk.position
 
 
 def test_every_damaged_byte_of_a_journal_is_reported_or_an_end_nobody_was_promised(tmp_path: Path) -> None:

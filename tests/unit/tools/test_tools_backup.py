@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support.daemon import Daemon
+from support.store_model import new_store
 
 from openset.cli import main
 from openset.errors import ConfigError, InternalError
+from openset.store import lock
 from openset.store.store import Store
 from openset_tools.backups import make as module
 from openset_tools.backups import restore as restore_module
@@ -224,3 +226,18 @@ def test_more_files_than_a_process_may_open_at_first(tmp_path: Path) -> None:
         command = ["bash", "-c", 'ulimit -Sn 40; exec "$@"', "-", sys.executable, "-c", run, *arguments]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
     assert len((tmp_path / "out").read_bytes().splitlines()) == 500
+
+
+def test_a_backup_on_a_network_file_system_is_fine_a_data_directory_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:44 / {tmp_path}/far rw - nfs server:/export rw\n")
+    monkeypatch.setattr(lock, "MOUNTS", mounts)
+    (tmp_path / "far").mkdir()
+    new_store(tmp_path / "data").close()
+    backup(tmp_path / "data", tmp_path / "far" / "backups")
+    restore(tmp_path / "far" / "backups", tmp_path / "again")
+    Store.open(tmp_path / "again").close()
+    with pytest.raises(ConfigError, match=r"network file system \(nfs\); it must be on a local one"):
+        Store.open(tmp_path / "far" / "data")
