@@ -68,13 +68,18 @@ class Registry:
         if before is None:
             if not script.strip():
                 raise QueryError(f"there is no trigger {name!r} to change; send a script to make one")
+            if name in self._segments(schema):
+                raise QueryError(f"{name!r} is the name of a stored segment, and subscriptions are to either by name")
             if len(self._of(schema)) >= TRIGGERS_PER_TABLE:
                 raise QueryError(f"a table has at most {TRIGGERS_PER_TABLE} triggers; delete some")
             before_or_new = Trigger(0, name, 0, "", True, True, False, None, self._now_ms(), (), 0)
         else:
             before_or_new = before
         changed = _with_options(before_or_new, options)
-        if script.strip() and script != changed.script:
+        is_another = bool(script.strip()) and script != changed.script
+        # A column that was dropped and added again is another one: the script as it is has to be looked at anew.
+        if is_another or ((script.strip() or options.enabled) and _lost_columns(changed, schema)):
+            script = script if is_another else changed.script
             checked = await asyncio.to_thread(checked_script, script, schema)
             changed = msgspec.structs.replace(
                 changed,
@@ -127,9 +132,12 @@ class Registry:
 
     def _check_filter(self, schema: TableSchema, name: str | None) -> None:
         if name:
-            known = [stored.segment.name for stored in self._store.segments.all(schema.id, time.time() * 1_000)]
+            known = self._segments(schema)
             if name not in known:
                 raise unknown_segment(name, known)
+
+    def _segments(self, schema: TableSchema) -> list[str]:
+        return [stored.segment.name for stored in self._store.segments.all(schema.id, time.time() * 1_000)]
 
     def _shown(self, schema: TableSchema, trigger: Trigger) -> dict[str, Any]:
         triggers = self._store.triggers
@@ -162,6 +170,11 @@ class Registry:
         if error is not None:
             shown["last_error"] = {"message": error.message, "at": error.at_ms, "in_a_row": error.in_a_row}
         return shown
+
+
+def _lost_columns(trigger: Trigger, schema: TableSchema) -> bool:
+    known = {column.id for column in schema.columns}
+    return any(column.id not in known for column in trigger.columns)
 
 
 def _with_options(trigger: Trigger, options: Options) -> Trigger:

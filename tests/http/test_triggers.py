@@ -198,6 +198,17 @@ def test_a_filter_keeps_to_a_stored_segment(shop: Daemon) -> None:
     assert settled(shop, "some")["counts"]["emissions"] == 2
 
 
+def test_a_trigger_does_not_take_the_name_of_a_segment(shop: Daemon) -> None:
+    buy(shop, 1)
+    counted = shop.request(
+        "POST", "/v1/query/shop/counts", '@segment buyers:\n    match where action is "buy":\n        tally\n'
+    )
+    assert counted.status == 200, counted.body
+    refused = shop.request("POST", "/v1/table/shop/revent/buyers", REGULAR)
+    assert refused.status == 400 and "stored segment" in refused.error["message"]
+    assert shop.request("GET", "/v1/table/shop/revents").json == {"triggers": []}
+
+
 def test_erased_people_leave_nothing(shop: Daemon) -> None:
     save(shop, "later", LATER.replace("(1,", "(30 days,"))
     save(shop, "every", EVERY, once="false")
@@ -221,6 +232,14 @@ def test_columns_and_tables_that_go(shop: Daemon) -> None:
     found = settled(shop, "every", lambda one: one["state"] == "disabled")
     assert found["reason"] == "the script reads column 'product', which was dropped"
     assert settled(shop, "regular")["state"] == "running"
+    refused = shop.request("POST", "/v1/table/shop/revent/every", "", enabled="true")
+    assert refused.status == 400 and "product" in refused.error["message"]
+    assert described(shop, "every")["state"] == "disabled"
+    assert shop.request("PUT", "/v1/table/shop/column/product:text").status == 200
+    assert save(shop, "every", enabled="true")["state"] == "running"
+    buy(shop, 7, at=9)
+    again = settled(shop, "every", lambda one: one["counts"]["emissions"] >= 1)
+    assert (again["state"], again["counts"]["emissions"]) == ("running", 1)
     assert shop.request("DELETE", "/v1/table/shop").status == 200
     shop.create("shop", {"product": "text"})
     assert shop.request("GET", "/v1/table/shop/revents").json == {"triggers": []}
