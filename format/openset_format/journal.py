@@ -263,6 +263,7 @@ class Journal:
             file.write_at([header.encode()], 0)
             file.sync()
             self._files.rename(temporary, path)
+            file.path = path  # what errors name from now on
         except OSError:
             file.close()
             with suppress(OSError):  # the first error is the one to report; open removes leftovers

@@ -20,7 +20,7 @@ import structlog
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 import openset
-from openset.errors import LimitError, OpenSetError, QueryError
+from openset.errors import LimitError, OpenSetError, QueryError, ReadOnlyError
 from openset.http.envelope import MethodError, UnavailableError, as_error, encode_error
 from openset.http.node import Node
 from openset.query.formats import Document
@@ -244,7 +244,7 @@ class Resource(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if isinstance(value, OpenSetError) and value.status < 500:
+        if isinstance(value, ReadOnlyError) or (isinstance(value, OpenSetError) and value.status < 500):
             return
         if isinstance(value, HTTPError):
             return
