@@ -31,7 +31,7 @@ from openset_tools.verify import verify  # noqa: E402
 CLIENTS = 3
 PARTITIONS = 4
 STAMP_MS = 1_500_000_000_000
-POLICY = {"floor_events": 150, "base_share": 0.2, "age_s": 1.0}
+POLICY = {"floor_events": 150, "base_share": 0.02, "age_s": 1.0}
 # Every event of a request, so that a half of one is seen: how many there are per client and request.
 CONTENTS = "agg:\n    count stamp as n\nmatch:\n    tally(client, request)\n"
 _GONE = (OSError, http.client.HTTPException)
