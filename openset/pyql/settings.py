@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 
@@ -24,7 +24,7 @@ class RunSettings:
     """Settings of one run.
 
     now_ms: the fixed `now` of the query.  parameters: values of `{{name}}`.
-    deadline: time.monotonic() seconds after which the run ends with an error, or None.
+    deadline: seconds by `clock` after which the run ends with an error, or None.
     timeout_ms: what the deadline was made from, for the message.
     max_expanded_rows: lanes and rows visited by matches in all, per partition.
     zone: of the date functions, and of dates without an offset in iter_between.
@@ -39,8 +39,9 @@ class RunSettings:
     max_expanded_rows: int = 1_000_000_000
     max_memory_bytes: int = 1_000_000_000
     zone: tzinfo = UTC
+    clock: Callable[[], float] = time.monotonic
 
     def check_deadline(self) -> None:
         """Raises BudgetError when the time budget is used up."""
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.deadline is not None and self.clock() > self.deadline:
             raise BudgetError(f"the query ran longer than its time budget of {self.timeout_ms} ms (timeout=)")

@@ -1,12 +1,11 @@
 """Running triggers over what inserts touched and what is due: the work of the workers, and what they answer.
 
 One piece of work is a few partitions and all their triggers. A trigger that uses up its budget, or whose script cannot
-be compiled any more, says so in its own outcome and disturbs no other.
+be compiled any more, says so in its own outcome and disturbs no other (`run_time`).
 """
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.errors import OpenSetError
+from openset.errors import BudgetError, OpenSetError
 from openset.pyql.lanes.engine import Plan, compile_plan
 from openset.pyql.lanes.triggers import trigger_actions
 from openset.pyql.names import ON_INSERT
@@ -23,6 +22,7 @@ from openset.pyql.settings import RunSettings
 from openset.pyql.syntax.parse import parse_trigger
 from openset.query.membership import members_of_block, plan_of
 from openset.query.work import ScriptCache, WorkerState, budget_error
+from openset.revent.run_time import ACCOUNT_MS, Allowance, runs, timed
 from openset.store.members import SegmentRef
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
@@ -38,6 +38,7 @@ class TriggerScript:
 
     schema: its columns as they were named when it was saved. filter: the segment its people must belong to.
     from_sequence: it runs for later inserts only. skips_emitted: not for what triggers emitted as events.
+    left_ms: what it may lose on runs that are stopped.
     """
 
     id: int
@@ -46,6 +47,7 @@ class TriggerScript:
     filter: SegmentRef | None
     from_sequence: int
     skips_emitted: bool
+    left_ms: int = ACCOUNT_MS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +55,7 @@ class WatchedSegment:
     """A stored segment that follows inserts, as workers need it.
 
     id, from_sequence: of what watches it. script, schema: of the counts query that makes it. settings: without a now.
+    left_ms: what it may lose on runs that are stopped.
     """
 
     id: int
@@ -60,6 +63,7 @@ class WatchedSegment:
     schema: TableSchema
     settings: RunSettings
     from_sequence: int
+    left_ms: int = ACCOUNT_MS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +108,17 @@ class Judgement:
     members: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TriggerAnswer:
+    """What came of a piece of work: of each partition, in the order in which it happened.
+
+    lost_ms: what was lost on runs that were stopped, by trigger or watch.
+    """
+
+    found: list[list[Outcome | Judgement]]
+    lost_ms: dict[int, int]
+
+
 def trigger_plan(script: str, schema: TableSchema) -> Plan:
     """Parses, checks and plans a trigger's script. Raises ParseError."""
     return compile_plan(parse_trigger(script, schema.column_types))
@@ -119,96 +134,115 @@ class TriggerTools:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TriggerWork:
-    """Some partitions of a table and the triggers of it. timeout_ms: for one run of one trigger."""
+    """Some partitions of a table, the triggers of it, and its watched segments."""
 
     runs: Sequence[PartitionRun]
     triggers: Sequence[TriggerScript]
     now_ms: int
-    timeout_ms: int
     segments: Sequence[WatchedSegment] = ()
 
-    def run(self, state: WorkerState) -> list[list[Outcome | Judgement]]:
-        """What came of each partition, in the order in which they happened.
+    def run(self, state: WorkerState) -> TriggerAnswer:
+        """Raises StaleSnapshotError, InternalError for damaged files."""
+        allowances = {one.id: Allowance(one.left_ms) for one in self.triggers}
+        allowances |= {one.id: Allowance(one.left_ms) for one in self.segments}
+        evaluation = _Evaluation(self, state, state.kept(TriggerTools), allowances)
+        found = [list(evaluation.partition(one)) for one in self.runs]
+        return TriggerAnswer(found, {key: one.lost_ms for key, one in allowances.items() if one.lost_ms})
 
-        Raises StaleSnapshotError, InternalError for damaged files.
-        """
-        tools = state.kept(TriggerTools)
-        return [list(self._partition(state, tools, one)) for one in self.runs]
 
-    def _partition(self, state: WorkerState, tools: TriggerTools, one: PartitionRun) -> Iterator[Outcome | Judgement]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Evaluation:
+    """A piece of work while a worker does it."""
+
+    work: TriggerWork
+    state: WorkerState
+    tools: TriggerTools
+    allowances: Mapping[int, Allowance]
+
+    def partition(self, one: PartitionRun) -> Iterator[Outcome | Judgement]:
+        """What comes of one partition, in the order in which it happens."""
         number = one.snapshot.partition
-        columns = {column.name: column for trigger in self.triggers for column in trigger.schema.columns}
+        triggers, segments = self.work.triggers, self.work.segments
+        columns = {column.name: column for trigger in triggers for column in trigger.schema.columns}
         schema = replace(one.snapshot.schema, columns=tuple(columns.values()))
         if one.due is not None:
-            touched = tools.people.now(one.snapshot)
+            touched = self.tools.people.now(one.snapshot)
             for (trigger_id, function), people in one.due.items():
-                trigger = next(each for each in self.triggers if each.id == trigger_id)
-                yield from self._outcomes(state, tools, trigger, function, _Blocks(touched, people, number, schema))
+                trigger = next(each for each in triggers if each.id == trigger_id)
+                yield from self._outcomes(trigger, function, _Blocks(touched, people, number, schema))
             return
         apart = {
             sequence: frozenset(
-                [each.id for each in self.triggers if self._wants(each, sequence, one.emitted)]
-                + [each.id for each in self.segments if sequence > each.from_sequence]
+                [each.id for each in triggers if self._wants(each, sequence, one.emitted)]
+                + [each.id for each in segments if sequence > each.from_sequence]
             )
             for sequence in one.snapshot.records.fields[:, 0].tolist()
             if sequence > one.after
         }
-        for wave in tools.people.waves(one.snapshot, one.after, apart):
+        for wave in self.tools.people.waves(one.snapshot, one.after, apart):
             blocks = _Blocks(wave.touched, wave.people, number, schema)
-            for trigger in self.triggers:
+            for trigger in triggers:
                 if trigger.id in apart[wave.sequences[0]]:
-                    yield from self._outcomes(state, tools, trigger, ON_INSERT, blocks)
-            for segment in self.segments:
+                    yield from self._outcomes(trigger, ON_INSERT, blocks)
+            for segment in segments:
                 if segment.id in apart[wave.sequences[0]]:
-                    found = self._judgement(state, segment, wave)
-                    if found is not None:
-                        yield found
+                    yield from self._judgements(segment, wave, number)
 
     def _wants(self, trigger: TriggerScript, sequence: int, emitted: frozenset[int]) -> bool:
         return sequence > trigger.from_sequence and not (trigger.skips_emitted and sequence in emitted)
 
-    def _judgement(self, state: WorkerState, segment: WatchedSegment, wave: Wave) -> Judgement | None:
-        """None when the script fails: then the next computation tells why, and who moved."""
+    def _judgements(self, segment: WatchedSegment, wave: Wave, number: int) -> Iterator[Judgement]:
+        """Leaves out people for whom the script fails: then the next computation tells why, and who moved."""
         block = wave.touched.block(wave.people, segment.schema)
         if block is None:
-            return None
-        deadline = time.monotonic() + self.timeout_ms / 1_000
-        settings = replace(segment.settings, now_ms=self.now_ms, deadline=deadline, timeout_ms=self.timeout_ms)
+            return
+
+        def run(part: Block, run_ms: int) -> list[NDArray[np.int64]]:
+            settings = timed(replace(segment.settings, now_ms=self.work.now_ms), run_ms)
+            (section,) = self.state.plans.sections.get(segment.script, segment.schema)
+            return members_of_block(plan_of(section), part, settings)
+
         try:
-            (section,) = state.plans.sections.get(segment.script, segment.schema)
-            pieces = members_of_block(plan_of(section), block, settings)
-        except (OpenSetError, MemoryError, RecursionError) as error:
+            for part, pieces in runs(block, number, self.allowances[segment.id], run):
+                if isinstance(pieces, list):
+                    assert part.ordinals is not None
+                    members = np.unique(np.concatenate(pieces)) if pieces else part.ordinals[:0]
+                    yield Judgement(segment.id, part.ordinals, members)
+        except (OpenSetError, RecursionError) as error:
             if budget_error(error).status >= 500:
                 raise
-            return None
-        members = np.unique(np.concatenate(pieces)) if pieces else wave.people[:0]
-        return Judgement(segment.id, wave.people, members)
 
-    def _outcomes(
-        self, state: WorkerState, tools: TriggerTools, trigger: TriggerScript, function: str, blocks: _Blocks
-    ) -> Iterator[Outcome]:
+    def _outcomes(self, trigger: TriggerScript, function: str, blocks: _Blocks) -> Iterator[Outcome]:
         """What a trigger does, in parts of as many people as a run takes well."""
         try:
-            block = blocks.of(state, trigger)
-            plan = tools.plans.get(trigger.script, trigger.schema)
+            block = blocks.of(self.state, trigger)
+            plan = self.tools.plans.get(trigger.script, trigger.schema)
         except OpenSetError as error:
             if error.status >= 500:
                 raise
             yield Outcome(trigger.id, function, blocks.people, [], [], [], error.message)
             return
+
+        def run(part: Block, run_ms: int) -> Outcome:
+            return self._outcome(trigger, plan, function, part, run_ms)
+
+        allowance = self.allowances[trigger.id]
         for first, last in () if block is None else people_ranges(block.row_start, plan.block_rows):
             assert block is not None
-            part = block if last - first == block.people else block.part(first, last)
-            yield self._outcome(trigger, plan, function, part)
+            whole = block if last - first == block.people else block.part(first, last)
+            for part, found in runs(whole, blocks.partition, allowance, run):
+                yield found if isinstance(found, Outcome) else _stopped(trigger, function, part, found)
 
-    def _outcome(self, trigger: TriggerScript, plan: Plan, function: str, block: Block) -> Outcome:
+    def _outcome(self, trigger: TriggerScript, plan: Plan, function: str, block: Block, run_ms: int) -> Outcome:
+        """Raises BudgetError, MemoryError."""
         assert block.ordinals is not None
         people = block.ordinals
-        deadline = time.monotonic() + self.timeout_ms / 1_000
-        settings = RunSettings(now_ms=self.now_ms, deadline=deadline, timeout_ms=self.timeout_ms)
+        settings = timed(RunSettings(now_ms=self.work.now_ms), run_ms)
         try:
             actions = trigger_actions(plan, block, settings, function)
-        except (OpenSetError, MemoryError, RecursionError) as error:
+        except (BudgetError, MemoryError):
+            raise
+        except (OpenSetError, RecursionError) as error:
             told = budget_error(error)
             if told.status >= 500:
                 raise
@@ -231,6 +265,14 @@ class TriggerWork:
         )
 
 
+def _stopped(trigger: TriggerScript, function: str, block: Block, error: OpenSetError | MemoryError) -> Outcome:
+    """People whose run was stopped, or never begun."""
+    assert block.ordinals is not None
+    message = budget_error(error).message
+    failures = [(ordinal, message) for ordinal in block.ordinals.tolist()]
+    return Outcome(trigger.id, function, block.ordinals, [], [], failures)
+
+
 class _Blocks:
     """The Blocks of some people, by columns and filter: triggers that need the same share one."""
 
@@ -239,7 +281,7 @@ class _Blocks:
         self.people = people
         self._schema = schema
         self._touched = touched
-        self._partition = partition
+        self.partition = partition
         self._made: dict[tuple[Any, SegmentRef | None], Block | None] = {}
 
     def of(self, state: WorkerState, trigger: TriggerScript) -> Block | None:
@@ -250,7 +292,7 @@ class _Blocks:
         if key not in self._made:
             people = self.people
             if trigger.filter is not None:
-                members = state.members.bitmap(trigger.filter, self._partition)
+                members = state.members.bitmap(trigger.filter, self.partition)
                 people = np.frombuffer((bitmap_of(people) & members).to_array(), np.uint32).astype(np.int64)
             self._made[key] = self._touched.block(people, schema) if len(people) else None
         return self._made[key]

@@ -21,8 +21,9 @@ from openset.errors import OpenSetError, QueryError, ReadOnlyError, RunTimeError
 from openset.query.executor import Executor
 from openset.revent.board import call_soon
 from openset.revent.emitted import events_of
-from openset.revent.evaluation import Judgement, Outcome, PartitionRun, TriggerScript, TriggerWork
+from openset.revent.evaluation import Judgement, Outcome, PartitionRun, TriggerAnswer, TriggerScript, TriggerWork
 from openset.revent.messages import DEFAULT_HOLD_MS
+from openset.revent.run_time import ACCOUNT_MS, MOST_LOST_MS, Accounts
 from openset.revent.scripts import schema_as_saved
 from openset.revent.settling import Failures, Settled, people_of, settle
 from openset.revent.watcher import Watcher
@@ -37,7 +38,6 @@ from openset.store.trigger_state import Due
 log = structlog.get_logger("openset.revent")
 
 ERRORS_UNTIL_DISABLED = 10
-RUN_TIMEOUT_MS = 5_000
 # Of a turn, per partition.
 EVENTS_PER_TURN = 8_000
 DUE_PER_TURN = 2_000
@@ -87,6 +87,7 @@ class Runner:
         self._limit = errors_until_disabled
         self._closing = False
         self._errors: dict[tuple[int, int], LastError] = {}  # by table and trigger
+        self._accounts: Accounts[tuple[int, int]] = Accounts()  # so too
         self._wake = [asyncio.Event() for _ in range(executor.workers)]
         self._emitted = asyncio.Event()
         self._emitted.set()
@@ -112,6 +113,7 @@ class Runner:
     def forget_errors(self, table_id: int, trigger_id: int) -> None:
         """A trigger was changed: it begins anew."""
         self._errors.pop((table_id, trigger_id), None)
+        self._accounts.forget((table_id, trigger_id))
 
     def _told(self, partitions: Collection[int], triggers: Collection[int]) -> None:
         for worker in {self._executor.worker_of(number) for number in partitions}:
@@ -242,6 +244,7 @@ class Runner:
                     TriggerScript(
                         trigger.id, trigger.script, schema_as_saved(trigger, schema),
                         None if segment is None else segment.ref, trigger.from_sequence, trigger.emit_as_event,
+                        self._accounts.left_ms((schema.id, trigger.id)),
                     )
                 )  # fmt: skip
             known = {one.id for one in scripts}
@@ -249,10 +252,12 @@ class Runner:
                 one if one.due is None else replace(one, due={k: v for k, v in one.due.items() if k[0] in known})
                 for one in turn.runs
             ]
-            watched = await self._watcher.segments(schema)
+            watched = [
+                replace(one, left_ms=self._accounts.left_ms((schema.id, one.id)))
+                for one in await self._watcher.segments(schema)
+            ]
             async with self._watcher.lock(worker) if watched else nullcontext():
-                work = TriggerWork(runs, scripts, now_ms, RUN_TIMEOUT_MS, watched)
-                outcomes = await self._evaluate(worker, work)
+                outcomes = await self._evaluate(worker, schema, TriggerWork(runs, scripts, now_ms, watched))
                 failures = await self._write(worker, turn, outcomes, now_ms)
         for trigger_id, failed in failures.items():
             await self._judge(schema, trigger_id, failed)
@@ -294,32 +299,35 @@ class Runner:
         if changed or self._triggers.erasures(turn.schema.id) != turn.erasures:
             raise _Outdated
 
-    async def _evaluate(self, worker: int, work: TriggerWork) -> list[list[Outcome | Judgement]]:
+    async def _evaluate(self, worker: int, schema: TableSchema, work: TriggerWork) -> list[list[Outcome | Judgement]]:
         """The outcomes by partition. A trigger that a worker dies of gets the blame, the others go on."""
         if not work.triggers and not work.segments:
             return [[] for _ in work.runs]
-        seconds = GRACE_SECONDS + work.timeout_ms / 1_000 * (len(work.triggers) + len(work.segments))
+        seconds = GRACE_SECONDS + MOST_LOST_MS / 1_000 * (len(work.triggers) + len(work.segments))
         try:
-            result: Any = await asyncio.wait_for(self._executor.run(worker, work), seconds)
+            answer: TriggerAnswer = await asyncio.wait_for(self._executor.run(worker, work), seconds)
         except (RunTimeError, TimeoutError) as error:
             message = error.message if isinstance(error, RunTimeError) else "it ran longer than its time budget"
             if work.segments:
                 # Whoever moved is found by the next computation.
-                return await self._evaluate(worker, replace(work, segments=()))
+                return await self._evaluate(worker, schema, replace(work, segments=()))
             if len(work.triggers) <= 1:
+                for trigger in work.triggers:
+                    self._accounts.spend((schema.id, trigger.id), ACCOUNT_MS)
                 return [
                     [Outcome(trigger.id, "", _nobody(one), [], [], [], message) for trigger in work.triggers]
                     for one in work.runs
                 ]
             log.warning("triggers run one by one", reason=message)
-            apart = [await self._evaluate(worker, self._alone(work, trigger)) for trigger in work.triggers]
+            apart = [await self._evaluate(worker, schema, self._alone(work, trigger)) for trigger in work.triggers]
             return [[outcome for found in apart for outcome in found[at]] for at in range(len(work.runs))]
-        outcomes: list[list[Outcome | Judgement]] = result
-        for outcome in (one for found in outcomes for one in found if isinstance(one, Outcome)):
+        for trigger_id, lost_ms in answer.lost_ms.items():
+            self._accounts.spend((schema.id, trigger_id), lost_ms)
+        for outcome in (one for found in answer.found for one in found if isinstance(one, Outcome)):
             if outcome.traceback is None:
                 continue
             log.error("defect in a trigger's run", trigger=outcome.trigger_id, traceback=outcome.traceback)
-        return outcomes
+        return answer.found
 
     def _alone(self, work: TriggerWork, trigger: TriggerScript) -> TriggerWork:
         runs = [
