@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from openset.query.parameters import RequestParameters
 from openset.revent.deliveries import Deliveries, shown_message
 from openset.revent.messages import DEFAULT_HOLD_MS, Source
 from openset.revent.subscription import Delivery, Key, Poll
-from openset.revent.tokens import encode_token
+from openset.revent.tokens import Given, encode_token
 
 NAME_LIMIT = 200
 MOST_MESSAGES = 10_000
@@ -27,6 +28,7 @@ MAX_HOLD_MS = 366 * 86_400_000
 # A stream says that it lives, and looks whether the daemon stops.
 HEARTBEAT_MS = 15_000
 _STREAM_STEP_MS = 1_000
+_LEAST_STREAM_LEASE_MS = 5_000
 # A stream that acknowledges nothing gets no more than this.
 MOST_UNACKNOWLEDGED = 10_000
 EVENT_STREAM = "text/event-stream"
@@ -127,16 +129,25 @@ class SubscriptionResource(Resource):
     async def _send_events(self, deliveries: Deliveries, source: Source, name: str, wanted: _Wanted) -> None:
         """Sends messages until the client goes, the daemon stops or the subscription is removed."""
         consumer = deliveries.new_consumer()
-        sent: list[Key] = []
-        silent_ms = 0
+        given = Given(source.table_id, source.trigger_id, name)
+        lease_ms = max(wanted.lease_ms, _LEAST_STREAM_LEASE_MS)
+        silent_ms, extend_at_ms = 0, 0
         while not self._gone and not self.node.stopping:
-            room = min(wanted.most, MOST_UNACKNOWLEDGED - len(sent))
             delivery = None
             try:
+                if len(given.keys) >= MOST_UNACKNOWLEDGED:
+                    left = deliveries.unacknowledged(source, name, given.keys)
+                    given = Given(source.table_id, source.trigger_id, name, left)
+                room = min(wanted.most, MOST_UNACKNOWLEDGED - len(given.keys))
                 if room > 0:
-                    poll = Poll(consumer, room, wanted.lease_ms)
+                    poll = Poll(consumer, room, lease_ms)
                     delivery = await deliveries.take(source, name, poll, _STREAM_STEP_MS)
-                deliveries.extend(source, name, sent, deliveries.clock() + wanted.lease_ms)
+                else:
+                    await asyncio.sleep(_STREAM_STEP_MS / 1_000)
+                now_ms = deliveries.clock()
+                if now_ms >= extend_at_ms:
+                    deliveries.extend(source, name, given.keys, now_ms + lease_ms)
+                    extend_at_ms = now_ms + lease_ms // 4
             except QueryError:
                 return  # the subscription or its trigger was removed
             if delivery is None:
@@ -147,8 +158,8 @@ class SubscriptionResource(Resource):
                     await self.flush()
                 continue
             silent_ms = 0
-            sent = await self._send(deliveries, source, name, delivery, sent, wanted)
-        deliveries.release(source, name, sent)
+            await self._send(deliveries, source, name, delivery, given, wanted)
+        deliveries.release(source, name, given.keys)
 
     async def _send(
         self,
@@ -156,24 +167,27 @@ class SubscriptionResource(Resource):
         source: Source,
         name: str,
         delivery: Delivery,
-        sent: list[Key],
+        given: Given,
         wanted: _Wanted,
-    ) -> list[Key]:
-        """Writes messages, and gives those of the stream that are not acknowledged."""
-        if self._gone:
-            return [*sent, *delivery.keys]
+    ) -> None:
+        """Writes messages; those that are not acknowledged by that are added to `given`."""
         for partition, message in delivery.messages:
             shown = shown_message(source, name, partition, message)
-            sent = [*sent, (partition, message.number)]
+            if not wanted.auto_ack:
+                given.add(partition, message.number)
+            if self._gone:
+                continue
             # Handed back as Last-Event-ID it acknowledges everything the stream has brought so far.
-            token = shown["ack"] if wanted.auto_ack else encode_token(source.table_id, source.trigger_id, name, sent)
+            token = shown["ack"] if wanted.auto_ack else given.token()
             lines = (f"id: {token}", f"event: {_one_line(message.name)}", f"data: {_json(shown)}")
             self.write("\n".join(lines) + "\n\n")
-        await self.flush()
-        if wanted.auto_ack and not self._gone:
-            await deliveries.acknowledge(source, name, _numbers(delivery.keys))
-            return []
-        return sent
+        if not self._gone:
+            await self.flush()
+        if wanted.auto_ack:
+            if self._gone:
+                deliveries.release(source, name, delivery.keys)
+            else:
+                await deliveries.acknowledge(source, name, _numbers(delivery.keys))
 
 
 class SubscriptionList(Resource):

@@ -15,7 +15,7 @@ from functools import partial
 
 from pyroaring import BitMap
 
-from openset.errors import ReadOnlyError
+from openset.errors import QueryError, ReadOnlyError
 from openset.pyql.settings import LOG_LIMIT_LINES, SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer
 from openset.query.definition import Definition, cached_sections, described, operands
@@ -30,6 +30,7 @@ from openset.store.members import Compared, SegmentRef
 from openset.store.schema import TableSchema
 from openset.store.segments import Computed, Segments, StoredSegment
 from openset.store.snapshot import PartitionSnapshot
+from openset.store.store import Store
 from openset.store.views import PartitionView
 from openset_format.membership import serialized
 
@@ -53,6 +54,7 @@ class CountsRequest:
         scripts = [each.section.script for each in sections if each.section.script is not None]
         values = self.parameters.script_values({name for script in scripts for name in script.parameters})
         self.parameters.finish()
+        _check_names(tools.store, schema, [each.section.name for each in sections], facts.now_ms)
         definition = Definition(
             self.script, schema, sections, values, self.session_time_ms, self.time_zone, self.common.timeout_ms
         )  # fmt: skip
@@ -140,6 +142,17 @@ class CountsWork:
             len(view.present),
             scanned,
         )
+
+
+def _check_names(store: Store, schema: TableSchema, names: Sequence[str], now_ms: float) -> None:
+    """Raises QueryError for a new segment with the name of a trigger: subscriptions are to either by name."""
+    triggers = {one.name for one in store.triggers.of_table(schema.id) if not one.watched}
+    if triggers.isdisjoint(names):
+        return
+    known = {stored.segment.name for stored in store.segments.all(schema.id, now_ms)}
+    for name in names:
+        if name in triggers and name not in known:
+            raise QueryError(f"{name!r} is the name of a trigger, and subscriptions are to either by name")
 
 
 def prepared_counts(segments: Segments, definition: Definition, common: Common, facts: Facts) -> Prepared:

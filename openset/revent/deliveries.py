@@ -116,6 +116,14 @@ class Deliveries:
             live.waiters.pop(poll.consumer, None)
             live.subscription.leave(poll.consumer)
 
+    def dismiss(self, source: Source, name: str, consumer: int) -> None:
+        """A consumer that waits is answered with nothing."""
+        live = self._live.get((source.table_id, source.trigger_id, name))
+        waiter = None if live is None else live.waiters.get(consumer)
+        if live is not None and waiter is not None and not waiter.done():
+            live.subscription.leave(consumer)
+            waiter.set_result(None)
+
     async def acknowledge(self, source: Source, name: str, numbers: Mapping[int, Sequence[int]]) -> None:
         """Makes acknowledgements durable. Those of before change nothing. Raises InternalError, QueryError."""
         live = self._found(source, name)
@@ -144,6 +152,10 @@ class Deliveries:
     def extend(self, source: Source, name: str, keys: Sequence[Key], until_ms: int) -> None:
         """Leases last longer."""
         self._found(source, name).subscription.extend(keys, until_ms)
+
+    def unacknowledged(self, source: Source, name: str, keys: Sequence[Key]) -> list[Key]:
+        """Those of some messages that are not acknowledged. Raises QueryError when the subscription is gone."""
+        return self._found(source, name).subscription.unacknowledged(keys)
 
     def release(self, source: Source, name: str, keys: Sequence[Key]) -> None:
         """Messages that have not reached their consumer go to the next one."""

@@ -110,6 +110,16 @@ class Subscription:
                 news[partition] = fresh
         return news
 
+    def unacknowledged(self, keys: Sequence[Key]) -> list[Key]:
+        """Those of some messages that are not acknowledged, and not about to be."""
+        return [
+            (partition, number)
+            for partition, number in keys
+            if (held := self._partitions.get(partition)) is not None
+            and number > held.acked_up_to
+            and number not in held.acked
+        ]
+
     def know(self, partition: int) -> None:
         """A partition may have messages from now on."""
         self._partitions.setdefault(partition, _Partition(0))

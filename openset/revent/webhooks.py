@@ -130,6 +130,7 @@ class Webhooks:
         self._client = AsyncHTTPClient(force_instance=True, max_clients=100)
         self._tasks: dict[tuple[int, int, str], asyncio.Task[None]] = {}
         self._states: dict[tuple[int, int, str], dict[str, Any]] = {}
+        self._consumers: dict[tuple[int, int, str], int] = {}
         for schema in store.tables():
             for trigger in store.triggers.of_table(schema.id):
                 source = Source(schema.id, trigger.id, trigger.name, trigger.watched)
@@ -194,7 +195,9 @@ class Webhooks:
         """Has the dead letters tried again, before anything that is newer; how many there are. Raises QueryError."""
         if not self.has(source, name):
             raise QueryError(f"subscription {name!a} has no webhook")
-        return await asyncio.to_thread(self._store.dead_letters.try_again, table.id, source.trigger_id, name)
+        count = await asyncio.to_thread(self._store.dead_letters.try_again, table.id, source.trigger_id, name)
+        self._deliveries.dismiss(source, name, self._consumers.get((source.table_id, source.trigger_id, name), 0))
+        return count
 
     def _trigger(self, source: Source) -> Trigger:
         found = next(
@@ -218,6 +221,7 @@ class Webhooks:
     def _start(self, table: TableSchema, source: Source, name: str) -> None:
         key = (source.table_id, source.trigger_id, name)
         self._states[key] = {"sent": 0, "error": None}
+        self._consumers[key] = self._deliveries.new_consumer()
         self._tasks[key] = asyncio.create_task(self._run(table, source, name))
 
     def _stop(self, source: Source, name: str) -> None:
@@ -226,10 +230,10 @@ class Webhooks:
             task.cancel()
 
     async def _run(self, table: TableSchema, source: Source, name: str) -> None:
-        consumer = self._deliveries.new_consumer()
         await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
         # A cancellation may be swallowed by a wait that ends at the same moment: who is not the task any more ends too.
         key = (source.table_id, source.trigger_id, name)
+        consumer = self._consumers[key]
         while not self._deliveries.closed and self._tasks.get(key) is asyncio.current_task():
             if self._store.health.is_read_only:  # what is sent could not be marked as sent
                 await asyncio.sleep(_PAUSE_SECONDS)

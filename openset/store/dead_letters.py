@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,7 @@ class DeadLetters:
 
     def add(self, table_id: int, letters: Iterable[DeadLetter]) -> None:
         """Keeps letters, each in place of one with the same message. Raises InternalError."""
-        for letter in letters:
-            self._change(table_id, lambda contents, letter=letter: _added(contents, letter))  # type: ignore[misc]
+        self._change(table_id, lambda contents: reduce(_added, letters, contents))
 
     def remove(self, table_id: int, trigger_id: int, subscription: str, ids: Iterable[str] | None = None) -> None:
         """Removes letters of a subscription: those of some messages, or all. Raises InternalError."""

@@ -17,6 +17,8 @@ import pytest
 from support.daemon import Daemon
 from support.segment_daemon import wait_until
 
+from openset.http.subscription import MOST_UNACKNOWLEDGED
+
 STAMP = 1_700_000_000_000
 TRIGGER = """def on_insert():
     match where is_new:
@@ -264,8 +266,22 @@ def test_a_stream_goes_on_where_the_client_was(shop: Daemon) -> None:
 def test_a_stream_that_acknowledges_by_itself(shop: Daemon) -> None:
     stream = Stream(shop, auto_ack="true")
     buy(shop, "ann")
-    stream.next()
+    assert json.loads(stream.next()["data"])["person"] == "ann"
     wait_until(lambda: shop.request("GET", SUBSCRIPTION).json["pending"] == 0)
+    stream.close()
+    assert poll(shop, timeout=0)["messages"] == [], "it does not come again"
+
+
+def test_a_stream_waits_until_what_it_brought_is_acknowledged(shop: Daemon) -> None:
+    stream = Stream(shop, max="10000")
+    people = MOST_UNACKNOWLEDGED + 10
+    buy(shop, *(f"p{at}" for at in range(people)))
+    got = [stream.next() for _ in range(MOST_UNACKNOWLEDGED)]
+    assert shop.request("GET", SUBSCRIPTION).json["pending"] == people
+    assert poll(shop, timeout=0, ack=got[-1]["id"], max=3)["messages"] != [], "the rest is free for others"
+    rest = [stream.next() for _ in range(7)]
+    seen = {json.loads(one["data"])["person"] for one in got + rest}
+    assert len(seen) == people - 3
     stream.close()
 
 
@@ -343,8 +359,18 @@ def test_dead_letters_are_kept_and_tried_again(tmp_path: Path) -> None:
             assert again.request("POST", f"{dead}/retry").json == {"retried": 1}
             wait_until(lambda: receiver.people() == ["ann"])
             wait_until(lambda: again.request("GET", dead).json == {"dead": []})
+            wait_until(lambda: again.request("GET", SUBSCRIPTION).json["consumers"] == 1)
+            receiver.statuses = [503, 503, 200]
+            buy(again, "dan", stamp=STAMP + 40)
+            wait_until(lambda: len(again.request("GET", dead).json["dead"]) == 1)
+            wait_until(lambda: again.request("GET", SUBSCRIPTION).json["consumers"] == 1)
+            receiver.got = []
+            assert again.request("POST", f"{dead}/retry").json == {"retried": 1}
+            buy(again, "eve", stamp=STAMP + 41)
+            wait_until(lambda: receiver.people() == ["dan", "eve"])
+            receiver.got = []
             buy(again, "cid", stamp=STAMP + 50)
-            wait_until(lambda: receiver.people() == ["ann", "cid"])
+            wait_until(lambda: receiver.people() == ["cid"])
             assert again.request("DELETE", f"{SUBSCRIPTION}/webhook").json == {"deleted": "mine"}
             assert again.request("GET", f"{SUBSCRIPTION}/webhook").error["class"] == "query"
 

@@ -207,6 +207,10 @@ def test_a_trigger_does_not_take_the_name_of_a_segment(shop: Daemon) -> None:
     refused = shop.request("POST", "/v1/table/shop/revent/buyers", REGULAR)
     assert refused.status == 400 and "stored segment" in refused.error["message"]
     assert shop.request("GET", "/v1/table/shop/revents").json == {"triggers": []}
+    save(shop, "regular", REGULAR)
+    counted = shop.request("POST", "/v1/query/shop/counts", "@segment regular:\n    return True\n")
+    assert counted.status == 400 and "name of a trigger" in counted.error["message"]
+    assert [one["name"] for one in shop.request("GET", "/v1/table/shop/segments").json["segments"]] == ["buyers"]
 
 
 def test_erased_people_leave_nothing(shop: Daemon) -> None:

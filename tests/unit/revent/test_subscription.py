@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.subscription_simulator import History
 
 from openset.errors import QueryError
 from openset.revent.subscription import Poll, Subscription
-from openset.revent.tokens import decode_token, encode_token
+from openset.revent.tokens import Given, decode_token, encode_token
 from openset.store.trigger_changes import Cursor, Message
 
 
@@ -81,10 +83,44 @@ def test_a_subscription_goes_on_where_it_was() -> None:
     assert found is not None and found.keys == [(0, 4), (0, 5)]
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 50)), unique=True))
+def test_tokens_name_what_was_given(keys: list[tuple[int, int]]) -> None:
+    grown = Given(1, 2, "mine")
+    for count, key in enumerate(keys, 1):
+        grown.add(*key)
+        named = decode_token(grown.token(), 1, 2, "mine")
+        assert named == {
+            one: [number for partition, number in keys[:count] if partition == one] for one, _ in keys[:count]
+        }
+    assert grown.keys == keys and grown.token() == encode_token(1, 2, "mine", keys)
+
+
+def test_what_is_not_acknowledged() -> None:
+    found = subscription(messages(6), acked_up_to=2)
+    found.acknowledge({0: [4]})
+    assert found.unacknowledged([(0, 1), (0, 3), (0, 4), (0, 6), (9, 1)]) == [(0, 3), (0, 6)]
+
+
 def test_tokens() -> None:
     token = encode_token(1, 2, "mine", [(0, 4), (0, 5), (3, 1)])
     assert decode_token(token, 1, 2, "mine") == {0: [4, 5], 3: [1]}
-    for wrong in ("", "x", "ä", token[:-2], token[:-1] + ("A" if token[-1] != "A" else "B"), "====", "AAAA" * 20):
+    assert len(encode_token(1, 2, "mine", [(0, number) for number in range(1, 10_001)])) < 40
+    endless = Given(1, 2, "mine")
+    endless.add(0, 1)
+    endless._named.runs[0][1] = 10**12
+    uneven = Given(1, 2, "mine", [(0, 1)])
+    uneven._named.runs[0].append(4)
+    for wrong in (
+        endless.token(),
+        uneven.token(),
+        "",
+        "x",
+        "ä",
+        token[:-2],
+        token[:-1] + ("A" if token[-1] != "A" else "B"),
+        "====",
+        "AAAA" * 20,
+    ):
         with pytest.raises(QueryError, match="no token"):
             decode_token(wrong, 1, 2, "mine")
     for table, trigger, name in ((2, 2, "mine"), (1, 3, "mine"), (1, 2, "other")):
