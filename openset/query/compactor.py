@@ -54,8 +54,8 @@ class Compactor:
         self._failure: tuple[float, str] | None = None
         self._looked = time.monotonic()
         # What is due since before the start can wait until the first queries are answered.
-        store.compaction_wanted.clear()
-        asyncio.get_running_loop().call_later(FIRST_AFTER_SECONDS, store.compaction_wanted.set)
+        store.compactions.wake.clear()
+        asyncio.get_running_loop().call_later(FIRST_AFTER_SECONDS, store.compactions.wake.set)
         self._task = asyncio.create_task(self._run())
 
     async def compact(self, table: str) -> int:
@@ -69,16 +69,16 @@ class Compactor:
         store = self._store
         store.table(table)
         store.health.check()
-        below = await asyncio.to_thread(store.begin_forgetting)
+        below = await asyncio.to_thread(store.compactions.begin_forgetting)
         await self._wait_for_triggers(below)
-        wanted = await asyncio.to_thread(store.want_compaction, table)
-        while store.still_wanted(wanted):
+        wanted = await asyncio.to_thread(store.compactions.want, store.table(table))
+        while store.compactions.still_wanted(wanted):
             if self._failure is not None and self._failure[0] >= started:
                 raise InternalError(f"the compaction failed and will be tried again: {self._failure[1]}")
             await asyncio.sleep(_POLL_SECONDS)
-        await asyncio.to_thread(store.write_sidecars, True)
+        await asyncio.to_thread(store.compactions.write_sidecars, True)
         waited = time.monotonic()
-        while not await asyncio.to_thread(store.is_forgotten, below, wanted):
+        while not await asyncio.to_thread(store.compactions.is_forgotten, below, wanted):
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("the files are compacted, but queries still hold on to old ones; try again")
             await asyncio.sleep(_POLL_SECONDS)
@@ -100,9 +100,9 @@ class Compactor:
     async def _run(self) -> None:
         while True:
             checked = time.monotonic()
-            while not self._store.compaction_wanted.is_set() and time.monotonic() < checked + AGE_CHECK_SECONDS:
+            while not self._store.compactions.wake.is_set() and time.monotonic() < checked + AGE_CHECK_SECONDS:
                 await asyncio.sleep(WAKE_SECONDS)
-            self._store.compaction_wanted.clear()
+            self._store.compactions.wake.clear()
             if self._store.health.condition.state == "failed":
                 continue  # nothing can be published
             try:
@@ -112,28 +112,28 @@ class Compactor:
                 self._failure = (time.monotonic(), str(error))
                 log.error("compaction failed", reason=str(error), exc_info=not isinstance(error, OpenSetError))
                 await self._pause_after_failure()
-                self._store.compaction_wanted.set()
+                self._store.compactions.wake.set()
 
     async def _pause_after_failure(self) -> None:
         """Until the time is over, or somebody wants a compaction now."""
-        self._store.compaction_wanted.clear()
+        self._store.compactions.wake.clear()
         until = time.monotonic() + PAUSE_AFTER_FAILURE_SECONDS
-        while not self._store.compaction_wanted.is_set() and time.monotonic() < until:
+        while not self._store.compactions.wake.is_set() and time.monotonic() < until:
             await asyncio.sleep(WAKE_SECONDS)
 
     async def _look_for_leftovers(self) -> None:
         if time.monotonic() > self._looked + LEFTOVERS_CHECK_SECONDS:
             self._looked = time.monotonic()
-            await asyncio.to_thread(self._store.look_for_leftovers)
+            await asyncio.to_thread(self._store.compactions.look_for_leftovers)
 
     async def _compact_all(self) -> None:
         """Compacts until nothing is due."""
         executor: Executor | None = None
         try:
-            while (task := await asyncio.to_thread(self._store.next_compaction)) is not None:
+            while (task := await asyncio.to_thread(self._store.compactions.next)) is not None:
                 executor = executor or ProcessExecutor(self._store.data_dir, 1)
                 await self._compact(executor, task)
-            await asyncio.to_thread(self._store.write_sidecars)
+            await asyncio.to_thread(self._store.compactions.write_sidecars)
         finally:
             if executor is not None:
                 await asyncio.shield(executor.close())
@@ -143,11 +143,11 @@ class Compactor:
         try:
             result: Any = await executor.run(0, CompactionWork(task))
         except BaseException as error:
-            self._store.give_up(task)
+            self._store.compactions.give_up(task)
             if isinstance(error, OpenSetError) and self._store.is_dropped(task.snapshot.schema.id):
                 return  # with its table, while it was compacted
             raise
-        await _to_its_end(asyncio.create_task(asyncio.to_thread(self._store.publish, task, result)))
+        await _to_its_end(asyncio.create_task(asyncio.to_thread(self._store.compactions.publish, task, result)))
         snapshot = task.snapshot
         log.info(
             "compacted",

@@ -30,6 +30,6 @@ class DiskGuard:
             await asyncio.sleep(PROBE_SECONDS)
             try:
                 if self._store.health.condition.state == "full" and await asyncio.to_thread(self._store.probe):
-                    self._store.compaction_wanted.set()  # one may have failed for the same reason
+                    self._store.compactions.wake.set()  # one may have failed for the same reason
             except Exception:  # the task must outlive whatever goes wrong
                 log.exception("the disk could not be tried again")

@@ -23,12 +23,13 @@ from openset.store.schema import (
     check_table_name,
     check_z_order,
 )
+from openset.store.sealed_json import check_version, encode_sealed, read_sealed
 from openset_format.block import ColumnType
 from openset_format.files import FILES, FileLayer, replace_file
-from openset_format.hashing import checksum
 
 CATALOG_NAME = "catalog.json"
 FORMAT_VERSION = 1
+_MEMBER = "catalog"
 MOST_PARTITIONS = 1_000
 
 
@@ -56,11 +57,6 @@ class _Contents(msgspec.Struct):
     tables: list[_StoredTable] = []
 
 
-class _Envelope(msgspec.Struct):
-    checksum: str
-    catalog: msgspec.Raw
-
-
 class Catalog:
     """The catalog in memory, kept in step with its file. Not thread-safe: one thread changes it."""
 
@@ -86,7 +82,7 @@ class Catalog:
 
     def encoded(self) -> bytes:
         """The bytes of the catalog's file."""
-        return _encoded(self._contents)
+        return encode_sealed(_MEMBER, self._contents)
 
     def tables(self) -> list[TableSchema]:
         """All tables, oldest first."""
@@ -236,36 +232,18 @@ class Catalog:
         """Durably, then in memory: what cannot be written does not happen."""
         if not self._is_draft:
             try:
-                replace_file(self._path, _encoded(contents), self._files)
+                replace_file(self._path, encode_sealed(_MEMBER, contents), self._files)
             except OSError as error:
                 raise InternalError(f"{self._path} could not be written: {error.strerror}") from error
         self._contents = contents
         self._tables = {table.name: _schema(table) for table in contents.tables}
 
 
-def _encoded(contents: _Contents) -> bytes:
-    encoded = msgspec.json.encode(contents)
-    return msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
-
-
 def _read(path: Path) -> _Contents:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    contents = read_sealed(path, _MEMBER, _Contents)
+    if contents is None:
         return _Contents()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        envelope = msgspec.json.decode(raw, type=_Envelope)
-        if envelope.checksum != f"{checksum(bytes(envelope.catalog)):016x}":
-            raise InternalError(f"{path} is damaged: its checksum does not match")
-        contents = msgspec.json.decode(envelope.catalog, type=_Contents)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InternalError(f"{path} is damaged: {error}") from error
-    if contents.format_version > FORMAT_VERSION:
-        raise ConfigError(
-            f"{path} has format version {contents.format_version}; this program knows up to {FORMAT_VERSION}"
-        )
+    check_version(path, contents.format_version, FORMAT_VERSION)
     return contents
 
 

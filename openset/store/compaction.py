@@ -22,6 +22,7 @@ from openset.store.state import PartitionState, load_state
 from openset_format.block import Column, TextDictionary
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
+from openset_format.reader import PartitionFile
 
 if TYPE_CHECKING:
     from openset_format.writer import PartitionContent
@@ -87,6 +88,18 @@ def compact(
     except (FormatError, OSError) as error:
         raise InternalError(f"table {snapshot.schema.name}, partition {snapshot.partition}: {error}") from error
     return CompactionResult(content.generation, content.applied_sequence, layer.rows)
+
+
+def check_staged(task: CompactionTask, result: CompactionResult, journal_id: str) -> None:
+    """The file must be what the task asked for: afterwards the journal may forget what is in it.
+
+    Raises InternalError, FormatError, OSError.
+    """
+    file = PartitionFile.open(task.data_dir / task.staging)
+    wanted = (task.snapshot.schema.id, task.snapshot.partition, task.snapshot.generation + 1, journal_id)
+    found = (file.table_id, file.partition, file.generation, file.journal_id)
+    if found != wanted or (file.generation, file.applied_sequence) != (result.generation, result.applied_sequence):
+        raise InternalError(f"{task.staging} is not the generation that was asked for")
 
 
 def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -> PartitionContent:

@@ -14,15 +14,16 @@ from typing import Any
 
 import msgspec
 
-from openset.errors import ConfigError, InternalError
+from openset.errors import InternalError
+from openset.store.sealed_json import check_version, encode_sealed, read_sealed
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset_format.block import PersonId
 from openset_format.files import FILES, FileLayer, replace_file
-from openset_format.hashing import checksum
 
 DEAD_LETTERS_NAME = "dead_letters.json"
 LETTERS_KEPT = 1_000
 FORMAT_VERSION = 1
+_MEMBER = "dead_letters"
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -47,11 +48,6 @@ class _Contents(msgspec.Struct):
     letters: list[DeadLetter] = []
     # By trigger and subscription ("7 name"), how many fell out.
     fallen: dict[str, int] = {}
-
-
-class _Envelope(msgspec.Struct):
-    checksum: str
-    dead_letters: msgspec.Raw
 
 
 def dead_letters_path(table_id: int) -> Path:
@@ -125,11 +121,9 @@ class DeadLetters:
         path = self._data_dir / dead_letters_path(table_id)
         with self._lock:
             changed = change(self._contents(table_id))
-            encoded = msgspec.json.encode(changed)
-            envelope = msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
             try:
                 self._files.make_directory(path.parent)
-                replace_file(path, envelope, self._files)
+                replace_file(path, encode_sealed(_MEMBER, changed), self._files)
             except OSError as error:
                 raise InternalError(f"{path} could not be written: {error.strerror}") from error
             self._read[table_id] = changed
@@ -162,19 +156,8 @@ def _added(contents: _Contents, letter: DeadLetter) -> _Contents:
 
 def read_dead_letters(path: Path) -> _Contents:
     """What a file holds, nothing where there is none. Raises InternalError, ConfigError."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    contents = read_sealed(path, _MEMBER, _Contents)
+    if contents is None:
         return _Contents()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        envelope = msgspec.json.decode(raw, type=_Envelope)
-        if envelope.checksum != f"{checksum(bytes(envelope.dead_letters)):016x}":
-            raise InternalError(f"{path} is damaged: its checksum does not match")
-        contents = msgspec.json.decode(envelope.dead_letters, type=_Contents)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InternalError(f"{path} is damaged: {error}") from error
-    if contents.format_version > FORMAT_VERSION:
-        raise ConfigError(f"{path} has format version {contents.format_version}, which this program does not know")
+    check_version(path, contents.format_version, FORMAT_VERSION)
     return contents

@@ -5,14 +5,20 @@ A compaction leaves it out. Looking for it reads where every person's rows begin
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from openset.errors import InternalError
 from openset.store.expiry import first_stamps
 from openset.store.schema import TableSchema
+from openset_format.errors import FormatError
 from openset_format.reader import PartitionFile
+
+Key = tuple[int, int]
 
 # Without being told to, a file is rewritten for expired events when they are of so many people, or so old.
 EXPIRED_PEOPLE_SHARE = 0.05
@@ -54,3 +60,17 @@ def leftovers(path: Path, schema: TableSchema, expired_before: int) -> Leftovers
     expired = stamps < expired_before
     oldest_ms = int(expired_before - stamps.min()) if expired.any() else 0
     return Leftovers(dropped, len(people), int(np.count_nonzero(expired)), oldest_ms)
+
+
+def leftovers_of(paths: Mapping[Key, Path], schema: TableSchema) -> dict[Key, Leftovers]:
+    """What the files of a table's partitions hold, those that were removed meanwhile left out. Raises InternalError."""
+    expired_before = schema.expired_before(time.time_ns() // 1_000_000)
+    found = {}
+    for key, path in paths.items():
+        try:
+            found[key] = leftovers(path, schema, expired_before)
+        except FileNotFoundError:
+            continue
+        except (FormatError, OSError) as error:
+            raise InternalError(str(error)) from error
+    return found

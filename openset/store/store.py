@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +20,13 @@ import structlog
 from openset.errors import ConfigError, InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
-from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, compact
-from openset.store.compaction_queue import CompactionQueue
+from openset.store.compaction import Policy
+from openset.store.compactions import Compactions, discard
 from openset.store.damage import Damage
 from openset.store.dead_letters import DeadLetters
-from openset.store.dropped import remove_table_directory
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.health import Health, WatchedFiles
 from openset.store.ingest import Insert, prepare_insert
-from openset.store.leftovers import Leftovers, leftovers
 from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
 from openset.store.opening import forget_erased, report_torn_tail
@@ -45,7 +43,7 @@ from openset.store.records import (
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
-from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, partition_path
+from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
 from openset.store.trigger_store import Triggers
 from openset_format.block import PersonId
 from openset_format.errors import DamageError, FormatError
@@ -53,7 +51,6 @@ from openset_format.files import FILES, FileLayer
 from openset_format.hashing import partition_of
 from openset_format.journal import Journal
 from openset_format.problem import problem_of
-from openset_format.reader import PartitionFile
 from openset_format.segment import RecordRef
 
 log = structlog.get_logger("openset.store")
@@ -66,8 +63,6 @@ class Store:
         """Use `open`."""
         self.data_dir = data_dir
         self.policy = policy
-        # Set when a partition may be due for compaction.
-        self.compaction_wanted = threading.Event()
         # Whether the disk takes anything; it is asked before every change.
         self.health = Health()
         self.damage = Damage()
@@ -79,13 +74,9 @@ class Store:
         # Guards the catalog's changes. Taken before _lock.
         self._catalog_lock = threading.Lock()
         self._now_stamps: dict[int, NowStamps] = {}  # by table id
-        # Guards partitions, the queue and pins; held for moments only.
+        # Guards partitions, compactions and pins; held for moments only.
         self._lock = threading.Lock()
-        self._queue = CompactionQueue(policy, lambda *key: self.triggers.first_pending(*key))
-        self._undeleted_tables: set[int] = set()  # dropped, with files still there
         self._pins = Pins(data_dir, files)
-        self._keep_segments = False
-        self._durable_directories: set[Path] = set()
         try:
             self._journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
         except FormatError as error:
@@ -106,11 +97,14 @@ class Store:
         except BaseException:
             self._journal.close()
             raise
+        self.compactions = Compactions(
+            data_dir, self._catalog, self._journal, self._partitions, self.triggers, self._pins, files, self._lock,
+            policy, lambda: self.visible_sequence,
+        )  # fmt: skip
         # Records above it may be in the journal already, on their way to the partitions.
         self._visible_sequence = self._journal.last_sequence
         self._committer = Committer(self._journal, self._make_visible, self.health)
         self._closed = False
-        self.compaction_wanted.set()
 
     @classmethod
     def open(cls, data_dir: Path | str, *, files: FileLayer = FILES, policy: Policy | None = None) -> Store:
@@ -233,16 +227,16 @@ class Store:
         with self._changing():
             schema = self._catalog.drop_table(name)
             with self._lock:
-                self._undeleted_tables.add(schema.id)
+                self.compactions.dropped.add(schema.id)
                 for key in [key for key in self._partitions if key[0] == schema.id]:
                     del self._partitions[key]
         self._now_stamps.pop(schema.id, None)
         self.segments.drop_table(schema.id)
         self.triggers.drop_table(schema.id)
-        self._delete_dropped_tables()
+        self.compactions.delete_dropped_tables()
         try:
             self._journal.rotate()
-            self._drop_segments()
+            self.compactions.drop_segments()
         except FormatError as error:
             # The table is gone all the same. The journal says again what is wrong with it at the next insert.
             log.error("records of a dropped table cannot be removed", table=name, reason=str(error))
@@ -251,22 +245,6 @@ class Store:
     def is_dropped(self, table_id: int) -> bool:
         """Whether a table that there was is no more."""
         return self._catalog.is_dropped(table_id)
-
-    def _delete_dropped_tables(self) -> None:
-        """The files of those that nobody reads any more."""
-        with self._lock:
-            compacting = self._queue.running_tables()
-            idle = {
-                table_id
-                for table_id in self._undeleted_tables - compacting
-                if not self._pins.uses_table(table_id)
-            }  # fmt: skip
-            self._undeleted_tables -= idle
-        for table_id in idle:
-            try:
-                remove_table_directory(self.data_dir, table_id, self._files)
-            except OSError as error:
-                log.warning("files of a dropped table stay until the next start", table_id=table_id, reason=str(error))
 
     # --- insert ----------------------------------------------------------------------------------------------------
 
@@ -349,7 +327,7 @@ class Store:
                     due = self._take_in(commit, ref) or due
                 self._visible_sequence = ref.sequence
         if due:
-            self.compaction_wanted.set()
+            self.compactions.wake.set()
 
     def _take_in(self, commit: Commit, ref: RecordRef) -> bool:
         """Makes one record visible; whether a partition may be due for compaction then. The lock is held."""
@@ -424,10 +402,10 @@ class Store:
         finally:
             with self._lock:
                 idle = self._pins.remove(snapshots)
-                if schema.id in self._undeleted_tables:
-                    self.compaction_wanted.set()
+                if schema.id in self.compactions.dropped:
+                    self.compactions.wake.set()
             for link in idle:
-                self._discard(link)
+                discard(link, self._files)
 
     def person_snapshot(self, table: str, person_id: PersonId) -> PartitionSnapshot:
         """The partition a person belongs to. Raises QueryError, ConfigError."""
@@ -455,200 +433,6 @@ class Store:
 
     # --- compaction ------------------------------------------------------------------------------------------------
 
-    def next_compaction(self, forced: bool = False) -> CompactionTask | None:
-        """The partition that should be compacted now, or None. Give every task to `publish` or `give_up`.
-
-        forced: any partition with a record that is not in its file. The one that holds the oldest record comes first.
-        Raises InternalError when the disk refuses.
-        """
-        self._delete_dropped_tables()
-        with self._lock:
-            # Under the lock: the file must have every column that a record on its way into it has.
-            schemas = {schema.id: schema for schema in self._catalog.tables()}
-            too_long = self._journal.size_bytes > self.policy.journal_bytes
-            chosen = self._queue.begin(self._partitions, schemas, forced, too_long)
-            if chosen is None:
-                return None
-            key = (chosen.table_id, chosen.partition)
-            before = self.triggers.first_pending(*key)
-            snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id, before=before)
-        path = snapshot.file
-        staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
-        task = CompactionTask(self.data_dir, snapshot, staging)
-        try:
-            self._make_durable_directory(path.parent)
-        except OSError as error:
-            self.give_up(task)
-            raise InternalError(f"{self.data_dir / path.parent} cannot be made: {error}") from error
-        return task
-
-    def _make_durable_directory(self, directory: Path) -> None:
-        """A directory two levels below the data directory, with its name. Raises OSError."""
-        if directory not in self._durable_directories:
-            self._files.make_directory(self.data_dir / directory)
-            self._files.sync_directory(self.data_dir / directory.parent)
-            self._files.sync_directory(self.data_dir)
-            self._durable_directories.add(directory)
-
     def compact_all(self) -> int:
-        """Brings all records into the files, in the calling thread; returns how many partitions that took.
-
-        Inserts that triggers have not run for stay where they are.
-
-        For tools and tests; a daemon takes one partition at a time from `next_compaction`. Raises InternalError.
-        """
-        count = 0
-        while (task := self.next_compaction(forced=True)) is not None:
-            try:
-                result = compact(task, self._files)
-            except BaseException:
-                self.give_up(task)
-                raise
-            self.publish(task, result)
-            count += 1
-        self.write_sidecars(forced=True)
-        return count
-
-    def write_sidecars(self, forced: bool = False) -> None:
-        """Writes the state of triggers that is due into its files, and removes what only they needed of the journal.
-
-        forced: all of it, also when the journal is too long. Syncs. Raises InternalError.
-        """
-        forced = forced or self._journal.size_bytes > self.policy.journal_bytes
-        if self.triggers.write_sidecars(forced):
-            try:
-                self._drop_segments()
-            except FormatError as error:
-                raise InternalError(f"the journal cannot be shortened: {error}") from error
-
-    def want_compaction(self, table: str) -> set[tuple[int, int]]:
-        """Asks for the compaction of everything in a table that has something to leave out or to bring in.
-
-        And of every other partition that holds on to the journal there is: what was erased is in there. Returns all of
-        them; what is done is not in `still_wanted` any more. Raises QueryError, ConfigError, InternalError.
-        """
-        schema = self.table(table)
-        with self._lock:
-            damaged = [one.damage for key, one in self._partitions.items() if key[0] == schema.id and one.damage]
-        if damaged:
-            raise InternalError(damaged[0])
-        wanted = set(self._with_leftovers(schema, lambda found: found.any))
-        with self._lock:
-            wanted |= {key for key, one in self._partitions.items() if one.delta_events and not one.damage}
-            self._queue.want(wanted)
-        self.compaction_wanted.set()
-        return wanted
-
-    def still_wanted(self, keys: Collection[tuple[int, int]]) -> bool:
-        """Whether any of these partitions waits for the compaction that was asked for."""
-        with self._lock:
-            return self._queue.still_wanted([key for key in keys if key in self._partitions])
-
-    def look_for_leftovers(self) -> None:
-        """Asks for compactions of partitions that have enough to leave out, though nothing new. Reads all files."""
-        for schema in self._catalog.tables():
-            found = set(self._with_leftovers(schema, lambda found: found.are_worth_it))
-            with self._lock:
-                self._queue.want(found & self._partitions.keys())
-                if found:
-                    self.compaction_wanted.set()
-
-    def _with_leftovers(self, schema: TableSchema, enough: Callable[[Leftovers], bool]) -> Iterator[tuple[int, int]]:
-        """Raises InternalError."""
-        with self._lock:
-            readable = [key for key, one in self._partitions.items() if one.generation and not one.damage]
-            keys = [key for key in readable if key[0] == schema.id]
-        expired_before = schema.expired_before(time.time_ns() // 1_000_000)
-        for key in keys:
-            try:
-                if enough(leftovers(self.data_dir / partition_path(*key), schema, expired_before)):
-                    yield key
-            except FileNotFoundError:
-                continue  # dropped meanwhile
-            except (FormatError, OSError) as error:
-                raise InternalError(str(error)) from error
-
-    def begin_forgetting(self) -> int:
-        """Begins a new journal segment and returns the sequence of its first record: what is below is to go."""
-        try:
-            self._journal.rotate()
-        except FormatError as error:
-            raise InternalError(str(error)) from error
-        return self._journal.last_sequence + 1
-
-    def is_forgotten(self, below: int, keys: Collection[tuple[int, int]]) -> bool:
-        """Whether no journal segment has a record below a sequence, and no replaced file of some partitions is there.
-
-        False as long as a query needs one, or a partition has a record that is not in its file. Raises InternalError.
-        """
-        try:
-            self._drop_segments()
-        except FormatError as error:
-            raise InternalError(str(error)) from error
-        with self._lock:
-            return self._journal.first_sequence >= below and not self._pins.keeps_replaced(keys)
-
-    def give_up(self, task: CompactionTask) -> None:
-        """A compaction that failed: the partition may be tried again, what was written is removed."""
-        self._discard(self.data_dir / task.staging)
-        key = (task.snapshot.schema.id, task.snapshot.partition)
-        with self._lock:
-            self._queue.give_up(key)
-
-    def _discard(self, path: Path) -> None:
-        """Removes a file that nobody needs; where that is not possible, the next start does."""
-        try:
-            self._files.discard(path)
-        except OSError as error:
-            log.warning("a file that is not needed any more stays", file=str(path), reason=str(error))
-
-    def publish(self, task: CompactionTask, result: CompactionResult) -> None:
-        """Puts a written generation in place and removes journal segments that nobody needs any more. Syncs.
-
-        Raises InternalError. Nothing is lost then: the old file or the new one is in place, the journal is kept.
-        """
-        snapshot = task.snapshot
-        key = (snapshot.schema.id, snapshot.partition)
-        try:
-            self._check_staged(task, result)
-            with self._lock:
-                if self._catalog.is_dropped(snapshot.schema.id):
-                    self.compaction_wanted.set()  # to delete its files
-                    return
-                path = self.data_dir / snapshot.file
-                self._pins.keep_file(key, snapshot.generation, path)
-                self._files.rename(self.data_dir / task.staging, path)
-                self._partitions[key].publish(result.generation, result.applied_sequence, result.rows)
-                self._queue.end(key)
-            self._sync_published(path.parent)
-            self._drop_segments()
-        except (OSError, FormatError) as error:
-            raise InternalError(f"{snapshot.file} cannot be published: {error}") from error
-        finally:
-            self.give_up(task)
-
-    def _sync_published(self, directory: Path) -> None:
-        """Raises OSError. From then on no segment is dropped: a power failure may bring the old file back."""
-        try:
-            self._files.sync_directory(directory)
-        except OSError:
-            self._keep_segments = True
-            raise
-
-    def _check_staged(self, task: CompactionTask, result: CompactionResult) -> None:
-        """The file must be what the task asked for: afterwards the journal may forget what is in it."""
-        file = PartitionFile.open(self.data_dir / task.staging)
-        wanted = (task.snapshot.schema.id, task.snapshot.partition, task.snapshot.generation + 1, self._journal.id)
-        found = (file.table_id, file.partition, file.generation, file.journal_id)
-        if found != wanted or (file.generation, file.applied_sequence) != (result.generation, result.applied_sequence):
-            raise InternalError(f"{task.staging} is not the generation that was asked for")
-
-    def _drop_segments(self) -> None:
-        if self._keep_segments:
-            return
-        with self._lock:
-            needed = [partition.oldest_sequence for partition in self._partitions.values() if partition.delta_events]
-            others = (self._pins.oldest_sequence(), self.triggers.needed_from())
-            needed += [sequence for sequence in others if sequence is not None]
-            needed_from = min(needed, default=self._visible_sequence + 1)
-        self._journal.drop_segments(needed_from - 1)
+        """`Compactions.run_all`."""
+        return self.compactions.run_all()

@@ -10,14 +10,15 @@ from typing import Any
 
 import msgspec
 
-from openset.errors import ConfigError, InternalError
+from openset.errors import InternalError
+from openset.store.sealed_json import check_version, encode_sealed, read_sealed
 from openset.store.segments import SegmentColumn
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset_format.files import FILES, FileLayer, replace_file
-from openset_format.hashing import checksum
 
 CATALOG_NAME = "triggers.json"
 FORMAT_VERSION = 1
+_MEMBER = "triggers"
 
 
 class Trigger(msgspec.Struct, frozen=True):
@@ -56,11 +57,6 @@ class CatalogContents(msgspec.Struct):
     format_version: int = FORMAT_VERSION
     next_id: int = 1
     triggers: list[Trigger] = []
-
-
-class _Envelope(msgspec.Struct):
-    checksum: str
-    triggers: msgspec.Raw
 
 
 def triggers_path(table_id: int) -> Path:
@@ -126,9 +122,7 @@ class TriggerCatalog:
 
 def write_catalog(path: Path, contents: CatalogContents, files: FileLayer) -> None:
     """The triggers of a table, durably, in place of those that are there. Raises OSError."""
-    encoded = msgspec.json.encode(contents)
-    envelope = msgspec.json.encode(_Envelope(f"{checksum(encoded):016x}", msgspec.Raw(encoded))) + b"\n"
-    replace_file(path, envelope, files)
+    replace_file(path, encode_sealed(_MEMBER, contents), files)
 
 
 def read_triggers(data_dir: Path, table_id: int) -> list[Trigger]:
@@ -138,21 +132,8 @@ def read_triggers(data_dir: Path, table_id: int) -> list[Trigger]:
 
 def read_catalog(path: Path) -> CatalogContents:
     """The triggers of a table, none where there is no file. Raises InternalError, ConfigError."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    contents = read_sealed(path, _MEMBER, CatalogContents)
+    if contents is None:
         return CatalogContents()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        envelope = msgspec.json.decode(raw, type=_Envelope)
-        if envelope.checksum != f"{checksum(bytes(envelope.triggers)):016x}":
-            raise InternalError(f"{path} is damaged: its checksum does not match")
-        contents = msgspec.json.decode(envelope.triggers, type=CatalogContents)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InternalError(f"{path} is damaged: {error}") from error
-    if contents.format_version > FORMAT_VERSION:
-        raise ConfigError(
-            f"{path} has format version {contents.format_version}; this program knows up to {FORMAT_VERSION}"
-        )
+    check_version(path, contents.format_version, FORMAT_VERSION)
     return contents

@@ -105,9 +105,9 @@ def _walk(data_dir: Path, steps: list[Any], partitions: int, max_rows: int) -> N
 
 
 def _compact_one(store: Store) -> None:
-    task = store.next_compaction(forced=True)
+    task = store.compactions.next(forced=True)
     if task is not None:
-        store.publish(task, compact(task))
+        store.compactions.publish(task, compact(task))
 
 
 @given(attr=model.attributes())

@@ -141,7 +141,7 @@ def test_state_survives_restarts_and_lost_ends_of_the_journal(steps: list[object
                 store.close()
                 store, table_id = opened(directory / "data")
             elif step == "sidecar":
-                store.write_sidecars(forced=True)
+                store.compactions.write_sidecars(forced=True)
                 saved = len(past) - 1
             else:
                 assert isinstance(step, list)

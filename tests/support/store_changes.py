@@ -80,7 +80,7 @@ CHANGES: list[tuple[str, Change]] = [
     ("compact 1", lambda store: store.compact_all()),
     ("add column", lambda store: store.add_column("t", "more", "int")),
     ("insert 3", _insert(10, 5, more=7)),
-    ("rotate", lambda store: store.begin_forgetting()),
+    ("rotate", lambda store: store.compactions.begin_forgetting()),
     ("create u", lambda store: store.create_table("u", COLUMNS)),
     ("insert 4", _insert(0, 4, "u")),
     ("compact 2", lambda store: store.compact_all()),

@@ -63,12 +63,12 @@ def main(data_dir: Path) -> None:
 
 def _compact(store: Store) -> None:
     while True:
-        task = store.next_compaction()
+        task = store.compactions.next()
         if task is None:
-            store.compaction_wanted.wait(0.01)
-            store.compaction_wanted.clear()
+            store.compactions.wake.wait(0.01)
+            store.compactions.wake.clear()
         else:
-            store.publish(task, compact(task))
+            store.compactions.publish(task, compact(task))
 
 
 def _read(store: Store) -> None:

@@ -64,7 +64,7 @@ def make_data_dir(data: Path) -> None:
     store.triggers.put(shop.id, trigger, None, lambda: 0)
     changes = [Emitted(5, 0, "ann", 1, "silent", "x", {"n": 1}), Counted(1, 3, 1, 0)]
     store.triggers.append(shop.id, {0: changes}).result()
-    store.write_sidecars(forced=True)
+    store.compactions.write_sidecars(forced=True)
     segment = Segment("viewers", "match where action is 'view': tally\n", None, None, START, 2, {}, 0, 0, (), "", 0)
     store.segments.put(shop.id, [Computed(segment, {0: serialized(BitMap([0])), 1: serialized(BitMap([0]))})])
     store.submit_erasure("shop", "eve").result()

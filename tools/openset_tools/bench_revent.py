@@ -216,7 +216,7 @@ def _measure_restoring(daemon: Daemon, schedules: int) -> None:
         took = time.perf_counter() - started
         with store.triggers.states(store.table(TABLE).id) as states:
             found = sum(state.summary()["schedules"] for state in states.values())
-        store.write_sidecars(forced=True)
+        store.compactions.write_sidecars(forced=True)
         store.close()
         click.echo(f"{found:,} schedules restored {where}, with everything else of the store: {took:.2f} s")
         if found < schedules:

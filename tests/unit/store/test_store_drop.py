@@ -44,10 +44,10 @@ def test_what_was_pinned_can_be_read_to_its_end(tmp_path: Path) -> None:
             store.table("t")
         assert schema.column("colour") is not None
         assert len(model.read_snapshots(ViewCache(tmp_path), snapshots)) == 20
-        assert store.next_compaction(forced=True) is None
+        assert store.compactions.next(forced=True) is None
         assert directories(store) == ["1"]
-    store.compaction_wanted.wait(1)
-    assert store.next_compaction() is None
+    store.compactions.wake.wait(1)
+    assert store.compactions.next() is None
     assert directories(store) == []
     store.close()
 
@@ -81,13 +81,13 @@ def test_an_insert_that_was_checked_before_does_not_reach_the_next_table(tmp_pat
 def test_a_compaction_under_way_ends_for_nothing(tmp_path: Path) -> None:
     store = model.new_store(tmp_path, 1)
     model.insert(store, events(3, "scarlet"))
-    task = store.next_compaction(forced=True)
+    task = store.compactions.next(forced=True)
     assert task is not None
     result = compact(task)
     store.drop_table("t")
     assert directories(store) == ["1"]
-    store.publish(task, result)
-    assert store.next_compaction(forced=True) is None
+    store.compactions.publish(task, result)
+    assert store.compactions.next(forced=True) is None
     assert directories(store) == []
     store.close()
 

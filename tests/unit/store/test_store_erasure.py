@@ -66,10 +66,10 @@ def test_nothing_is_left_in_the_data_directory(tmp_path: Path) -> None:
     store.compact_all()
     model.insert(store, [event("person-007", "later-colour", STAMP + 9)])
     model.erase(store, "person-007")
-    below = store.begin_forgetting()
-    assert store.want_compaction("t")
+    below = store.compactions.begin_forgetting()
+    assert store.compactions.want(store.table("t"))
     store.compact_all()
-    assert store.is_forgotten(below, set())
+    assert store.compactions.is_forgotten(below, set())
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"person-007" not in kept and b"later-colour" not in kept
     assert b"person-008" in kept and b"colour-of-person-008" in kept
@@ -133,14 +133,14 @@ def test_a_crash_between_the_record_and_the_segments_is_made_good(tmp_path: Path
 def test_a_compaction_that_ran_already_does_not_count_for_one_that_was_asked_for(tmp_path: Path) -> None:
     store = model.new_store(tmp_path, partitions=1)
     model.insert(store, [event("ann"), event("bob")])
-    running = store.next_compaction(forced=True)
+    running = store.compactions.next(forced=True)
     assert running is not None
     model.erase(store, "ann")
-    wanted = store.want_compaction("t")
-    store.give_up(running)
-    assert store.still_wanted(wanted)
+    wanted = store.compactions.want(store.table("t"))
+    store.compactions.give_up(running)
+    assert store.compactions.still_wanted(wanted)
     store.compact_all()
-    assert not store.still_wanted(wanted)
+    assert not store.compactions.still_wanted(wanted)
     store.close()
 
 
@@ -148,16 +148,16 @@ def test_files_without_news_are_compacted_for_what_they_should_not_hold(tmp_path
     store = model.new_store(tmp_path, partitions=1)
     model.insert(store, [event("ann", "crimson")])
     store.compact_all()
-    assert store.want_compaction("t") == set()
+    assert store.compactions.want(store.table("t")) == set()
     store.drop_column("t", "colour")
-    store.look_for_leftovers()
+    store.compactions.look_for_leftovers()
     assert store.compact_all() == 1
     (path,) = tmp_path.rglob("*.h5")
     assert b"crimson" not in path.read_bytes()
     store.set_retention("t", 1)
-    store.look_for_leftovers()
+    store.compactions.look_for_leftovers()
     assert store.compact_all() == 1
     assert PartitionFile.open(path).rows == 0
-    store.look_for_leftovers()
+    store.compactions.look_for_leftovers()
     assert store.compact_all() == 0
     store.close()

@@ -54,9 +54,9 @@ def test_what_is_read_is_what_has_not_expired(
         assert read(cache, store, before) == living(table.contents(), before)
     assert read(cache, store, 0) == table.contents()
     before = moments[0]
-    while (task := store.next_compaction(forced=True)) is not None:
+    while (task := store.compactions.next(forced=True)) is not None:
         expiring = CompactionTask(task.data_dir, replace(task.snapshot, expired_before=before), task.staging)
-        store.publish(expiring, compact(expiring))
+        store.compactions.publish(expiring, compact(expiring))
     assert read(cache, store, before) == living(table.contents(), before)
     store.close()
 

@@ -311,10 +311,10 @@ def test_compaction_fails_at_any_step_without_loss(tmp_path: Path) -> None:
 def test_compaction_given_up_may_be_tried_again(tmp_path: Path) -> None:
     store = model.new_store(tmp_path, 1)
     model.insert(store, events(0, 30))
-    task = store.next_compaction(forced=True)
-    assert task is not None and store.next_compaction(forced=True) is None
+    task = store.compactions.next(forced=True)
+    assert task is not None and store.compactions.next(forced=True) is None
     compact(pickle.loads(pickle.dumps(task)))
-    store.give_up(task)
+    store.compactions.give_up(task)
     assert not list((tmp_path / "tables" / "1").iterdir())
     assert store.compact_all() == 1
     store.close()
@@ -323,7 +323,7 @@ def test_compaction_given_up_may_be_tried_again(tmp_path: Path) -> None:
 def test_foreign_staging_file_is_not_published(tmp_path: Path) -> None:
     store = model.new_store(tmp_path, 2)
     model.insert(store, events(0, 30))
-    one, other = store.next_compaction(forced=True), store.next_compaction(forced=True)
+    one, other = store.compactions.next(forced=True), store.compactions.next(forced=True)
     assert one is not None and other is not None
     compact(one)
     result = compact(other)
@@ -331,7 +331,7 @@ def test_foreign_staging_file_is_not_published(tmp_path: Path) -> None:
     (tmp_path / other.staging).unlink()
     shutil.move(tmp_path / "copy", tmp_path / other.staging)
     with pytest.raises(InternalError, match="not the generation"):
-        store.publish(other, result)
+        store.compactions.publish(other, result)
     assert contents(store) == expected(events(0, 30))
     store.close()
 
@@ -342,11 +342,11 @@ def test_policy_and_the_signal_for_it(tmp_path: Path) -> None:
     assert not policy.is_due(100, 50, 0) and policy.is_due(100, 51, 0)
     assert policy.is_due(100, 1, 2e9) and not policy.is_due(100, 0, 2e9)
     store = model.new_store(tmp_path, 1, policy=policy)
-    store.compaction_wanted.clear()
+    store.compactions.wake.clear()
     model.insert(store, events(0, 10))
-    assert not store.compaction_wanted.is_set() and store.next_compaction() is None
+    assert not store.compactions.wake.is_set() and store.compactions.next() is None
     model.insert(store, events(10, 10))
-    assert store.compaction_wanted.is_set() and store.next_compaction() is not None
+    assert store.compactions.wake.is_set() and store.compactions.next() is not None
     store.close()
 
 
@@ -356,12 +356,12 @@ def test_segments_go_when_every_partition_has_passed_them(tmp_path: Path) -> Non
     for number in range(260):
         model.insert(store, [{"person": number % 20, "stamp": STAMP + number, "action": text}])
     assert len(list((tmp_path / "journal").glob("*.journal"))) == 2
-    first, second = store.next_compaction(), store.next_compaction()
+    first, second = store.compactions.next(), store.compactions.next()
     assert first is not None and second is not None
     # Records of both partitions are in the oldest segment: one of them alone does not free it.
-    store.publish(first, compact(first))
+    store.compactions.publish(first, compact(first))
     assert len(list((tmp_path / "journal").glob("*.journal"))) == 2
-    store.publish(second, compact(second))
+    store.compactions.publish(second, compact(second))
     assert len(list((tmp_path / "journal").glob("*.journal"))) == 1
     assert sum(len(person) for person in contents(store).values()) == 260
     store.close()
@@ -414,10 +414,10 @@ def test_a_damaged_partition_keeps_what_is_inserted_and_leaves_other_tables_alon
     model.insert(store, events(3, 3))
     model.insert(store, events(3, 2), "other")
     assert store.compact_all() == 1, "the other table's"
-    for refused in (lambda: contents(store), lambda: store.want_compaction("t")):
+    for refused in (lambda: contents(store), lambda: store.compactions.want(store.table("t"))):
         with pytest.raises(InternalError, match=f"{path}, offset 0: not a partition file"):
             refused()
-    store.look_for_leftovers()
+    store.compactions.look_for_leftovers()
     store.close()
     path.write_bytes(sound)
     store = Store.open(tmp_path)

@@ -26,7 +26,7 @@ def data_dir(tmp_path: Path) -> Path:
     store.submit("shop", store.prepare_insert("shop", b'[{"person": "ann", "action": "view"}]')).result()
     changes = [Emitted(5, 0, "ann", 1, "silent", "x", {"n": 1}), Counted(1, 3, 1, 0)]
     store.triggers.append(table, {0: changes, 1: [Scheduled(1, "later", [(0, 99, "bob")])]}).result()
-    store.write_sidecars(forced=True)
+    store.compactions.write_sidecars(forced=True)
     store.triggers.append(table, {0: [Emitted(6, 0, "ann", 1, "silent", "y")]}).result()
     store.close()
     return data
