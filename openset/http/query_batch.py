@@ -17,8 +17,9 @@ from openset.http.query_histogram import histogram_request
 from openset.http.query_person import asked_person
 from openset.http.resource import Answer
 from openset.query.batch import MOST_QUERIES, Entry, run_batch
-from openset.query.parameters import RequestParameters, suggestion
+from openset.query.parameters import RequestParameters
 from openset.query.person import find_person
+from openset.suggestion import suggestion
 
 KINDS = ("events", "counts", "column", "histogram", "person")
 

@@ -10,8 +10,9 @@ import msgspec
 from openset.errors import ConfigError
 from openset.http.resource import Answer, Resource
 from openset.pyql.names import RESERVED_COLUMN_NAMES
-from openset.query.parameters import read_number, suggestion
+from openset.query.parameters import read_number
 from openset.store.schema import TableSchema
+from openset.suggestion import suggestion
 
 Z_ORDER_NAMES = ("z-order", "z_order")
 _FIELDS = ("columns", *Z_ORDER_NAMES, "retention_days")

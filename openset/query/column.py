@@ -23,7 +23,7 @@ from openset.query.answer import QueryAnswer, aggregate_names
 from openset.query.compare import compared_blocks, scanned
 from openset.query.fan_out import Portion, turn
 from openset.query.frame import Common, Facts, Prepared, Tools
-from openset.query.parameters import bucket_width, suggestion
+from openset.query.parameters import bucket_width
 from openset.query.result import leaf_tree
 from openset.query.value_counts import Key, ValueCounter, ValueCounts, bucket_key, merged
 from openset.query.value_filter import FilteredType, Number, ValueFilter, value_filter
@@ -31,6 +31,7 @@ from openset.query.work import WorkerState
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
+from openset.suggestion import suggestion
 from openset_format.block import INTEGER_PERSON, Block, Column
 
 PEOPLE = "people"

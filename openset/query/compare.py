@@ -13,9 +13,9 @@ import numpy as np
 from openset.errors import QueryError
 from openset.pyql import tree
 from openset.pyql.lanes.engine import Members
-from openset.query.parameters import suggestion
 from openset.store.members import Compared, MemberCache
 from openset.store.segments import Segments
+from openset.suggestion import suggestion
 from openset_format.block import Block
 
 EVERYONE = "*"

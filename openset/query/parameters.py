@@ -7,7 +7,6 @@ bound as values and never become part of its text.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -15,24 +14,13 @@ from urllib.parse import parse_qsl
 
 from openset.errors import OpenSetError, QueryError
 from openset.pyql.settings import ParameterValue
+from openset.suggestion import suggestion
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}", re.ASCII)
 _DOUBLE = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _KINDS = {"str_": "text", "int_": "an integer", "dbl_": "a number", "bool_": "true or false"}
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one, or None when none is like it."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return matches[0] if matches else None
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean x?`, or nothing."""
-    found = nearest(name, known)
-    return f"; did you mean {found!r}?" if found else ""
 
 
 def read_number(text: str) -> int | float | None:

@@ -17,7 +17,7 @@ from openset.errors import QueryError, RunTimeError
 from openset.pyql import tree
 from openset.pyql.partial import ROOT, Partial
 from openset.pyql.states import Value, order_key
-from openset.query.parameters import suggestion
+from openset.suggestion import suggestion
 
 KEY_NAMES = ("g", "key")
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from zoneinfo import ZoneInfo
 
 from openset.errors import QueryError
-from openset.query.parameters import suggestion
+from openset.suggestion import suggestion
 
 UTC_NAME = "UTC"
 

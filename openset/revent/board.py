@@ -10,13 +10,13 @@ from typing import Any
 import structlog
 
 from openset.errors import QueryError
-from openset.query.parameters import suggestion
 from openset.revent.messages import Source
 from openset.revent.watcher import Watcher
 from openset.store.schema import TableSchema
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
 from openset.store.trigger_changes import Cursor, Message, SubscriptionChange, Unsubscribed
+from openset.suggestion import suggestion
 
 log = structlog.get_logger("openset.revent")
 

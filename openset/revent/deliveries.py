@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openset.errors import QueryError
-from openset.query.parameters import suggestion
 from openset.revent.messages import Acknowledged, Messages, Source, Subscribed, Unsubscribed, message_id
 from openset.revent.subscription import Delivery, Key, Poll, Subscription
 from openset.revent.tokens import decode_token, encode_token
 from openset.store.fold import iso_text
 from openset.store.schema import TableSchema
 from openset.store.trigger_changes import Message
+from openset.suggestion import suggestion
 
 _PENDING_COUNTED = 100_000
 

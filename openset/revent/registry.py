@@ -17,12 +17,12 @@ import msgspec
 
 from openset.errors import QueryError
 from openset.query.compare import unknown_segment
-from openset.query.parameters import suggestion
 from openset.revent.runner import Runner
 from openset.revent.scripts import checked_script
 from openset.store.schema import TableSchema
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
+from openset.suggestion import suggestion
 
 NAME_LIMIT = 64
 TRIGGERS_PER_TABLE = 256

@@ -24,6 +24,7 @@ from openset.store.schema import (
     check_z_order,
 )
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
+from openset.suggestion import suggestion
 from openset_format.block import ColumnType
 from openset_format.files import FILES, FileLayer, replace_file
 
@@ -93,7 +94,7 @@ class Catalog:
         try:
             return self._tables[name]
         except KeyError:
-            raise QueryError(f"there is no table {name!a}") from None
+            raise QueryError(f"there is no table {name!a}{suggestion(name, self._tables)}") from None
 
     def initialise(self, partitions: int, server_name: str) -> None:
         """Fixes the number of partitions for good. Raises ConfigError when that was done before."""
