@@ -126,6 +126,11 @@ class FileLayer:
         """With parents; no error when it exists."""
         path.mkdir(parents=True, exist_ok=True)
 
+    def free_bytes(self, path: Path) -> int:
+        """What may still be written to the file system of a directory."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def sync_directory(self, path: Path) -> None:
         """Names created, renamed and removed in a directory on stable storage."""
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

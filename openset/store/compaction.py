@@ -1,7 +1,8 @@
 """Compaction: a partition's file and the journal records on top of it become the next generation of the file.
 
 `compact` runs anywhere, usually in a process of its own, and only writes a file under a staging name; the daemon
-publishes it by renaming. A compaction that dies leaves a temporary file, which the next start removes.
+publishes it by renaming. A compaction that dies leaves a temporary file, which the next start removes. All checksums of
+the old file are verified first: the new one would lend its own to whatever a disk has made of the bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from openset.errors import InternalError
 from openset.store.delta import Piece
 from openset.store.expiry import without_expired
 from openset.store.merge import Layer
-from openset.store.snapshot import PartitionSnapshot
+from openset.store.snapshot import PartitionSnapshot, StaleSnapshotError
 from openset.store.state import PartitionState, load_state
 from openset_format.block import Column, TextDictionary
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
 from openset_format.reader import PartitionFile
+from openset_format.seal import SEAL_BYTES, decode_seal
 
 if TYPE_CHECKING:
     from openset_format.writer import PartitionContent
@@ -81,6 +83,8 @@ def compact(
     snapshot = task.snapshot
     try:
         state = load_state(task.data_dir, snapshot)
+        if isinstance(state.base, PartitionFile):
+            _check_sound(state.base)
         state.add_imported(further, now_ms)
         layer = without_expired(state.whole(), snapshot.expired_before)
         content = _content(snapshot, state, layer)
@@ -88,6 +92,18 @@ def compact(
     except (FormatError, OSError) as error:
         raise InternalError(f"table {snapshot.schema.name}, partition {snapshot.partition}: {error}") from error
     return CompactionResult(content.generation, content.applied_sequence, layer.rows)
+
+
+def _check_sound(file: PartitionFile) -> None:
+    """Raises InternalError when it is not what was written, StaleSnapshotError when it was replaced, OSError."""
+    from openset_format.verify import damage
+
+    with file.path.open("rb") as handle:
+        if decode_seal(handle.read(SEAL_BYTES), file.path) != file.seal:
+            raise StaleSnapshotError(f"{file.path} was replaced while it was opened")
+        problem = next(damage(file, handle), None)
+    if problem is not None:
+        raise InternalError(f"not compacted, for the file is damaged: {problem}")
 
 
 def check_staged(task: CompactionTask, result: CompactionResult, journal_id: str) -> None:

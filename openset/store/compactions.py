@@ -22,13 +22,16 @@ from openset.store.leftovers import Leftovers, leftovers_of
 from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.schema import TableSchema
-from openset.store.snapshot import partition_path
+from openset.store.snapshot import PartitionSnapshot, partition_path
 from openset.store.trigger_store import Triggers
 from openset_format.errors import FormatError
 from openset_format.files import FileLayer
 from openset_format.journal import Journal
 
 log = structlog.get_logger("openset.store")
+
+# What a compaction leaves free, for the journal.
+ROOM_LEFT_BYTES = 64 * 1024 * 1024
 
 
 class Compactions:
@@ -81,10 +84,28 @@ class Compactions:
         task = CompactionTask(self._data_dir, snapshot, staging)
         try:
             self._make_durable_directory(path.parent)
+            self._check_room(snapshot)
         except OSError as error:
             self.give_up(task)
             raise InternalError(f"{self._data_dir / path.parent} cannot be made: {error}") from error
+        except InternalError:
+            self.give_up(task)
+            raise
         return task
+
+    def _check_room(self, snapshot: PartitionSnapshot) -> None:
+        """Raises InternalError when the disk may be full before the new file is written, OSError.
+
+        The old file and all of the records are more than the new file takes, as a rule: what is repeated in every
+        record, names and texts, it has once.
+        """
+        path = self._data_dir / snapshot.file
+        wanted = snapshot.records.size_bytes + (path.stat().st_size if snapshot.generation else 0) + ROOM_LEFT_BYTES
+        free = self._files.free_bytes(path.parent)
+        if free < wanted:
+            raise InternalError(
+                f"{snapshot.file} is not compacted: that may take {wanted >> 20:,} MiB, and {free >> 20:,} are free"
+            )
 
     def _make_durable_directory(self, directory: Path) -> None:
         """A directory two levels below the data directory, with its name. Raises OSError."""

@@ -200,6 +200,9 @@ class WatchedFiles(FileLayer):
         with self.watched("the creation", path):
             self.inner.make_directory(path)
 
+    def free_bytes(self, path: Path) -> int:
+        return self.inner.free_bytes(path)
+
     def sync_directory(self, path: Path) -> None:
         with self.watched("the sync of the directory", path):
             self.inner.sync_directory(path)

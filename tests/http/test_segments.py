@@ -160,6 +160,7 @@ def test_a_refresh_goes_on_after_a_restart(tmp_path: Path) -> None:
         daemon.kill()
     with Daemon(tmp_path / "data") as daemon:
         wait_until(lambda: people(daemon) == {"buyers": 2})
+        assert listed(daemon, "shop")["buyers"]["refresh"] == 2.0
 
 
 def test_a_dropped_column_is_reported(tmp_path: Path) -> None:

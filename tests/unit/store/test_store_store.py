@@ -20,6 +20,7 @@ from openset.store.compaction import Policy, compact
 from openset.store.snapshot import StaleSnapshotError
 from openset.store.store import Store
 from openset.store.views import ViewCache
+from openset_format.files import FileLayer
 from openset_format.reader import PartitionFile
 
 STAMP = 10**12
@@ -316,6 +317,46 @@ def test_compaction_given_up_may_be_tried_again(tmp_path: Path) -> None:
     compact(pickle.loads(pickle.dumps(task)))
     store.compactions.give_up(task)
     assert not list((tmp_path / "tables" / "1").iterdir())
+    assert store.compact_all() == 1
+    store.close()
+
+
+def test_a_damaged_file_is_not_compacted_into_a_sound_one(tmp_path: Path) -> None:
+    store = model.new_store(tmp_path, 1)
+    model.insert(store, events(0, 30))
+    store.compact_all()
+    model.insert(store, events(30, 5))
+    path = tmp_path / "tables" / "1" / "p0000.h5"
+    place = PartitionFile.open(path).manifest.datasets["/events/stamp"]
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    with path.open("r+b") as handle:
+        handle.seek(place.offset + 3)
+        handle.write(bytes([whole[place.offset + 3] ^ 1]))
+    with pytest.raises(InternalError, match=rf"not compacted.*dataset /events/stamp, offset {place.offset}"):
+        store.compact_all()
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    path.write_bytes(whole)
+    assert store.compact_all() == 1
+    assert contents(store) == expected(events(0, 35))
+    store.close()
+
+
+def test_nothing_is_compacted_without_room_for_it(tmp_path: Path) -> None:
+    class SmallDisk(FileLayer):
+        free = 0
+
+        def free_bytes(self, path: Path) -> int:
+            return self.free
+
+    disk = SmallDisk()
+    store = model.new_store(tmp_path, 1, files=disk)
+    model.insert(store, events(0, 30))
+    with pytest.raises(InternalError, match="not compacted: that may take 64 MiB, and 0 are free"):
+        store.compact_all()
+    assert not list((tmp_path / "tables" / "1").iterdir())
+    assert contents(store) == expected(events(0, 30))
+    disk.free = 1 << 30
     assert store.compact_all() == 1
     store.close()
 
