@@ -2,7 +2,7 @@
 
 A file is written under a temporary name, synced, made read-only, renamed over its predecessor, and the directory
 synced: a crash at any byte leaves the old file or the new one. Nothing is ever changed in place. Layout:
-spec/partition-file.md. Small shortcut: all arrays are in memory when it starts; a partition is one write.
+spec/partition-file.md. Small shortcut: every array is in memory as a whole when it is written.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class PartitionContent:
     stamp:       int64[rows], milliseconds since the epoch, UTC.
     event_start: bool[rows], True on the first row of each event; None when every event is one row.
     action:      text column over the rows, never None.
-    columns:     by column id, over the rows, each text column with the dictionary of the whole partition.
+    columns:     by column id, over the rows, each text column with the dictionary of the whole partition. Each is taken
+                 once, and let go before the next one is: a mapping that makes them when asked needs room for one.
     names:       column names for people who open the file with other tools; nothing here reads them.
     """
 
@@ -132,8 +133,8 @@ def _datasets(content: PartitionContent) -> Iterator[tuple[str, NDArray[Any]]]:
     people = np.arange(len(persons), dtype=np.uint32)
     person_of_row = np.repeat(people, np.diff(content.row_start))
     yield from _column("/events/action", content.action, person_of_row)
-    for column_id, column in content.columns.items():
-        yield from _column(f"/columns/{column_id}", column, person_of_row)
+    for column_id in content.columns:
+        yield from _column(f"/columns/{column_id}", _checked(content, column_id), person_of_row)
 
 
 def _lookup(group: str, lookup: HashIndex) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -322,11 +323,20 @@ def _check(content: PartitionContent) -> None:
     assert len(content.row_start) == 1 or np.diff(content.row_start).min() >= 0
     assert content.event_start is None or len(content.event_start) == rows
     assert content.action.type == "text" and content.action.valid is None, "every row has an action"
-    for column_id, column in content.columns.items():
-        assert content.schema[column_id] == column.type
-        assert column.valid is None or len(column.valid) == rows
-    for column in (content.action, *content.columns.values()):
-        assert len(column.values) == rows
-        if column.type == "text":
-            assert column.dictionary is not None
-            assert rows == 0 or int(column.values.max()) < max(len(column.dictionary), 1)
+    _check_values(content.action, rows)
+
+
+def _checked(content: PartitionContent, column_id: int) -> Column:
+    """A column, taken from the content when it is written."""
+    column, rows = content.columns[column_id], len(content.stamp)
+    assert content.schema[column_id] == column.type
+    assert column.valid is None or len(column.valid) == rows
+    _check_values(column, rows)
+    return column
+
+
+def _check_values(column: Column, rows: int) -> None:
+    assert len(column.values) == rows
+    if column.type == "text":
+        assert column.dictionary is not None
+        assert rows == 0 or int(column.values.max()) < max(len(column.dictionary), 1)

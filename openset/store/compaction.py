@@ -7,7 +7,7 @@ the old file are verified first: the new one would lend its own to whatever a di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,11 +123,7 @@ def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -
 
     schema, delta = snapshot.schema, state.delta
     finished = _without_unused_texts if state.erased else _as_it_is
-    columns: dict[int, Column] = {
-        column.id: finished(delta.gather(column.id, column.type, layer.source))
-        for column in schema.columns
-        if delta.has_column(column.id)
-    }
+    columns = {column.id: column.type for column in schema.columns if delta.has_column(column.id)}
     return PartitionContent(
         table_id=schema.id,
         partition=snapshot.partition,
@@ -141,9 +137,26 @@ def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -
         stamp=layer.stamp,
         event_start=None if layer.is_flat else layer.event_start,
         action=finished(delta.gather_action(layer.action)),
-        columns=columns,
+        columns=_Gathered(columns, lambda key: finished(delta.gather(key, columns[key], layer.source))),
         names={column.id: column.name for column in schema.columns},
     )
+
+
+class _Gathered(Mapping[int, Column]):
+    """Columns that are put together whenever they are asked for: all at once they would need very much memory."""
+
+    def __init__(self, keys: Collection[int], gather: Callable[[int], Column]):
+        self._keys = keys
+        self._gather = gather
+
+    def __getitem__(self, key: int) -> Column:
+        return self._gather(key)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def _as_it_is(column: Column) -> Column:
