@@ -22,6 +22,7 @@ from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.options import integer_id_option, json_option, print_json, url_option
 from openset.client.scripts import script_text
 from openset.errors import OpenSetError
+from openset.recursion import enlarge_stacks
 from openset_tools.commands import register
 
 EXIT_REFUSED = 1
@@ -65,6 +66,7 @@ def _detail_lines(detail: Any) -> list[str]:
 @click.version_option(__version__, prog_name="openset")
 def main() -> None:
     """OpenSet: behavioural questions over event streams."""
+    enlarge_stacks()
 
 
 @main.command()

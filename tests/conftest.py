@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from openset.recursion import enlarge_stacks
+
+enlarge_stacks()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="write the computed output into the golden files")

@@ -7,9 +7,7 @@ closures once, columns become lists per person.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from openset.errors import BudgetError, RunTimeError
@@ -21,11 +19,8 @@ from openset.pyql.interpreter.scalar_statements import compile_program
 from openset.pyql.interpreter.tracing import Tracer
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
+from openset.recursion import deep_recursion
 from openset_format.block import Block
-
-# Closures nest as deep as the script does (blocks, and expressions of up to 200 steps), times the 64 calls that may be
-# open. Python functions that call Python functions use no C stack, so a high limit is safe.
-_PYTHON_RECURSION_LIMIT = 100_000
 
 
 def interpret(
@@ -139,17 +134,6 @@ def trace_person(
 def _chosen(block: Block, people: Iterable[int] | None) -> Iterable[int]:
     chosen: Iterable[int] = block.runnable.tolist() if people is None else people
     return chosen
-
-
-@contextmanager
-def deep_recursion() -> Iterator[None]:
-    """Room for nested calls of a script. The limit is put back: C code that recurses relies on it."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, _PYTHON_RECURSION_LIMIT))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
 
 
 def _run_person(run: Run, person: int) -> Outcome:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openset.pyql import tree
-from openset.pyql.interpreter.interpreter import deep_recursion, evaluate_people, interpret
+from openset.pyql.interpreter.interpreter import evaluate_people, interpret
 from openset.pyql.lanes.analysis import Analysis
 from openset.pyql.lanes.block_run import BlockRun, TooMuchAtOnce
 from openset.pyql.lanes.execute import Executor
@@ -27,6 +27,7 @@ from openset.pyql.lanes.texts import TextTable
 from openset.pyql.meaning.values import is_true
 from openset.pyql.partial import Partial
 from openset.pyql.settings import RunSettings
+from openset.recursion import deep_recursion
 from openset_format.block import Block
 
 Members = NDArray[np.bool_] | None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from openset.errors import BudgetError, RunTimeError
 from openset.pyql.actions import Actions, Emission, Scheduling, checked_value
-from openset.pyql.interpreter.interpreter import deep_recursion, trigger_people
+from openset.pyql.interpreter.interpreter import trigger_people
 from openset.pyql.lanes.action_batches import CANCELLED, ScheduleBatch, in_order
 from openset.pyql.lanes.block_run import BlockRun, TooMuchAtOnce
 from openset.pyql.lanes.engine import Plan
@@ -24,6 +24,7 @@ from openset.pyql.lanes.python_values import python_values
 from openset.pyql.lanes.texts import TextTable
 from openset.pyql.names import ON_INSERT
 from openset.pyql.settings import RunSettings
+from openset.recursion import deep_recursion
 from openset_format.block import Block
 
 
