@@ -75,8 +75,9 @@ class Table:
         """The rows as a pyarrow.Table: person, person_id, event, stamp, action, and the columns of the table.
 
         A row for each row of each event; of `person` and `person_id` one is null, for ids are text or integers; `event`
-        counts the events of a person from 0. Texts are codes with a dictionary. columns: only these. Numbers, stamps
-        and codes are the mapped file's own where nothing in the journal touches a partition's people; else copies.
+        counts the events of a person from 0. Texts are codes with a dictionary. columns: only these. Stamps, codes
+        and numbers that are stored at full width are the mapped file's own where nothing in the journal touches a
+        partition's people; else copies.
         Raises ConfigError without pyarrow, QueryError for an unknown column.
         """
         made = None

@@ -61,8 +61,8 @@ class Column:
     valid: NDArray[np.bool_] | None = None
     dictionary: TextDictionary | None = None
 
-    def __getitem__(self, rows: slice) -> Column:
-        """The same column over a range of rows, sharing memory."""
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Column:
+        """The same column over some rows; over a range, it shares the memory."""
         valid = None if self.valid is None else self.valid[rows]
         return Column(self.type, self.values[rows], valid, self.dictionary)
 

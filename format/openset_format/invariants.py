@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .block import ERASED_PERSON, INTEGER_PERSON, Column, PersonIds
+from .block import ERASED_PERSON, INTEGER_PERSON, PersonIds
 from .dictionary import PackedTexts
+from .encoding import StoredColumn
 from .hashing import HashIndex, hashes_of
-from .person_index import BITMAP_SHARE, DamagedBitmapError, PersonIndex, column_bytes
+from .person_index import BITMAP_SHARE, DamagedBitmapError, PersonIndex
 from .persons import MappedPersonIds, person_hashes
 from .reader import ACTION_GROUP, PartitionFile
-from .seal import ERASED_PEOPLE
+from .seal import ERASED_PEOPLE, NARROW_NUMBERS
 
 Finding = tuple[str, int, str]
 
@@ -28,12 +29,16 @@ def findings(file: PartitionFile) -> Iterator[Finding]:
     broken = list(_row_start(row_start, file.rows))
     yield from broken
     yield from _persons(file)
-    yield from _column(ACTION_GROUP, file.action)
-    if file.action.valid is not None:
+    action = file.column(ACTION_GROUP, "text")
+    yield from _column(ACTION_GROUP, action)
+    if action.valid is not None:
         yield f"{ACTION_GROUP}/valid", 0, "a row without an action"
     if not broken:
         yield from _events(file)
-        yield from _index(file, ACTION_GROUP, file.action)
+        yield from _index(file, ACTION_GROUP, action)
+    is_narrow = any(column.is_narrow for column in file.columns.values())
+    if is_narrow != bool(file.seal.required_features & NARROW_NUMBERS):
+        yield "/manifest", 0, "narrow numbers, and the seal does not say so, or the other way round"
     for column_id, column in file.columns.items():
         yield from _column(f"/columns/{column_id}", column)
         if not broken:
@@ -49,7 +54,7 @@ def misfits(file: PartitionFile) -> Iterator[Finding]:
     yield from _texts("/persons/texts", persons.texts)
     if not broken and file.event_start is not None and file.rows:
         yield from _starts(file.event_start, _first_of_person(file))
-    yield from _values(ACTION_GROUP, file.action)
+    yield from _values(ACTION_GROUP, file.column(ACTION_GROUP, "text"))
     for column_id, column in file.columns.items():
         yield from _values(f"/columns/{column_id}", column)
 
@@ -128,7 +133,7 @@ def _lookup(group: str, lookup: HashIndex, hashes: NDArray[np.uint64], entries: 
             yield f"{group}/hash_order", first, f"{one!r} is there twice"
 
 
-def _column(group: str, column: Column) -> Iterator[Finding]:
+def _column(group: str, column: StoredColumn) -> Iterator[Finding]:
     values = f"{group}/values"
     if column.valid is not None:
         yield from _first(f"{group}/valid", column.valid.view(np.uint8) > 1, "neither 0 nor 1")
@@ -141,7 +146,7 @@ def _column(group: str, column: Column) -> Iterator[Finding]:
         yield from _codes(values, column)
 
 
-def _codes(values: str, column: Column) -> Iterator[Finding]:
+def _codes(values: str, column: StoredColumn) -> Iterator[Finding]:
     assert column.dictionary is not None
     # The code of a row without a value is 0, whether or not there is any text.
     beyond = column.values >= max(len(column.dictionary), 1)
@@ -150,7 +155,7 @@ def _codes(values: str, column: Column) -> Iterator[Finding]:
     yield from _first(values, beyond, "a code that is not in the dictionary")
 
 
-def _values(group: str, column: Column) -> Iterator[Finding]:
+def _values(group: str, column: StoredColumn) -> Iterator[Finding]:
     if column.dictionary is not None:
         assert isinstance(column.dictionary, PackedTexts)
         yield from _texts(f"{group}/dictionary", column.dictionary)
@@ -210,7 +215,7 @@ def _starts(starts: NDArray[np.bool_], first_of_person: NDArray[np.bool_]) -> It
     yield from _first("/events/event_start", first_of_person & ~starts, "a person's first row starts no event")
 
 
-def _index(file: PartitionFile, group: str, column: Column) -> Iterator[Finding]:
+def _index(file: PartitionFile, group: str, column: StoredColumn) -> Iterator[Finding]:
     """The index says of every value who has it, as the rows say it."""
     stored = file.stored_index(group)
     if stored is None:
@@ -221,7 +226,7 @@ def _index(file: PartitionFile, group: str, column: Column) -> Iterator[Finding]
     if not np.array_equal(keys, np.unique(values)):
         yield name, 0, "not the distinct values of the column in ascending order"
         return
-    too_large = np.diff(stored.offsets) * BITMAP_SHARE > column_bytes(column)
+    too_large = np.diff(stored.offsets) * BITMAP_SHARE > column.size_bytes
     yield from _first(f"{group}/index/offsets", too_large, "a bitmap of more than a tenth of the column's bytes")
     people = np.repeat(np.arange(file.people, dtype=np.uint32), np.diff(file.row_start))[present]
     index = PersonIndex(stored, file.people)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from .block import Column
+from .encoding import StoredColumn
 
 # A column with more distinct values than both is not indexed: one for this many rows, and so many in any case.
 ROWS_PER_VALUE = 64
@@ -102,12 +102,9 @@ class PersonIndex:
         return bitmap
 
 
-def build_index(column: Column, person_of_row: NDArray[np.uint32]) -> StoredIndex | None:
-    """The index of a column, None when none of its values is indexed.
-
-    column: its values in the type they are stored in. person_of_row: uint32[rows], ascending.
-    """
-    size_bytes = column_bytes(column)
+def build_index(column: StoredColumn, person_of_row: NDArray[np.uint32]) -> StoredIndex | None:
+    """The index of a column, None when none of its values is indexed. person_of_row: uint32[rows], ascending."""
+    size_bytes = column.size_bytes
     if size_bytes < BITMAP_SHARE * _LEAST_BITMAP_BYTES:
         return None
     found = _narrow_values(column)
@@ -130,13 +127,7 @@ def build_index(column: Column, person_of_row: NDArray[np.uint32]) -> StoredInde
     return StoredIndex(keys, offsets, np.frombuffer(b"".join(bitmaps), np.uint8))
 
 
-def column_bytes(column: Column) -> int:
-    """What `values` and `valid` of a column take in a file. column: its values in the type they are stored in."""
-    has_mask = column.valid is not None and not column.valid.all()
-    return int(column.values.nbytes) + (len(column.values) if has_mask else 0)
-
-
-def _narrow_values(column: Column) -> tuple[NDArray[Any], int] | None:
+def _narrow_values(column: StoredColumn) -> tuple[NDArray[Any], int] | None:
     """The values as unsigned numbers of one or two bytes, and what to add to have them back; None: not to be indexed.
 
     What stands where there is no value may be anything.
@@ -151,7 +142,7 @@ def _narrow_values(column: Column) -> tuple[NDArray[Any], int] | None:
     least, greatest = int(values.min()), int(values.max())
     if greatest - least >= VALUE_LIMIT:
         return None
-    distance = column.values.view(np.uint64) - np.uint64(least & (1 << 64) - 1)
+    distance = column.values.astype(np.int64, copy=False).view(np.uint64) - np.uint64(least & (1 << 64) - 1)
     return distance.astype(np.uint8 if greatest - least < 256 else np.uint16), least
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .block import Column, ColumnType, PersonIds
 from .dictionary import PackedTexts
+from .encoding import INT_TYPES, SCALES, StoredColumn
 from .errors import DamageError
 from .hashing import HashIndex
 from .person_index import PersonIndex, StoredIndex
@@ -26,10 +27,11 @@ from .seal import SEAL_BYTES, Manifest, Seal, check_size, decode_manifest, decod
 
 _VALUE_TYPES: dict[str, tuple[str, ...]] = {
     "text": ("|u1", "<u2", "<u4"),
-    "int": ("<i8",),
+    "int": tuple(one.str for one in reversed(INT_TYPES)),
     "double": ("<f8",),
     "bool": ("|u1",),
 }
+_DECIMAL_TYPES = tuple(one.str for one in INT_TYPES if one.itemsize < 8)
 ACTION_GROUP = "/events/action"
 
 
@@ -41,7 +43,7 @@ class PartitionFile:
         self.seal = seal
         self.manifest = manifest
         self._map = mapped
-        self.columns: Mapping[int, Column] = _Columns(self)
+        self.columns: Mapping[int, StoredColumn] = _Columns(self)
         self._indexes: dict[str, PersonIndex | None] = {}
 
     @classmethod
@@ -146,7 +148,7 @@ class PartitionFile:
     @cached_property
     def action(self) -> Column:
         """Text column over the rows, never None."""
-        return self.column(ACTION_GROUP, "text")
+        return self.column(ACTION_GROUP, "text")[:]
 
     @property
     def action_index(self) -> PersonIndex | None:
@@ -157,31 +159,36 @@ class PartitionFile:
         """Who ever has a value of a column; None when the file does not say. Raises DamageError."""
         return self._index(f"/columns/{column_id}")
 
-    def column(self, group: str, column_type: ColumnType) -> Column:
+    def column(self, group: str, column_type: ColumnType) -> StoredColumn:
         """The column stored in an HDF5 group. Raises DamageError when its datasets do not fit together."""
         rows, datasets = self.rows, self.manifest.datasets
         name = f"{group}/values"
+        scale = self.manifest.scales.get(name)
+        if scale is not None and (column_type != "double" or scale not in SCALES):
+            raise self._misfit(name, f"a column of type {column_type} with a scale of {scale}")
+        types = _VALUE_TYPES[column_type] if scale is None else _DECIMAL_TYPES
         if name in datasets:
-            if datasets[name].dtype not in _VALUE_TYPES[column_type]:
+            if datasets[name].dtype not in types:
                 raise self._misfit(name, f"a column of type {column_type} cannot be {datasets[name].dtype}")
             values = self._sized(name, datasets[name].dtype, rows)
         else:
-            values = np.broadcast_to(np.zeros((), _VALUE_TYPES[column_type][0]), rows)
+            values = np.broadcast_to(np.zeros((), types[0]), rows)
         valid = None
         if f"{group}/valid" in datasets:
             valid = self._sized(f"{group}/valid", "|u1", rows).view(np.bool_)
         elif name not in datasets and rows:
             valid = np.broadcast_to(np.False_, rows)
         dictionary = self.dictionary(f"{group}/dictionary") if column_type == "text" else None
-        return Column(column_type, values, valid, dictionary)
+        return StoredColumn(column_type, values, valid, dictionary, scale)
 
     def stored_index(self, group: str) -> StoredIndex | None:
         """The index stored with the column of an HDF5 group. Raises DamageError when it does not fit the column."""
         keys, values = self.manifest.datasets.get(f"{group}/index/keys"), self.manifest.datasets.get(f"{group}/values")
         if keys is None:
             return None
-        if values is None or keys.dtype != values.dtype:
-            raise self._misfit(f"{group}/index/keys", "not of the type of the column's values")
+        is_code = values is not None and keys.dtype == values.dtype
+        if values is None or not (is_code or keys.dtype == "<i8"):
+            raise self._misfit(f"{group}/index/keys", "neither of the type of the column's values nor i8")
         offsets = self._sized(f"{group}/index/offsets", "<i8", keys.count + 1)
         data = self._bytes(f"{group}/index")
         if offsets[0] != 0 or offsets[-1] != len(data) or (offsets[1:] < offsets[:-1]).any():
@@ -240,16 +247,16 @@ class PartitionFile:
         return DamageError(reason, self.path, None if place is None else place.offset, name)
 
 
-class _Columns(Mapping[int, Column]):
+class _Columns(Mapping[int, StoredColumn]):
     """The columns a file has anything of, made when asked for. A column without any value is not in it."""
 
     def __init__(self, file: PartitionFile):
         self._file = file
-        self._made: dict[int, Column] = {}
+        self._made: dict[int, StoredColumn] = {}
         stored = {name.split("/")[2] for name in file.manifest.datasets if name.startswith("/columns/")}
         self._ids = [column_id for column_id in file.schema if str(column_id) in stored]
 
-    def __getitem__(self, column_id: int) -> Column:
+    def __getitem__(self, column_id: int) -> StoredColumn:
         if column_id not in self._made:
             if column_id not in self._ids:
                 raise KeyError(column_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ from .hashing import checksum
 
 MAGIC = b"OPENSET\n"
 MAJOR = 1
-MINOR = 2
+MINOR = 3
 SEAL_BYTES = 256
 USERBLOCK_BYTES = 8192
 CHECKSUM_BLOCK_BYTES = 1024 * 1024
-# Required-reader flags this program knows. People who were erased: ordinals without an id.
+# Required-reader flags this program knows. People who were erased: ordinals without an id. Narrow numbers: ints of
+# fewer than eight bytes, doubles as ints with a scale.
 ERASED_PEOPLE = 1 << 0
-KNOWN_FEATURES = ERASED_PEOPLE
+NARROW_NUMBERS = 1 << 1
+KNOWN_FEATURES = ERASED_PEOPLE | NARROW_NUMBERS
 
 _SEAL = struct.Struct("<8sHHIQQQQQ32sQQQQQ")
 _HASH = struct.Struct("<Q")
-DATASET_TYPES = frozenset({"|u1", "<u2", "<u4", "<u8", "<i8", "<f8"})
+DATASET_TYPES = frozenset({"|u1", "<u2", "<u4", "<u8", "|i1", "<i2", "<i4", "<i8", "<f8"})
 COLUMN_TYPES: frozenset[ColumnType] = frozenset({"text", "int", "double", "bool"})
 
 
@@ -146,7 +148,10 @@ class DatasetPlace:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """schema: type by column id. datasets: place by HDF5 path. checksums: xxh3_64 per MiB of each dataset."""
+    """schema: type by column id. datasets: place by HDF5 path. checksums: xxh3_64 per MiB of each dataset.
+
+    scales: by HDF5 path of the values, what doubles that are stored as ints are to be divided by.
+    """
 
     people: int
     rows: int
@@ -156,9 +161,10 @@ class Manifest:
     checksums_offset: int
     checksums_count: int
     checksums_hash: int
+    scales: Mapping[str, int] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        document = {
+        document: dict[str, Any] = {
             "people": self.people,
             "rows": self.rows,
             "schema": [{"id": column_id, "type": name} for column_id, name in self.schema.items()],
@@ -173,6 +179,8 @@ class Manifest:
                 "xxh3_64": f"{self.checksums_hash:016x}",
             },
         }
+        if self.scales:
+            document["scales"] = dict(self.scales)
         return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode()
 
 
@@ -208,4 +216,5 @@ def _manifest_of(document: dict[str, Any]) -> Manifest:
         checksums_offset=int(checksums["offset"]),
         checksums_count=int(checksums["count"]),
         checksums_hash=int(checksums["xxh3_64"], 16),
+        scales={str(name): int(scale) for name, scale in document.get("scales", {}).items()},
     )

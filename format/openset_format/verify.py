@@ -157,12 +157,15 @@ def _hdf5(file: PartitionFile) -> Iterator[Problem]:
     expected["/checksums"] = DatasetPlace(file.manifest.checksums_offset, "<u8", file.manifest.checksums_count, 0)
     expected["/manifest"] = DatasetPlace(file.seal.manifest_offset, "|u1", file.seal.manifest_bytes, 0)
     found: dict[str, tuple[int, str, int]] = {}
+    scales: dict[str, int] = {}
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
             allocated = item.id.get_space_status() == h5d.SPACE_STATUS_ALLOCATED
             offset = int(item.id.get_offset()) if allocated and item.chunks is None else -1
             found[f"/{name}"] = (offset, item.dtype.str, int(item.size))
+            if "scale" in item.attrs:
+                scales[f"/{name}"] = int(item.attrs["scale"])
 
     try:
         with h5py.File(file.path, "r", locking=False) as handle:
@@ -174,6 +177,8 @@ def _hdf5(file: PartitionFile) -> Iterator[Problem]:
     for name, value in attributes.items():
         if value != getattr(file, name):
             yield Problem(str(file.path), None, None, f"attribute {name} is {value}, sealed {getattr(file, name)}")
+    if scales != file.manifest.scales:
+        yield Problem(str(file.path), None, None, f"attributes scale are {scales}, not {file.manifest.scales}")
     for name in sorted(expected.keys() | found.keys()):
         place, seen = expected.get(name), found.get(name)
         if place is None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -22,6 +22,7 @@ from xxhash import xxh3_64
 
 from .block import ERASED_PERSON, INTEGER_PERSON, TEXT_PERSON, Column, ColumnType, PersonIds, TextDictionary
 from .dictionary import dictionary_hashes, packed
+from .encoding import StoredColumn, encode_column
 from .errors import WriteError
 from .files import FILES, FileLayer, FileObject, WritableFile, temporary_path
 from .hashing import HashIndex, checksum
@@ -32,6 +33,7 @@ from .seal import (
     ERASED_PEOPLE,
     MAJOR,
     MINOR,
+    NARROW_NUMBERS,
     SEAL_BYTES,
     USERBLOCK_BYTES,
     DatasetPlace,
@@ -99,13 +101,6 @@ def write_partition(path: Path | str, content: PartitionContent, files: FileLaye
         raise WriteError(f"{path}: the partition cannot be written: {error}") from error
 
 
-def code_type(entries: int) -> np.dtype[Any]:
-    """The narrowest unsigned type for the codes of a dictionary."""
-    if entries <= 1 << 8:
-        return np.dtype("u1")
-    return np.dtype("<u2") if entries <= 1 << 16 else np.dtype("<u4")
-
-
 @dataclass(frozen=True, slots=True)
 class _Places:
     """What the seal needs to know about the datasets. extents: (offset, size) of every dataset."""
@@ -113,23 +108,33 @@ class _Places:
     manifest: bytes
     manifest_offset: int
     extents: list[tuple[int, int]]
+    has_narrow_numbers: bool
 
 
-def _datasets(content: PartitionContent) -> Iterator[tuple[str, NDArray[Any]]]:
+class _Dataset(NamedTuple):
+    """is_narrow, scale: of the values of a column, see StoredColumn."""
+
+    name: str
+    values: NDArray[Any]
+    is_narrow: bool = False
+    scale: int | None = None
+
+
+def _datasets(content: PartitionContent) -> Iterator[_Dataset]:
     """Every dataset by its HDF5 path, empty ones included."""
     persons = content.persons
-    yield "/persons/row_start", content.row_start.astype("<i8", copy=False)
-    yield "/persons/kinds", persons.kinds
+    yield _Dataset("/persons/row_start", content.row_start.astype("<i8", copy=False))
+    yield _Dataset("/persons/kinds", persons.kinds)
     if np.any(persons.kinds == INTEGER_PERSON):
-        yield "/persons/integers", persons.integers.astype("<i8", copy=False)
+        yield _Dataset("/persons/integers", persons.integers.astype("<i8", copy=False))
     if np.any(persons.kinds == TEXT_PERSON):
         texts = packed(persons.texts)
-        yield "/persons/texts/offsets", (texts.offsets - texts.offsets[0]).astype("<i8", copy=False)
-        yield "/persons/texts/bytes", texts.data[int(texts.offsets[0]) : int(texts.offsets[-1])]
+        yield _Dataset("/persons/texts/offsets", (texts.offsets - texts.offsets[0]).astype("<i8", copy=False))
+        yield _Dataset("/persons/texts/bytes", texts.data[int(texts.offsets[0]) : int(texts.offsets[-1])])
     yield from _lookup("/persons", HashIndex.of(person_hashes(persons)))
-    yield "/events/stamp", content.stamp.astype("<i8", copy=False)
+    yield _Dataset("/events/stamp", content.stamp.astype("<i8", copy=False))
     if content.event_start is not None and not content.event_start.all():
-        yield "/events/event_start", content.event_start.view(np.uint8)
+        yield _Dataset("/events/event_start", content.event_start.view(np.uint8))
     people = np.arange(len(persons), dtype=np.uint32)
     person_of_row = np.repeat(people, np.diff(content.row_start))
     yield from _column("/events/action", content.action, person_of_row)
@@ -137,44 +142,36 @@ def _datasets(content: PartitionContent) -> Iterator[tuple[str, NDArray[Any]]]:
         yield from _column(f"/columns/{column_id}", _checked(content, column_id), person_of_row)
 
 
-def _lookup(group: str, lookup: HashIndex) -> Iterator[tuple[str, NDArray[Any]]]:
-    yield f"{group}/hashes", lookup.hashes.astype("<u8", copy=False)
-    yield f"{group}/hash_order", lookup.order.astype("<u4", copy=False)
+def _lookup(group: str, lookup: HashIndex) -> Iterator[_Dataset]:
+    yield _Dataset(f"{group}/hashes", lookup.hashes.astype("<u8", copy=False))
+    yield _Dataset(f"{group}/hash_order", lookup.order.astype("<u4", copy=False))
 
 
-def _column(group: str, column: Column, person_of_row: NDArray[np.uint32]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _column(group: str, column: Column, person_of_row: NDArray[np.uint32]) -> Iterator[_Dataset]:
     has_values = column.valid is None or bool(column.valid.any())
     if has_values:
-        column = replace(column, values=_stored_values(column))
-        yield f"{group}/values", column.values
+        stored = encode_column(column)
+        yield _Dataset(f"{group}/values", stored.values, stored.is_narrow, stored.scale)
         if column.valid is not None and not column.valid.all():
-            yield f"{group}/valid", column.valid.view(np.uint8)
-        yield from _index(f"{group}/index", column, person_of_row)
+            yield _Dataset(f"{group}/valid", column.valid.view(np.uint8))
+        yield from _index(f"{group}/index", stored, person_of_row)
     # A dictionary stays when no row uses it any more: its codes are never given away again.
     if column.dictionary is not None and len(column.dictionary):
         yield from _dictionary(f"{group}/dictionary", column.dictionary)
 
 
-def _index(group: str, column: Column, person_of_row: NDArray[np.uint32]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _index(group: str, column: StoredColumn, person_of_row: NDArray[np.uint32]) -> Iterator[_Dataset]:
     index = build_index(column, person_of_row)
     if index is not None:
-        yield f"{group}/keys", index.keys
-        yield f"{group}/offsets", index.offsets
-        yield f"{group}/bytes", index.data
+        yield _Dataset(f"{group}/keys", index.keys)
+        yield _Dataset(f"{group}/offsets", index.offsets)
+        yield _Dataset(f"{group}/bytes", index.data)
 
 
-def _stored_values(column: Column) -> NDArray[Any]:
-    if column.type == "text":
-        assert column.dictionary is not None
-        return column.values.astype(code_type(len(column.dictionary)), copy=False)
-    stored = {"int": "<i8", "double": "<f8", "bool": "u1"}[column.type]
-    return column.values.astype(stored, copy=False)
-
-
-def _dictionary(group: str, dictionary: TextDictionary) -> Iterator[tuple[str, NDArray[Any]]]:
+def _dictionary(group: str, dictionary: TextDictionary) -> Iterator[_Dataset]:
     texts = packed(dictionary)
-    yield f"{group}/offsets", (texts.offsets - texts.offsets[0]).astype("<i8", copy=False)
-    yield f"{group}/bytes", texts.data[int(texts.offsets[0]) : int(texts.offsets[-1])]
+    yield _Dataset(f"{group}/offsets", (texts.offsets - texts.offsets[0]).astype("<i8", copy=False))
+    yield _Dataset(f"{group}/bytes", texts.data[int(texts.offsets[0]) : int(texts.offsets[-1])])
     yield from _lookup(group, HashIndex.of(dictionary_hashes(dictionary)))
 
 
@@ -192,11 +189,13 @@ def _write_datasets(file: WritableFile, content: PartitionContent) -> _Places:
     with handle:
         _write_attributes(handle, content)
         writer = _Hdf5Writer(handle)
-        for name, values in _datasets(content):
-            writer.add(name, values)
+        for dataset in _datasets(content):
+            writer.add(dataset)
         for column_id, name in content.names.items():
             if f"columns/{column_id}" in handle:
                 handle[f"columns/{column_id}"].attrs["name"] = name
+        for path, scale in writer.scales.items():
+            handle[path].attrs["scale"] = np.int64(scale)
         checksums = np.array(writer.checksums, "<u8")
         checksums_offset = writer.write("/checksums", checksums)
         manifest = Manifest(
@@ -208,11 +207,12 @@ def _write_datasets(file: WritableFile, content: PartitionContent) -> _Places:
             checksums_offset=checksums_offset,
             checksums_count=len(checksums),
             checksums_hash=checksum(checksums),
+            scales=writer.scales,
         ).encode()
         manifest_offset = writer.write("/manifest", np.frombuffer(manifest, np.uint8))
     if target.error is not None:
         raise target.error
-    return _Places(manifest, manifest_offset, writer.extents)
+    return _Places(manifest, manifest_offset, writer.extents, writer.has_narrow_numbers)
 
 
 def _write_attributes(handle: h5py.File, content: PartitionContent) -> None:
@@ -234,6 +234,8 @@ class _Hdf5Writer:
         self.places: dict[str, DatasetPlace] = {}
         self.checksums: list[int] = []
         self.extents: list[tuple[int, int]] = []
+        self.scales: dict[str, int] = {}
+        self.has_narrow_numbers = False
         self._groups: set[str] = {""}
         self._group_settings = h5p.create(h5p.GROUP_CREATE)
         self._group_settings.set_obj_track_times(False)
@@ -243,11 +245,14 @@ class _Hdf5Writer:
         self._settings.set_fill_time(h5d.FILL_TIME_NEVER)
         self._settings.set_obj_track_times(False)
 
-    def add(self, name: str, values: NDArray[Any]) -> None:
+    def add(self, dataset: _Dataset) -> None:
         """A dataset of the manifest; an empty one is left out, because HDF5 gives it no place."""
-        if not len(values):
+        if not len(dataset.values):
             return
-        values = np.ascontiguousarray(values)
+        name, values = dataset.name, np.ascontiguousarray(dataset.values)
+        self.has_narrow_numbers |= dataset.is_narrow
+        if dataset.scale is not None:
+            self.scales[name] = dataset.scale
         first = len(self.checksums)
         self.checksums.extend(block_checksums(values))
         offset = self.write(name, values)
@@ -298,6 +303,9 @@ def _write_seal(file: WritableFile, content: PartitionContent, places: _Places) 
         got = file.read_into(memoryview(buffer), offset)
         assert got == size
         rest.update(buffer)
+    required_features = ERASED_PEOPLE if np.any(content.persons.kinds == ERASED_PERSON) else 0
+    if places.has_narrow_numbers:
+        required_features |= NARROW_NUMBERS
     seal = Seal(
         table_id=content.table_id,
         partition=content.partition,
@@ -309,7 +317,7 @@ def _write_seal(file: WritableFile, content: PartitionContent, places: _Places) 
         manifest_bytes=len(places.manifest),
         manifest_hash=checksum(places.manifest),
         rest_hash=rest.intdigest(),
-        required_features=ERASED_PEOPLE if np.any(content.persons.kinds == ERASED_PERSON) else 0,
+        required_features=required_features,
     )
     file.write_at([seal.encode()], 0)
 

@@ -27,6 +27,7 @@ from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY, Segment
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, partition_path
 from openset.store.trigger_catalog import CatalogContents, read_catalog, triggers_path, write_catalog
 from openset.store.trigger_store import Triggers, revent_path
+from openset_format.encoding import DecodedColumns
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer, replace_file
 from openset_format.journal import Journal
@@ -171,7 +172,7 @@ class _Adoption:
             stamp=file.stamp,
             event_start=file.event_start,
             action=file.action,
-            columns=dict(file.columns),
+            columns=DecodedColumns(file.columns),
             names={column.id: column.name for column in self._schema.columns},
         )
 

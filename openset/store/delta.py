@@ -6,7 +6,7 @@ the order in which columns are read does not influence any code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +18,12 @@ from openset.store.ranges import expand_ranges, narrowest, offsets_of
 from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
 from openset_format.dictionary import packed
+from openset_format.encoding import StoredColumn
 from openset_format.person_index import PersonIndex
 
 _VALUE_TYPES: dict[ColumnType, Any] = {"text": np.uint32, "int": np.int64, "double": np.float64, "bool": np.uint8}
+# Rows gathered at a time, so that temporaries fit the cache.
+PICKED_ROWS = 1 << 16
 
 
 class Base(Protocol):
@@ -41,7 +44,7 @@ class Base(Protocol):
     @property
     def action(self) -> Column: ...
     @property
-    def columns(self) -> Mapping[int, Column]: ...
+    def columns(self) -> Mapping[int, StoredColumn]: ...
     @property
     def action_index(self) -> PersonIndex | None: ...
     def index(self, column_id: int) -> PersonIndex | None: ...
@@ -60,7 +63,7 @@ class EmptyBase:
         self.row_start = np.zeros(1, np.int64)
         self.stamp = np.zeros(0, np.int64)
         self.action = Column("text", np.zeros(0, np.uint8), None, TextDictionary([]))
-        self.columns: Mapping[int, Column] = {}
+        self.columns: Mapping[int, StoredColumn] = {}
 
     def index(self, column_id: int) -> PersonIndex | None:
         return None
@@ -93,7 +96,7 @@ class Piece:
 class _DeltaColumn:
     """One column over the rows of the delta, translated up to some piece."""
 
-    def __init__(self, column_id: int, column_type: ColumnType, base: Column | None):
+    def __init__(self, column_id: int, column_type: ColumnType, base: StoredColumn | None):
         self.dictionary: GrowingDictionary | None = None
         if column_type == "text":
             below = base.dictionary if base is not None and base.dictionary is not None else TextDictionary([])
@@ -187,13 +190,11 @@ class Delta:
             self._columns[column_id] = _DeltaColumn(column_id, column_type, base)
         column = self._columns[column_id]
         delta_values, delta_valid = column.over(self._pieces)
-        if base is None:
-            base_values: NDArray[Any] = np.broadcast_to(np.zeros((), delta_values.dtype), self.base.rows)
-            base_valid: NDArray[np.bool_] | None = np.broadcast_to(np.False_, self.base.rows)
-        else:
-            base_values, base_valid = base.values, base.valid
-        values = pick(base_values, delta_values, source)
-        valid = pick_valid(base_valid, delta_valid, source, self.base.rows)
+        rows, no_values = self.base.rows, np.zeros((), delta_values.dtype)
+        base_values = np.broadcast_to(no_values, rows).__getitem__ if base is None else base.decoded
+        base_valid = np.broadcast_to(np.False_, rows) if base is None else base.valid
+        values = pick(base_values, rows, delta_values, source)
+        valid = pick_valid(base_valid, rows, delta_valid, source)
         dictionary = None
         if column.dictionary is not None:
             dictionary = column.dictionary.view()
@@ -206,25 +207,33 @@ class Delta:
         return Column("text", action.astype(narrowest(len(dictionary)), copy=False), None, dictionary)
 
 
-def pick(base: NDArray[Any], delta: NDArray[Any], source: NDArray[np.int64]) -> NDArray[Any]:
-    """The values at `source` of both arrays laid end to end."""
-    if 2 * len(source) > len(base):
-        return np.concatenate([base, delta])[source]
-    picked = np.empty(len(source), np.result_type(base, delta))
-    in_base = source < len(base)
-    picked[in_base] = base[source[in_base]]
-    in_delta = ~in_base
-    picked[in_delta] = delta[source[in_delta] - len(base)]
+def pick(
+    base: Callable[[NDArray[np.int64]], NDArray[Any]], base_rows: int, delta: NDArray[Any], source: NDArray[np.int64]
+) -> NDArray[Any]:
+    """The values at `source` of file and delta laid end to end, in the type of the delta's, which holds both.
+
+    base: gives the values of some rows of the file.
+    """
+    picked = np.empty(len(source), delta.dtype)
+    for start in range(0, len(source), PICKED_ROWS):
+        rows, part = source[start : start + PICKED_ROWS], picked[start : start + PICKED_ROWS]
+        in_base = rows < base_rows
+        if in_base.all():
+            part[:] = base(rows)
+            continue
+        part[in_base] = base(rows[in_base])
+        in_delta = ~in_base
+        part[in_delta] = delta[rows[in_delta] - base_rows]
     return picked
 
 
 def pick_valid(
-    base: NDArray[np.bool_] | None, delta: NDArray[np.bool_], source: NDArray[np.int64], base_rows: int
+    base: NDArray[np.bool_] | None, base_rows: int, delta: NDArray[np.bool_], source: NDArray[np.int64]
 ) -> NDArray[np.bool_] | None:
     """The same for validity; None when all are valid. base: None when all rows of the file are."""
     if base is None:
         if delta.all():
             return None
         base = np.broadcast_to(np.True_, base_rows)
-    valid = pick(base, delta, source)
+    valid = pick(base.__getitem__, base_rows, delta, source)
     return None if valid.all() else valid

@@ -15,6 +15,7 @@ from openset.errors import InternalError
 from openset.store.delta import Base
 from openset.store.merge import Layer
 from openset_format.block import Column, ColumnType, TextDictionary
+from openset_format.encoding import StoredColumn
 from openset_format.errors import FormatError
 from openset_format.membership import bitmap_of
 
@@ -92,7 +93,7 @@ def people_in_rows(layer: Layer, column: Column, value: ColumnValue) -> BitMap:
     return bitmap_of(layer.people[people])
 
 
-def _key(column: Column, value: ColumnValue) -> int | None:
+def _key(column: Column | StoredColumn, value: ColumnValue) -> int | None:
     """What stands for the value in the column, None when nothing does."""
     if column.type == "text":
         assert isinstance(value, str) and column.dictionary is not None

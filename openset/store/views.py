@@ -28,6 +28,7 @@ from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.snapshot import PartitionSnapshot, partition_path
 from openset.store.state import PartitionState, RecordReader, load_state
 from openset_format.block import Block, Column, PersonId, PersonIds
+from openset_format.encoding import StoredColumn
 from openset_format.errors import FormatError
 from openset_format.membership import bitmap_of
 from openset_format.reader import PartitionFile
@@ -235,7 +236,7 @@ class PartitionView:
             known = in_file - self._touched if self._touched else in_file
         layer, columns = self._layer, self._layer_columns
         if layer is not None and columns is not None and columns.has(column):
-            known = known | people_in_rows(layer, columns.column(column), value)
+            known = known | people_in_rows(layer, columns.column(column)[:], value)
         return known
 
     def indexed_texts(self, column: str) -> tuple[IndexedTexts, BitMap] | None:
@@ -399,7 +400,7 @@ class _Columns(ABC):
         self._by_name: dict[str, ColumnSchema] = {
             column.name: column for column in schema.columns if self._present(column)
         }
-        self._made: dict[str, Column] = {}
+        self._made: dict[str, Column | StoredColumn] = {}
 
     def names(self) -> list[str]:
         """All columns that have a value anywhere in the partition, and "action"."""
@@ -408,8 +409,8 @@ class _Columns(ABC):
     def has(self, name: str) -> bool:
         return name == "action" or name in self._by_name
 
-    def column(self, name: str) -> Column:
-        """The column of this name. Raises KeyError."""
+    def column(self, name: str) -> Column | StoredColumn:
+        """The column of this name; some rows of it are a Column. Raises KeyError."""
         if name not in self._made:
             self._made[name] = self._action() if name == "action" else self._make(self._by_name[name])
         return self._made[name]
@@ -421,7 +422,7 @@ class _Columns(ABC):
     def _action(self) -> Column: ...
 
     @abstractmethod
-    def _make(self, column: ColumnSchema) -> Column: ...
+    def _make(self, column: ColumnSchema) -> Column | StoredColumn: ...
 
 
 class _BaseColumns(_Columns):
@@ -433,7 +434,7 @@ class _BaseColumns(_Columns):
     def _action(self) -> Column:
         return self._state.base.action
 
-    def _make(self, column: ColumnSchema) -> Column:
+    def _make(self, column: ColumnSchema) -> StoredColumn:
         return self._state.base.columns[column.id]
 
 
@@ -455,7 +456,7 @@ class _LayerColumns(_Columns):
 
 
 class _BlockColumns(Mapping[str, Column]):
-    """The columns of a Block: some rows of those of its layer. A range of rows shares its memory."""
+    """The columns of a Block: some rows of those of its layer. A range shares its memory unless stored narrow."""
 
     def __init__(self, columns: _Columns, rows: slice | NDArray[np.int64]):
         self._columns = columns
@@ -464,9 +465,7 @@ class _BlockColumns(Mapping[str, Column]):
 
     def __getitem__(self, name: str) -> Column:
         if name not in self._made:
-            column, rows = self._columns.column(name), self._rows
-            valid = None if column.valid is None else column.valid[rows]
-            self._made[name] = Column(column.type, column.values[rows], valid, column.dictionary)
+            self._made[name] = self._columns.column(name)[self._rows]
         return self._made[name]
 
     def __contains__(self, name: Any) -> bool:

@@ -37,6 +37,10 @@ values: dict[int, st.SearchStrategy[Any]] = {
     4: st.booleans(),
 }
 rows = st.fixed_dictionaries({}, optional=values)
+# Numbers that are stored narrow.
+narrow_rows = st.fixed_dictionaries(
+    {}, optional=values | {2: st.integers(-300, 300), 3: st.integers(-(10**5), 10**5).map(lambda cents: cents / 100)}
+)
 
 
 def events_of(people: st.SearchStrategy[Row]) -> st.SearchStrategy[list[Event]]:
@@ -46,7 +50,9 @@ def events_of(people: st.SearchStrategy[Row]) -> st.SearchStrategy[list[Event]]:
     return unique.map(lambda found: sorted(found, key=lambda one: one[0]))
 
 
-people_models = st.lists(st.tuples(person_ids, events_of(rows)), max_size=8, unique_by=lambda one: repr(one[0]))
+people_models = st.sampled_from([rows, narrow_rows]).flatmap(
+    lambda one: st.lists(st.tuples(person_ids, events_of(one)), max_size=8, unique_by=lambda person: repr(person[0]))
+)
 
 
 def column_of(column_type: ColumnType, cells: Sequence[Any]) -> Column:
@@ -133,6 +139,9 @@ PEOPLE: list[Person] = [
     ("nobody", []),
     (-(2**63), [(1, "purchase", [{1: "", 2: 2**63 - 1}]), (1, "view", [{1: "rug"}])]),
 ]
+
+# The same with ints of two bytes.
+NARROW_PEOPLE: list[Person] = [*PEOPLE[:3], (-(2**63), [(1, "purchase", [{1: "", 2: 300}]), (1, "view", [{1: "rug"}])])]
 
 
 def batch_of(partitions: Mapping[int, Sequence[Person]], schema: Mapping[int, ColumnType] = SCHEMA) -> EventBatch:

@@ -25,7 +25,7 @@ from openset.store.store import Store
 from openset.store.views import PartitionView, ViewCache
 from openset_format.block import ColumnType
 from openset_format.person_index import build_index
-from openset_format.reader import PartitionFile
+from openset_format.reader import ACTION_GROUP, PartitionFile
 from openset_tools.sample_events import COLUMNS, Z_ORDER, event_batches
 
 TABLE = "bench"
@@ -86,7 +86,7 @@ def _show_cost(files: list[PartitionFile], compaction_s: float) -> None:
         index_bytes += sum(place.size_bytes for name, place in file.manifest.datasets.items() if "/index/" in name)
         person_of_row = np.repeat(np.arange(file.people, dtype=np.uint32), np.diff(file.row_start))
         started = time.process_time()
-        for column in (file.action, *file.columns.values()):
+        for column in (file.column(ACTION_GROUP, "text"), *file.columns.values()):
             build_index(column, person_of_row)
         building_s += time.process_time() - started
     click.echo(

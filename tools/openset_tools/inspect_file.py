@@ -9,7 +9,8 @@ from typing import Any
 from openset.errors import OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.schema import TableSchema
-from openset_format.block import Block, Column, ColumnType
+from openset_format.block import Block, ColumnType
+from openset_format.encoding import DecodedColumns, StoredColumn
 from openset_format.errors import DamageError
 from openset_format.reader import ACTION_GROUP, PartitionFile
 from openset_format.seal import SEAL_BYTES, Seal, decode_seal
@@ -42,19 +43,18 @@ def inspect_partition(path: Path) -> dict[str, Any]:
 def _contents(file: PartitionFile, names: Mapping[int, str], problems: list[Problem]) -> dict[str, Any]:
     """The summary of what is sound: no damaged columns, and no people and events where their bounds are damaged."""
     broken = {problem.dataset for problem in problems if problem.dataset is not None}
-    columns: dict[str, Column] = {}
+    stored: dict[str, StoredColumn] = {}
     groups = {ACTION_GROUP: "action"} | {f"/columns/{column_id}": name for column_id, name in names.items()}
     for group, name in groups.items():
         try:
-            if name == "action":
-                column = file.action
-            else:
-                column = file.column(group, file.schema[int(group.rpartition("/")[2])])
+            kind = "text" if name == "action" else file.schema[int(group.rpartition("/")[2])]
+            column = file.column(group, kind)
         except DamageError as error:
             problems.append(Problem(error.file, error.dataset, error.offset, error.reason))
             continue
         if not any(each.startswith(f"{group}/") and "/index/" not in each for each in broken):
-            columns[name] = column
+            stored[name] = column
+    columns = DecodedColumns(stored)
     summary = Summary({name: file.schema[column_id] for column_id, name in names.items()})
     bounds = {"/persons/row_start", "/events/stamp", "/events/event_start"}
     if broken & bounds:
@@ -104,8 +104,9 @@ def column_names(file: PartitionFile) -> dict[int, str]:
 
 def file_block(file: PartitionFile, names: Mapping[int, str]) -> Block:
     """All people of a file as one Block, with columns by name."""
-    columns = {names[column_id]: column for column_id, column in file.columns.items()}
-    return Block(file.persons, file.row_start, file.stamp, file.event_start, {"action": file.action, **columns})
+    stored = {"action": file.column(ACTION_GROUP, "text")}
+    stored |= {names[column_id]: column for column_id, column in file.columns.items()}
+    return Block(file.persons, file.row_start, file.stamp, file.event_start, DecodedColumns(stored))
 
 
 def stored_form(file: PartitionFile, group: str, column_type: ColumnType) -> dict[str, Any]:
@@ -119,6 +120,9 @@ def stored_form(file: PartitionFile, group: str, column_type: ColumnType) -> dic
     encoding = width
     if column_type == "text":
         encoding = f"{width} codes of {0 if entries is None else entries.count} texts"
+    scale = file.manifest.scales.get(f"{group}/values")
+    if scale is not None:
+        encoding += f" / {scale}" if scale > 1 else " of whole doubles"
     if f"{group}/valid" in datasets:
         encoding += " + null mask"
     index = sum(place.size_bytes for name, place in datasets.items() if name.startswith(f"{group}/index/"))

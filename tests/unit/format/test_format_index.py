@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from pyroaring import BitMap
-from support.format_models import PEOPLE, content_of, model_of
+from support.format_models import NARROW_PEOPLE, PEOPLE, content_of, model_of
 
 import openset_format.writer
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
+from openset_format.encoding import StoredColumn, code_type, encode_column
 from openset_format.errors import DamageError
-from openset_format.person_index import StoredIndex, build_index, column_bytes
+from openset_format.person_index import StoredIndex, build_index
 from openset_format.reader import PartitionFile
 from openset_format.verify import verify_partition
-from openset_format.writer import code_type, write_partition
+from openset_format.writer import write_partition
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 INT_LEAST, INT_GREATEST = -(2**63), 2**63 - 1
@@ -31,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def random_column(
     kind: ColumnType, rows: int, distinct: int, none_share: float, seed: int, texts: int = 0, least: int = 0
 ) -> Column:
-    """A column as it is stored. texts: entries of the dictionary beyond those that occur."""
+    """A column as a writer gets it. texts: entries of the dictionary beyond those that occur."""
     random = np.random.default_rng(seed)
     values = random.integers(0, distinct, rows)
     valid = random.random(rows) >= none_share if none_share else None
@@ -66,14 +67,14 @@ def bitmap(index: StoredIndex, place: int) -> BitMap | None:
 def test_bitmaps_say_who_has_a_value(kind: ColumnType, distinct: int, least: int, none_share: float) -> None:
     column = random_column(kind, 20_000, distinct, none_share, distinct, texts=2, least=least)
     people = people_of(20_000, 700, 1)
-    index = build_index(column, people)
+    index = build_index(encode_column(column), people)
     assert index is not None
     expected: dict[int, set[int]] = {}
     for row, person in enumerate(people.tolist()):
         if column.valid is None or column.valid[row]:
             expected.setdefault(int(column.values[row]), set()).add(person)
     assert index.keys.tolist() == sorted(expected)
-    assert index.keys.dtype == column.values.dtype
+    assert index.keys.dtype == (np.int64 if kind == "int" else column.values.dtype)
     for place, key in enumerate(index.keys.tolist()):
         found = bitmap(index, place)
         assert found is None or set(found) == expected[key]
@@ -85,18 +86,18 @@ def test_a_run_of_one_value_interrupted_by_none() -> None:
     valid = np.ones(400, np.bool_)
     valid[::2] = False
     index = build_index(
-        Column("text", values, valid, TextDictionary(["a"])), np.repeat(np.arange(4, dtype=np.uint32), 100)
+        StoredColumn("text", values, valid, TextDictionary(["a"])), np.repeat(np.arange(4, dtype=np.uint32), 100)
     )
     assert index is not None and bitmap(index, 0) == BitMap([0, 1, 2, 3])
 
 
 def test_a_bitmap_beyond_a_tenth_of_the_column_is_left_out() -> None:
     rare, often = np.zeros(400, np.uint8), np.ones(9_600, np.uint8)
-    column = Column("bool", np.concatenate([rare, often]), None)
+    column = StoredColumn("bool", np.concatenate([rare, often]))
     # Every second one of 20,000 people: no runs, two bytes each.
     index = build_index(column, np.arange(0, 20_000, 2, dtype=np.uint32))
     assert index is not None and index.keys.tolist() == [0, 1]
-    assert column_bytes(column) == 10_000
+    assert column.size_bytes == 10_000
     assert bitmap(index, 0) == BitMap(range(0, 800, 2))
     assert bitmap(index, 1) is None
 
@@ -104,7 +105,7 @@ def test_a_bitmap_beyond_a_tenth_of_the_column_is_left_out() -> None:
 def test_a_whole_index_takes_about_three_bytes_per_row_at_most() -> None:
     """Everybody has a value of their own in every row, of as many values as are indexed."""
     rows = 64 * 4_000
-    index = build_index(random_column("text", rows, 4_000, 0, 3), np.arange(rows, dtype=np.uint32))
+    index = build_index(encode_column(random_column("text", rows, 4_000, 0, 3)), np.arange(rows, dtype=np.uint32))
     assert index is not None
     assert 2 * rows < index.data.nbytes + index.offsets.nbytes + index.keys.nbytes < 3.2 * rows
 
@@ -122,12 +123,12 @@ def test_a_whole_index_takes_about_three_bytes_per_row_at_most() -> None:
     ids=["double", "wide int", "many values", "large dictionary", "few rows", "no value"],
 )
 def test_columns_without_an_index(column: Column) -> None:
-    assert build_index(column, people_of(len(column.values), 50, 1)) is None
+    assert build_index(encode_column(column), people_of(len(column.values), 50, 1)) is None
 
 
 def test_many_values_in_many_rows_are_indexed() -> None:
     column = random_column("text", 64 * 2_000, 2_000, 0, 1)
-    index = build_index(column, people_of(64 * 2_000, 500, 1))
+    index = build_index(encode_column(column), people_of(64 * 2_000, 500, 1))
     assert index is not None and len(index.keys) == 2_000
 
 
@@ -227,7 +228,7 @@ def fewer_keys(index: StoredIndex) -> StoredIndex:
 def test_verify_compares_bitmaps_with_columns(
     path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
 ) -> None:
-    def changed(column: Column, person_of_row: Any) -> StoredIndex | None:
+    def changed(column: StoredColumn, person_of_row: Any) -> StoredIndex | None:
         index = build_index(column, person_of_row)
         return None if index is None else change(index)
 
@@ -238,7 +239,7 @@ def test_verify_compares_bitmaps_with_columns(
 
 
 def test_a_bitmap_that_cannot_be_read_is_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def changed(column: Column, person_of_row: Any) -> StoredIndex | None:
+    def changed(column: StoredColumn, person_of_row: Any) -> StoredIndex | None:
         index = build_index(column, person_of_row)
         return None if index is None else no_bitmap(index)
 
@@ -270,7 +271,7 @@ def test_verify_refuses_bitmaps_that_are_too_large(path: Path, monkeypatch: pyte
     assert messages and all("a bitmap of more than a tenth of the column's bytes" in message for message in messages)
 
 
-def everything(column: Column, people: Any) -> StoredIndex:
+def everything(column: StoredColumn, people: Any) -> StoredIndex:
     valid = np.ones(len(column.values), np.bool_) if column.valid is None else column.valid
     keys = np.unique(column.values[valid])
     data = [BitMap(np.unique(people[valid & (column.values == key)]).tolist()).serialize() for key in keys]
@@ -293,4 +294,24 @@ def test_a_file_of_version_1_1_opens() -> None:
     file = PartitionFile.open(path)
     assert (file.seal.minor, file.seal.required_features) == (1, 0)
     assert model_of(file) == PEOPLE
+    assert verify_partition(path) == []
+
+
+def test_a_file_of_version_1_2_opens() -> None:
+    """Who was erased is in it, numbers are wide."""
+    path = FIXTURES / "partition-1.2.h5"
+    file = PartitionFile.open(path)
+    assert (file.seal.minor, file.seal.required_features) == (2, 1)
+    assert model_of(file) == [*PEOPLE, ("", [])]
+    assert verify_partition(path) == []
+
+
+def test_a_file_of_version_1_3_opens() -> None:
+    """Narrow ints, doubles as decimals."""
+    path = FIXTURES / "partition-1.3.h5"
+    file = PartitionFile.open(path)
+    assert (file.seal.minor, file.seal.required_features) == (3, 2)
+    assert file.columns[2].values.dtype == np.int16
+    assert [file.columns[column_id].scale for column_id in (2, 3)] == [None, 100]
+    assert model_of(file) == NARROW_PEOPLE
     assert verify_partition(path) == []

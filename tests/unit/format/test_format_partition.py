@@ -171,7 +171,7 @@ def test_plain_h5py_reads_it(path: Path) -> None:
     write_partition(path, content_of(PEOPLE, names={1: "product_name"}))
     with h5py.File(path, "r") as handle:
         assert handle.userblock_size == 8192
-        assert handle.attrs["format_version"] == "1.2"
+        assert handle.attrs["format_version"] == "1.3"
         assert handle.attrs["table_id"] == 3
         assert json.loads(handle.attrs["schema"])[0] == {"id": 1, "type": "text"}
         assert handle["columns/1"].attrs["name"] == "product_name"
@@ -187,6 +187,9 @@ def test_plain_h5py_reads_it(path: Path) -> None:
             for code, ok in zip(codes, valid, strict=True)
         ]
         assert found == ["rug", "rug", "péniche ⛵", None, None, "", "rug"]
+        prices = handle["columns/3/values"]
+        assert (prices.dtype, prices.attrs["scale"]) == (np.uint16, 100)
+        assert (prices[:] / 100).tolist() == [1.5, 9.25, 0, 0, 0, 0, 0]
 
 
 def test_published_read_only_and_without_leftovers(path: Path) -> None:

@@ -24,8 +24,8 @@ def test_a_partition_file_is_read_by_the_book(tmp_path: Path) -> None:
     write_partition(path, content_of(PEOPLE))
     data = path.read_bytes()
     assert data[:8] == b"OPENSET\n"
-    assert [number(data, offset, "H") for offset in (8, 10)] == [1, 2]
-    assert [number(data, 12, "I"), number(data, 16)] == [256, 0]
+    assert [number(data, offset, "H") for offset in (8, 10)] == [1, 3]
+    assert [number(data, 12, "I"), number(data, 16)] == [256, 2]
     assert [number(data, offset) for offset in (24, 32, 40, 48)] == [3, 7, 1, 41]
     assert data[56:88] == b"0123456789abcdef" * 2
     assert number(data, 88) == len(data)
