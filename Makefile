@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint fuzz format bench-insert bench-import bench-query bench-column bench-segments bench-restart bench-revent crash clean
+.PHONY: help demo test lint fuzz format bench-insert bench-import bench-files bench-query bench-column bench-segments bench-restart bench-revent crash clean
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint          the same without pytest"
 	@echo "make bench-insert  events per second into a daemon, durable, through HTTP"
 	@echo "make bench-import  events per second of openset import, by format"
+	@echo "make bench-files   bytes, scans and compaction of a partition file of ten million events"
 	@echo "make bench-query   query times over a million events"
 	@echo "make bench-column  times of column queries over a million people"
 	@echo "make bench-segments  segments over a million people"
@@ -62,6 +63,10 @@ bench-insert: $(READY)
 bench-import: $(READY)
 	@mkdir -p build
 	$(BIN)/python -m openset_tools.bench_import --directory build
+
+bench-files: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_files --directory build
 
 bench-query: $(READY)
 	@mkdir -p build

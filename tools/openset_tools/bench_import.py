@@ -42,7 +42,7 @@ def main(events: int, people: int | None, partitions: int, formats: Sequence[str
     for kind in formats or FORMATS:
         with tempfile.TemporaryDirectory(prefix="bench-import-", dir=directory) as place:
             source = Path(place) / f"events.{kind}"
-            _write(source, kind, events, people or max(1, events // 10))
+            write_events(source, kind, events, people or max(1, events // 10))
             data = Path(place) / "data"
             store = Store.open(data)
             store.initialise(partitions)
@@ -63,7 +63,7 @@ def _measure(arguments: Sequence[str], events: int) -> tuple[float, int]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         peak_bytes = 0
         while process.poll() is None:
-            peak_bytes = max(peak_bytes, _allocated(process.pid))
+            peak_bytes = max(peak_bytes, allocated_bytes(process.pid))
             time.sleep(0.05)
         seconds = time.perf_counter() - started
         assert process.stdout is not None
@@ -73,7 +73,8 @@ def _measure(arguments: Sequence[str], events: int) -> tuple[float, int]:
     return seconds, peak_bytes
 
 
-def _allocated(pid: int) -> int:
+def allocated_bytes(pid: int) -> int:
+    """What a process and its children have allocated now."""
     total_bytes = 0
     try:
         pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
@@ -86,7 +87,8 @@ def _allocated(pid: int) -> int:
     return total_bytes
 
 
-def _write(path: Path, kind: str, events: int, people: int) -> None:
+def write_events(path: Path, kind: str, events: int, people: int) -> None:
+    """A file of made-up events."""
     if kind == "ndjson":
         with path.open("wb") as file:
             for batch in event_batches(events, people, _BATCH):
