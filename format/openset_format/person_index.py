@@ -8,7 +8,7 @@ spec/partition-file.md says what is indexed and what is not.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -30,6 +30,7 @@ BITMAP_SHARE = 10
 TABLE_CELLS_PER_ROW = 8
 # The smallest bitmap there is: one person, as a run.
 _LEAST_BITMAP_BYTES = 15
+_STEP_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,8 +143,16 @@ def _narrow_values(column: StoredColumn) -> tuple[NDArray[Any], int] | None:
     least, greatest = int(values.min()), int(values.max())
     if greatest - least >= VALUE_LIMIT:
         return None
-    distance = column.values.astype(np.int64, copy=False).view(np.uint64) - np.uint64(least & (1 << 64) - 1)
-    return distance.astype(np.uint8 if greatest - least < 256 else np.uint16), least
+    narrow = np.empty(len(column.values), np.uint8 if greatest - least < 256 else np.uint16)
+    for rows in _steps(len(narrow)):
+        narrow[rows] = column.values[rows].astype(np.int64).view(np.uint64) - np.uint64(least & (1 << 64) - 1)
+    return narrow, least
+
+
+def _steps(rows: int) -> Iterator[slice]:
+    """Ranges of rows whose temporaries fit the cache."""
+    for start in range(0, rows, _STEP_ROWS):
+        yield slice(start, start + _STEP_ROWS)
 
 
 def _people_by_value(
@@ -163,9 +172,14 @@ def _by_table(
     line = np.zeros(int(present[-1]) + 1, np.int64)
     line[present] = np.arange(len(present)) * people
     cells = np.zeros(len(present) * people, np.bool_)
-    cells[line[values] + person_of_row] = True
+    for rows in _steps(len(values)):
+        cells[line[values[rows]] + person_of_row[rows]] = True
     found = np.flatnonzero(cells)
-    return (found % people).astype(np.uint32), np.searchsorted(found, np.arange(len(present) + 1) * people)
+    del cells
+    having = np.empty(len(found), np.uint32)
+    for step in _steps(len(found)):
+        having[step] = found[step] % people
+    return having, np.searchsorted(found, np.arange(len(present) + 1) * people)
 
 
 def _by_sorting(
@@ -177,6 +191,7 @@ def _by_sorting(
     values, person_of_row = values[new], person_of_row[new]
     order = np.argsort(values, kind="stable")  # radix, because values are narrow; people stay in order
     values, people = values[order], person_of_row[order]
+    del order
     new = np.ones(len(values), np.bool_)
     new[1:] = (values[1:] != values[:-1]) | (people[1:] != people[:-1])
     values, people = values[new], people[new]

@@ -148,16 +148,17 @@ def _lookup(group: str, lookup: HashIndex) -> Iterator[_Dataset]:
 
 
 def _column(group: str, column: Column, person_of_row: NDArray[np.uint32]) -> Iterator[_Dataset]:
-    has_values = column.valid is None or bool(column.valid.any())
+    stored = encode_column(column)
+    del column  # the numbers of a whole partition, at full width
+    has_values = stored.valid is None or bool(stored.valid.any())
     if has_values:
-        stored = encode_column(column)
         yield _Dataset(f"{group}/values", stored.values, stored.is_narrow, stored.scale)
-        if column.valid is not None and not column.valid.all():
-            yield _Dataset(f"{group}/valid", column.valid.view(np.uint8))
+        if stored.valid is not None and not stored.valid.all():
+            yield _Dataset(f"{group}/valid", stored.valid.view(np.uint8))
         yield from _index(f"{group}/index", stored, person_of_row)
     # A dictionary stays when no row uses it any more: its codes are never given away again.
-    if column.dictionary is not None and len(column.dictionary):
-        yield from _dictionary(f"{group}/dictionary", column.dictionary)
+    if stored.dictionary is not None and len(stored.dictionary):
+        yield from _dictionary(f"{group}/dictionary", stored.dictionary)
 
 
 def _index(group: str, column: StoredColumn, person_of_row: NDArray[np.uint32]) -> Iterator[_Dataset]:

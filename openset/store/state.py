@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,6 @@ class PartitionState:
         merged = merge(Events.concatenate([in_base, in_overlay, new]), self._ranks())
         self.overlay = splice(self.overlay, layer_of(merged))
 
-    @cached_property
     def _whole_base(self) -> Layer:
         base = self.base
         flat = base.event_start is None
@@ -91,7 +89,7 @@ class PartitionState:
 
     def whole(self, overlay: Layer | None = None) -> Layer:
         """All people, file and delta merged: ordinal p is person p of the layer. overlay: another than its own."""
-        layer = splice(self._whole_base, self.overlay if overlay is None else overlay)
+        layer = splice(self._whole_base(), self.overlay if overlay is None else overlay)
         assert len(layer.people) == len(self.delta.persons)
         return layer
 
