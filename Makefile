@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test lint fuzz format bench-insert bench-import bench-files bench-query bench-column bench-segments bench-restart bench-revent crash clean
+.PHONY: help demo test lint fuzz format bench-insert bench-import bench-files bench-load bench-query bench-column bench-segments bench-restart bench-revent crash clean
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench-insert  events per second into a daemon, durable, through HTTP"
 	@echo "make bench-import  events per second of openset import, by format"
 	@echo "make bench-files   bytes, scans and compaction of a partition file of ten million events"
+	@echo "make bench-load    bytes rewritten while ten million events come in, and what compactions do to latency"
 	@echo "make bench-query   query times over a million events"
 	@echo "make bench-column  times of column queries over a million people"
 	@echo "make bench-segments  segments over a million people"
@@ -67,6 +68,10 @@ bench-import: $(READY)
 bench-files: $(READY)
 	@mkdir -p build
 	$(BIN)/python -m openset_tools.bench_files --directory build
+
+bench-load: $(READY)
+	@mkdir -p build
+	$(BIN)/python -m openset_tools.bench_load --directory build
 
 bench-query: $(READY)
 	@mkdir -p build

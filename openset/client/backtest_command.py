@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -49,8 +50,12 @@ def backtest(
     body = b"" if script is None else script_text(script).encode()
     with Connection(url) as connection:
         if lines:
-            found = connection.request_bytes("POST", path, "application/x-ndjson", parameters=parameters, body=body)
+            found, facts = connection.request_bytes(
+                "POST", path, "application/x-ndjson", parameters=parameters, body=body
+            )
             click.echo(found.decode(), nl=False)
+            for line in _errors(facts):
+                click.echo(line, err=True)
             return
         answer = connection.request("POST", path, parameters=parameters, body=body, content_type="text/plain")
     if as_json:
@@ -60,10 +65,20 @@ def backtest(
         f"{answer['emissions']:,} emissions of {answer['emitting_people']:,} people, "
         f"{answer['people']:,} people replayed, {answer['errors']:,} errors"
     )
+    for line in _errors(answer):
+        click.echo(line)
     for day in answer["days"]:
         click.echo(f"{day['day']}  {day['name']}  {day['count']:,}")
     for message in answer["sample"]:
         click.echo(_line(message))
+
+
+def _errors(facts: dict[str, Any]) -> Iterator[str]:
+    """What went wrong."""
+    if facts["errors"]:
+        yield f"{facts['errors']:,} runs failed, one with: {facts['last_error']}"
+    if facts["disabled_at"] is not None:
+        yield f"so many errors in a row would have disabled the trigger at {facts['disabled_at_iso']}"
 
 
 def _line(message: dict[str, Any]) -> str:

@@ -98,17 +98,21 @@ class Connection:
             if compress and len(body) >= _COMPRESS_FROM_BYTES:
                 body = gzip.compress(body, compresslevel=1)
                 headers["Content-Encoding"] = "gzip"
-        return _decoded(self.url, *self._exchange(method, path, parameters, body, headers))
+        status, content, _ = self._exchange(method, path, parameters, body, headers)
+        return _decoded(self.url, status, content)
 
     def request_bytes(
         self, method: str, path: str, accept: str, *, parameters: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> bytes:
-        """Sends one request and returns the answer as it is, in another format than JSON. Raises as `request`."""
+    ) -> tuple[bytes, Any]:
+        """Sends one request and returns the answer as it is, in another format than JSON, and the facts about it.
+
+        Facts are decoded from the header OpenSet-Info, None where there is none. Raises as `request`.
+        """
         headers = {"Accept": accept, "Accept-Encoding": "identity", "Content-Type": "text/plain"}
-        status, content = self._exchange(method, path, parameters, body, headers)
+        status, content, info = self._exchange(method, path, parameters, body, headers)
         if status >= 400:
             _decoded(self.url, status, content)
-        return content
+        return content, None if info is None else msgspec.json.decode(info)
 
     def _exchange(
         self,
@@ -117,8 +121,8 @@ class Connection:
         parameters: Mapping[str, str] | None,
         body: bytes | None,
         headers: Mapping[str, str],
-    ) -> tuple[int, bytes]:
-        """Status and body of an answer. Raises Unreachable."""
+    ) -> tuple[int, bytes, str | None]:
+        """Status, body and facts of an answer. Raises Unreachable."""
         query = f"?{urlencode(parameters)}" if parameters else ""
         try:
             self._http.request(method, f"{self._prefix}{path}{query}", body=body, headers=dict(headers))
@@ -134,7 +138,7 @@ class Connection:
             self.close()
             reason = str(error) or type(error).__name__
             raise Unreachable(f"the connection to the daemon at {self.url} failed: {reason}") from None
-        return response.status, content
+        return response.status, content, response.getheader("OpenSet-Info")
 
     def wait_until_ready(self, timeout_seconds: float = 30.0) -> None:
         """Returns as soon as the daemon answers /ping; raises Unreachable when it has not within the time."""

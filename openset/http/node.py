@@ -17,8 +17,9 @@ from openset.query.refresher import Refresher
 from openset.query.work import PlanCache
 from openset.revent.board import Board
 from openset.revent.deliveries import Deliveries
+from openset.revent.disabling import ERRORS_UNTIL_DISABLED
 from openset.revent.registry import Registry
-from openset.revent.runner import ERRORS_UNTIL_DISABLED, Runner
+from openset.revent.runner import Runner
 from openset.revent.watcher import Watcher
 from openset.revent.webhooks import AllowList, Webhooks
 from openset.store.compaction import Policy
@@ -60,7 +61,7 @@ class Node:
         self.stopping = False
         self.active: set[Resource] = set()
         self._policy = policy
-        self._trigger_errors = trigger_errors
+        self.trigger_errors = trigger_errors
         self._webhook_allow = AllowList.of(webhook_allow)
         self._scrubbing = scrubbing or Scrubbing()
         self._files = files
@@ -94,7 +95,7 @@ class Node:
         self._compactor = Compactor(store)
         self._refresher = Refresher(Tools(store, self.executor, self.plans))
         self._watcher = Watcher(store, self.executor, self.plans)
-        self._runner = Runner(store, self.executor, self._watcher, self._trigger_errors)
+        self._runner = Runner(store, self.executor, self._watcher, self.trigger_errors)
         self._board = Board(store, self._watcher)
         self._deliveries = Deliveries(self._board, store.triggers.clock)
         self._webhooks = Webhooks(store, self._deliveries, self._webhook_allow)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from openset.http.query_person import stamp_parameter
 from openset.http.resource import Answer, Resource
-from openset.query.formats import Document
+from openset.query.formats import INFO_HEADER, Document
 from openset.query.frame import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS
 from openset.query.parameters import RequestParameters, parse_bool
 from openset.revent.backtests import BacktestRequest, backtest
@@ -71,11 +72,13 @@ class TriggerBacktest(Resource):
             once=None if once is None else parse_bool("once", once),
             filter=parameters.text("filter"),
             timeout_ms=parameters.integer("timeout", 1, MAX_TIMEOUT_MS) or DEFAULT_TIMEOUT_MS,
+            errors_until_disabled=self.node.trigger_errors,
         )
         parameters.finish()
         tested = await backtest(await self.node.store(), self.node.executor, request)
         if "application/x-ndjson" in self.request.headers.get("Accept", ""):
-            return Document(await asyncio.to_thread(tested.lines), "application/x-ndjson", {})
+            headers = {INFO_HEADER: json.dumps(await asyncio.to_thread(tested.facts))}
+            return Document(await asyncio.to_thread(tested.lines), "application/x-ndjson", headers)
         return await asyncio.to_thread(tested.shown)
 
 

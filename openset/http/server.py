@@ -21,7 +21,7 @@ from openset.http.node import MAX_BODY_BYTES, Node
 from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
 from openset.query.worker_process import start_copies
-from openset.revent.runner import ERRORS_UNTIL_DISABLED
+from openset.revent.disabling import ERRORS_UNTIL_DISABLED
 from openset.store.compaction import Policy
 from openset.store.scrub import Scrubbing
 from openset_format.files import FILES, FileLayer

@@ -15,6 +15,7 @@ import numpy as np
 from openset.pyql.settings import RunSettings
 from openset.query.fan_out import Portion, turn
 from openset.query.work import WorkerState
+from openset.revent.disabling import Failures
 from openset.revent.evaluation import TriggerTools
 from openset.revent.replay import BlockReplay, Replay, Replayed
 from openset.store.members import SegmentRef
@@ -27,7 +28,11 @@ BLOCK_ROWS = 1 << 18
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BacktestWork:
-    """The replay of some partitions. from_ms, to_ms: events from the one to before the other are inserts."""
+    """The replay of some partitions.
+
+    from_ms, to_ms: events from the one to before the other are inserts. failures: known from a replay before.
+    last_moment: nothing happens after it (`disabling`).
+    """
 
     script: str
     schema: TableSchema
@@ -37,6 +42,8 @@ class BacktestWork:
     filter: SegmentRef | None
     from_ms: int
     to_ms: int
+    failures: Failures | None = None
+    last_moment: int | None = None
     compared: None = None
 
     def run(self, state: WorkerState) -> Portion[Replay]:
@@ -51,7 +58,16 @@ class BacktestWork:
                     (mask,) = state.members.masks([self.filter], snapshot.partition, block)
                     assert mask is not None
                     people = people[mask[people]]
-                replay = BlockReplay(plan, block, self.settings, once=self.once, from_ms=self.from_ms, to_ms=self.to_ms)
+                replay = BlockReplay(
+                    plan,
+                    block,
+                    self.settings,
+                    once=self.once,
+                    from_ms=self.from_ms,
+                    to_ms=self.to_ms,
+                    failures=self.failures,
+                    last_moment=self.last_moment,
+                )
                 found.merge(replay.replay(people))
             done += 1
         return Portion(found, done)

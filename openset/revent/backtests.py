@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from openset.errors import QueryError
 from openset.pyql.settings import RunSettings
@@ -19,6 +20,7 @@ from openset.query.executor import Executor
 from openset.query.fan_out import fan_out
 from openset.query.frame import DEFAULT_TIMEOUT_MS
 from openset.revent.backtest import BacktestWork, by_day
+from openset.revent.disabling import ERRORS_UNTIL_DISABLED, PARTS, Failures
 from openset.revent.replay import Replay, Replayed
 from openset.revent.scripts import checked_script, schema_as_saved
 from openset.store.fold import iso_text
@@ -33,7 +35,10 @@ SAMPLES_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class BacktestRequest:
-    """script: empty takes the saved one. once, filter: None takes that of the saved trigger. to_ms: None is now."""
+    """script: empty takes the saved one. once, filter: None takes that of the saved trigger. to_ms: None is now.
+
+    errors_until_disabled: so many errors in a row end it, as they would have disabled the trigger.
+    """
 
     table: str
     name: str
@@ -43,20 +48,22 @@ class BacktestRequest:
     once: bool | None = None
     filter: str | None = None
     timeout_ms: int = DEFAULT_TIMEOUT_MS
+    errors_until_disabled: int = ERRORS_UNTIL_DISABLED
 
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """What came of it. emissions: by time, then person."""
+    """What came of it. emissions: by time, then person. disabled_at_ms: when errors would have ended it."""
 
     name: str
     from_ms: int
     to_ms: int
     replay: Replay
     emissions: list[Replayed]
+    disabled_at_ms: int | None = None
 
-    def shown(self) -> dict[str, Any]:
-        """Counts, days and samples."""
+    def facts(self) -> dict[str, Any]:
+        """Counts, and what went wrong."""
         return {
             "trigger": self.name,
             "from": self.from_ms,
@@ -67,6 +74,14 @@ class Backtest:
             "emitting_people": len({(type(one.person), one.person) for one in self.emissions}),
             "errors": self.replay.errors,
             "last_error": self.replay.error,
+            "disabled_at": self.disabled_at_ms,
+            "disabled_at_iso": None if self.disabled_at_ms is None else iso_text(self.disabled_at_ms),
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """Facts, days and samples."""
+        return {
+            **self.facts(),
             "days": list(by_day(self.emissions)),
             "sample": [self._message(one) for one in self.emissions[:SAMPLES_SHOWN]],
         }
@@ -82,6 +97,8 @@ class Backtest:
 
 async def backtest(store: Store, executor: Executor, request: BacktestRequest) -> Backtest:
     """Replays history; nothing is emitted. Raises ParseError, QueryError, RunTimeError."""
+    if request.from_ms is not None and request.to_ms is not None and request.from_ms > request.to_ms:
+        raise QueryError(f"from ({iso_text(request.from_ms)}) is later than to ({iso_text(request.to_ms)})")
     now_ms = store.triggers.clock()
     started = time.monotonic()
     with ExitStack() as held:
@@ -106,16 +123,39 @@ async def backtest(store: Store, executor: Executor, request: BacktestRequest) -
         from_ms = 0 if request.from_ms is None else request.from_ms
         to_ms = now_ms if request.to_ms is None else min(request.to_ms, LAST_STAMP + 1)
         work = BacktestWork(script, as_saved, snapshots, settings, once, people, from_ms, to_ms)
-        parts: Sequence[Replay] = await fan_out(executor, work)
-    return await asyncio.to_thread(_backtest, request.name, from_ms, to_ms, parts)
+        replay, disabled_at_ms = await _replayed(executor, work, request.errors_until_disabled)
+    return await asyncio.to_thread(_backtest, request.name, from_ms, to_ms, replay, disabled_at_ms)
 
 
-def _backtest(name: str, from_ms: int, to_ms: int, parts: Sequence[Replay]) -> Backtest:
+async def _replayed(executor: Executor, work: BacktestWork, errors_until_disabled: int) -> tuple[Replay, int | None]:
+    """The replay, up to the moment at which too many errors in a row end it, and that moment.
+
+    Only the errors of everybody together say when that is, and only where errors are do the other runs matter.
+    """
+    replay = _together(await fan_out(executor, work))
+    if replay.errors < errors_until_disabled:
+        return replay, None
+    failures = Failures.of(np.concatenate(replay.failed))
+    successes = _together(await fan_out(executor, replace(work, failures=failures))).successes
+    assert successes is not None
+    last_moment = failures.disabled_at(successes, errors_until_disabled)
+    if last_moment is None:
+        return replay, None
+    disabled_at_ms = last_moment // PARTS
+    ended = replace(work, to_ms=disabled_at_ms + 1, last_moment=last_moment)
+    return _together(await fan_out(executor, ended)), disabled_at_ms
+
+
+def _together(parts: Sequence[Replay]) -> Replay:
     replay = Replay()
     for part in parts:
         replay.merge(part)
+    return replay
+
+
+def _backtest(name: str, from_ms: int, to_ms: int, replay: Replay, disabled_at_ms: int | None) -> Backtest:
     emissions = sorted(replay.emissions, key=lambda one: (one.stamp_ms, order_key(one.person), one.name))
-    return Backtest(name, from_ms, to_ms, replay, emissions)
+    return Backtest(name, from_ms, to_ms, replay, emissions, disabled_at_ms)
 
 
 def _script(schema: TableSchema, saved: Trigger | None, request: BacktestRequest) -> tuple[str, TableSchema]:

@@ -17,6 +17,7 @@ from openset.pyql.lanes.engine import Plan
 from openset.pyql.lanes.triggers import BlockActions, block_actions
 from openset.pyql.names import IS_NEW, NOW, ON_INSERT
 from openset.pyql.settings import RunSettings
+from openset.revent.disabling import AT_ONCE, DUE, INSERTED, LAST_MOMENT, Failures, moments_of
 from openset.revent.timelines import Ints, Moments, Timelines
 from openset.store.identity import SelectedPersonIds
 from openset.store.ranges import expand_ranges, offsets_of
@@ -39,13 +40,23 @@ class Replayed:
 
 @dataclass(slots=True)
 class Replay:
-    """What some people would have emitted. people: whom on_insert ran for. errors: runs that failed."""
+    """What some people would have emitted.
+
+    people: whom on_insert ran for. failed: the moment of every run that failed, in pieces. successes: where that was
+    asked for, which moments of known failures had a run without an error before them.
+    """
 
     emissions: list[Replayed] = field(default_factory=list)
     people: int = 0
     runs: int = 0
-    errors: int = 0
     error: str | None = None
+    failed: list[Ints] = field(default_factory=list)
+    successes: NDArray[np.bool_] | None = None
+
+    @property
+    def errors(self) -> int:
+        """Runs that failed."""
+        return sum(map(len, self.failed))
 
     def add(self, emissions: list[Replayed]) -> None:
         """Raises RunTimeError when it is too much."""
@@ -58,18 +69,24 @@ class Replay:
         self.add(other.emissions)
         self.people += other.people
         self.runs += other.runs
-        self.errors += other.errors
         self.error = self.error or other.error
+        self.failed += other.failed
+        if other.successes is not None:
+            self.successes = other.successes if self.successes is None else self.successes | other.successes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Runs:
-    """Runs of a function. person: in the Block.  end: of the rows each sees; those from new_from on are new."""
+    """Runs of a function. person: in the Block.  end: of the rows each sees; those from new_from on are new.
+
+    moment: see `disabling`.
+    """
 
     person: Ints
     end: Ints
     new_from: Ints
     now_ms: Ints
+    moment: Ints
 
     def __len__(self) -> int:
         return len(self.person)
@@ -77,13 +94,25 @@ class _Runs:
     def part(self, first: int, last: int) -> _Runs:
         """Some of them."""
         own = slice(first, last)
-        return _Runs(self.person[own], self.end[own], self.new_from[own], self.now_ms[own])
+        return _Runs(self.person[own], self.end[own], self.new_from[own], self.now_ms[own], self.moment[own])
 
 
 class BlockReplay:
     """The replay of the people of one Block. from_ms, to_ms: events from the one to before the other are inserts."""
 
-    def __init__(self, plan: Plan, block: Block, settings: RunSettings, *, once: bool, from_ms: int, to_ms: int):
+    def __init__(
+        self,
+        plan: Plan,
+        block: Block,
+        settings: RunSettings,
+        *,
+        once: bool,
+        from_ms: int,
+        to_ms: int,
+        failures: Failures | None = None,
+        last_moment: int | None = None,
+    ):
+        """failures: tells which of these moments have a run without an error before them. last_moment: of all runs."""
         self._plan = plan
         self._block = block
         self._settings = settings
@@ -92,7 +121,11 @@ class BlockReplay:
         self._event_rows = block.event_first_row
         self._stamps = block.stamp[self._event_rows[:-1]]
         self._columns = [name for name in sorted({"action", *plan.script.columns}) if name in block.columns]
+        self._failures = failures
+        self._last_moment = LAST_MOMENT if last_moment is None else last_moment
         self._found = Replay()
+        if failures is not None:
+            self._found.successes = np.zeros(len(failures.moments), np.bool_)
 
     def replay(self, people: Ints) -> Replay:
         """Everything. people: whom to do it for, ascending. Raises RunTimeError when a budget is used up."""
@@ -122,7 +155,9 @@ class BlockReplay:
             taken = np.minimum(number, most)
             slot = np.repeat(np.arange(len(people)), taken)
             events = expand_ranges(event, taken)
-            runs = _Runs(people[slot], self._event_rows[events + 1], self._event_rows[events], self._stamps[events])
+            now_ms = self._stamps[events]
+            ends, starts = self._event_rows[events + 1], self._event_rows[events]
+            runs = _Runs(people[slot], ends, starts, now_ms, moments_of(now_ms, INSERTED))
             ended = np.zeros(len(people), np.bool_)
             for first, last in self._pieces(runs):
                 scheduled = self._insert(runs.part(first, last), slot[first:last], ended)
@@ -183,13 +218,16 @@ class BlockReplay:
         while (due := timelines.next_due()) is not None:
             self._settings.check_deadline()
             person = people[due.person]
-            end = np.maximum(self._rows_before(person, due.at_ms), due.end)
+            before = self._rows_before(person, due.at_ms)
+            end = np.maximum(before, due.end)
+            # Who scheduled it saw events of this very millisecond.
+            moment = moments_of(due.at_ms, np.where(due.end > before, AT_ONCE, DUE))
             # The order in which the daemon runs what is due at one moment.
             for place in sorted(range(len(functions)), key=functions.__getitem__):
                 chosen = np.flatnonzero(due.functions[:, place])
                 if not len(chosen):
                     continue
-                runs = _Runs(person[chosen], end[chosen], end[chosen], due.at_ms[chosen])
+                runs = _Runs(person[chosen], end[chosen], end[chosen], due.at_ms[chosen], moment[chosen])
                 actions = self._run(runs, functions[place])
                 self._note(actions, runs, np.ones(len(runs), np.bool_))
                 made = actions.schedules
@@ -235,6 +273,7 @@ class BlockReplay:
     def _note(self, actions: BlockActions, runs: _Runs, happened: NDArray[np.bool_]) -> None:
         """Notes what was emitted and what failed in runs that happened."""
         found = self._found
+        happened = happened & (runs.moment <= self._last_moment)
         found.runs += int(happened.sum())
         found.add(
             [
@@ -248,10 +287,15 @@ class BlockReplay:
                 if happened[one.person]
             ]
         )
-        failures = [error for place, error in actions.failures if happened[place]]
-        found.errors += len(failures)
-        if failures:
-            found.error = found.error or failures[0].message
+        failed = [place for place, _ in actions.failures if happened[place]]
+        if failed:
+            found.failed.append(runs.moment[failed])
+            found.error = found.error or next(error.message for place, error in actions.failures if happened[place])
+        if self._failures is not None:
+            assert found.successes is not None
+            succeeded = happened.copy()
+            succeeded[failed] = False
+            found.successes |= self._failures.gaps_with_success(runs.moment[succeeded])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ import structlog
 from openset.errors import OpenSetError, QueryError, ReadOnlyError, RunTimeError
 from openset.query.executor import Executor
 from openset.revent.board import call_soon
+from openset.revent.disabling import ERRORS_UNTIL_DISABLED
 from openset.revent.emitted import events_of
 from openset.revent.evaluation import Judgement, Outcome, PartitionRun, TriggerAnswer, TriggerScript, TriggerWork
 from openset.revent.messages import DEFAULT_HOLD_MS
@@ -37,7 +38,6 @@ from openset.store.trigger_state import Due
 
 log = structlog.get_logger("openset.revent")
 
-ERRORS_UNTIL_DISABLED = 10
 # Of a turn, per partition.
 EVENTS_PER_TURN = 8_000
 DUE_PER_TURN = 2_000

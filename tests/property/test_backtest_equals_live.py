@@ -86,6 +86,8 @@ async def settled(node: ReventNode) -> None:
     """Until nothing waits and nothing that is due, or being run, is left."""
 
     def nothing_is_due() -> bool:
+        if is_disabled(node):
+            return True
         with node.store.triggers.states(node.schema.id) as states:
             held = [
                 due for state in states.values() for entries in state._schedules.values() for due in entries.values()
@@ -96,8 +98,13 @@ async def settled(node: ReventNode) -> None:
     await node.settled()
 
 
+def is_disabled(node: ReventNode) -> bool:
+    """Then what is scheduled waits."""
+    return bool(node.registry.describe(TABLE, "t")["state"] == "disabled")
+
+
 async def to_moment(node: ReventNode, stamp: int) -> None:
-    while True:
+    while not is_disabled(node):
         with node.store.triggers.states(node.schema.id) as states:
             due = [moment for state in states.values() if (moment := state.next_due()) is not None]
         upcoming = min(due, default=stamp)
@@ -129,4 +136,60 @@ async def compare(directory: Path, script: str, once: bool, events: list[tuple[i
         tested = await backtest(node.store, node.executor, request)
         found = [(one.stamp_ms, type(one.person), one.person, one.name, one.value) for one in tested.emissions]
         assert sorted(found, key=repr) == sorted(expected, key=repr)
-        assert found or not expected
+        assert expected, "histories are such that every script emits"
+        assert tested.disabled_at_ms is None
+
+
+WRONG = """def on_insert():
+    schedule(7 minutes, "later")
+    match where is_new:
+        if action is not "buy":
+            x = -action
+        emit("bought")
+
+def later():
+    emit("later")
+"""
+WRONG_LATER = """def on_insert():
+    schedule(7 minutes, "later")
+    schedule(0, "at_once")
+    match where is_new and action is "stop":
+        emit("stop")
+
+def at_once():
+    if event_count % 2 is 1:
+        x = -first_event
+
+def later():
+    if event_count > 2:
+        x = -"text"
+    emit("later")
+"""
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+@pytest.mark.parametrize("script", [WRONG, WRONG_LATER], ids=["inserts", "scheduled"])
+def test_both_end_when_errors_disable_the_trigger(script: str, limit: int) -> None:
+    ended = 0
+    for seed in range(20, 23):
+        with tempfile.TemporaryDirectory() as directory:
+            ended += asyncio.run(compare_until_disabled(Path(directory), script, limit, history(seed)))
+    assert ended or limit > 2
+
+
+async def compare_until_disabled(
+    directory: Path, script: str, limit: int, events: list[tuple[int | str, str, int]]
+) -> bool:
+    end_ms = START + 90 * MINUTE
+    async with revent_node(directory / "data") as node:
+        node.runner._limit = limit
+        node.clock_ms = START - MINUTE
+        await node.save("t", script, once=False)
+        expected = await live(node, events, end_ms)
+        request = BacktestRequest(TABLE, "t", "", from_ms=START - MINUTE, to_ms=end_ms + 1, errors_until_disabled=limit)
+        tested = await backtest(node.store, node.executor, request)
+        found = [(one.stamp_ms, type(one.person), one.person, one.name, one.value) for one in tested.emissions]
+        disabled = is_disabled(node)
+        assert (tested.disabled_at_ms is not None) == disabled
+        assert sorted(found, key=repr) == sorted(expected, key=repr)
+        return disabled
