@@ -1,10 +1,10 @@
 """What compactions cost while events come in: `python -m openset_tools.bench_load`.
 
 A daemon takes events at a fixed rate through HTTP, every request acknowledged when it is on disk, while somebody asks
-about one person again and again. Responsible for two figures: the bytes the daemon wrote besides the journal for each
-byte of the journal and of the bodies; and how late inserts and answers are, beside those of a daemon that never
-compacts while a plain program writes and syncs one file as fast as the compactions did on average.
-Shortcut: what a daemon wrote is what Linux says its processes wrote (`/proc/PID/io`).
+about one person again and again. Responsible for two figures. First the bytes the daemon wrote besides the journal, for
+each byte of the journal and of the bodies, over the whole load. Then how late inserts and answers are on top of that
+load: with compactions, and with none beside a plain program that writes and syncs one file as fast as compactions
+did on average. Shortcut: what a daemon wrote is what Linux says its processes wrote (`/proc/PID/io`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.daemon import free_port
 from openset.client.query import stored_counts
 from openset_tools.bench_insert import percentile
-from openset_tools.sample_events import COLUMNS, Z_ORDER, event_batches
+from openset_tools.sample_events import COLUMNS, FIRST_STAMP_MS, SPAN_MS, Z_ORDER, event_batches
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -68,30 +68,49 @@ class Load:
         return self.written_bytes - self.journal_bytes
 
 
+@dataclass(frozen=True)
+class _Place:
+    """directory: of all data. rate: events a second. batch: events a request."""
+
+    directory: Path
+    partitions: int
+    people: int
+    rate: int
+    batch: int
+
+
 @click.command()
 @click.option("--events", default=10_000_000, show_default=True, type=click.IntRange(min=1))
 @click.option("--people", type=click.IntRange(min=1), help="Default: one for ten events.")
 @click.option("--rate", default=20_000, show_default=True, type=click.IntRange(min=1), help="Events a second.")
 @click.option("--batch", default=1_000, show_default=True, type=click.IntRange(min=1), help="Events a request.")
 @click.option("--partitions", default=8, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--beside", default=60, show_default=True, type=click.IntRange(min=1), help="Seconds of the second run.")
+@click.option(
+    "--beside",
+    default=60,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Seconds of each compared run.",
+)
 @click.option(
     "--directory", type=click.Path(file_okay=False, exists=True, path_type=Path), default=Path(), help="For the data."
 )
 def main(events: int, people: int | None, rate: int, batch: int, partitions: int, beside: int, directory: Path) -> None:
     """Measure write amplification, and what compactions do to inserts and answers."""
     people = people or max(1, events // 10)
-    load = _run(directory, "compact", events, people, rate, batch, partitions, 0)
-    click.echo(
-        f"{events:,} events in {load.seconds:.0f} s ({events / load.seconds:,.0f}/s): bodies {_mb(load.body_bytes)}, "
-        f"journal {_mb(load.journal_bytes)}, rewritten {_mb(load.rewritten_bytes)}: "
-        f"{load.rewritten_bytes / load.journal_bytes:.2f} bytes for each of the journal, "
-        f"{load.rewritten_bytes / load.body_bytes:.2f} for each of the bodies"
-    )
-    _show("with compactions", load)
-    bytes_per_s = int(load.rewritten_bytes / load.seconds)
-    plain = _run(directory, "never", min(events, rate * beside), people, rate, batch, partitions, bytes_per_s)
-    _show(f"without, beside a plain writer of {bytes_per_s / 1e6:.0f} MB/s", plain)
+    with tempfile.TemporaryDirectory(prefix="bench-load-", dir=directory) as name:
+        place = _Place(Path(name), partitions, people, rate, batch)
+        load = _run(place, "compact", events, FIRST_STAMP_MS)
+        click.echo(
+            f"{events:,} events in {load.seconds:.0f} s ({events / load.seconds:,.0f}/s): bodies "
+            f"{_mb(load.body_bytes)}, journal {_mb(load.journal_bytes)}, rewritten {_mb(load.rewritten_bytes)}: "
+            f"{load.rewritten_bytes / load.journal_bytes:.2f} bytes for each of the journal, "
+            f"{load.rewritten_bytes / load.body_bytes:.2f} for each of the bodies"
+        )
+        bytes_per_s = int(load.rewritten_bytes / load.seconds)
+        _show("compactions", _run(place, "compact", rate * beside, FIRST_STAMP_MS + SPAN_MS))
+        plain = _run(place, "never", rate * beside, FIRST_STAMP_MS + 2 * SPAN_MS, bytes_per_s)
+        _show(f"none, beside a plain writer of {bytes_per_s / 1e6:.0f} MB/s", plain)
 
 
 def _mb(size_bytes: int) -> str:
@@ -105,54 +124,53 @@ def _show(what: str, load: Load) -> None:
         click.echo(f"{what}: {name} (ms) {marks}, p99.9 {late * 1e3:.0f}, max {found[-1] * 1e3:.0f} of {len(found):,}")
 
 
-def _run(
-    directory: Path,
-    policy: str,
-    events: int,
-    people: int,
-    rate: int,
-    batch: int,
-    partitions: int,
-    plain_bytes_per_s: int,
-) -> Load:
+def _run(place: _Place, policy: str, events: int, first_stamp_ms: int, plain_bytes_per_s: int = 0) -> Load:
+    """Starts a daemon on the data there are, and puts events on top."""
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="bench-load-", dir=directory) as place:
-        data = Path(place) / "data"
-        with _serving(data, partitions, policy) as (process, url):
-            with Connection(url) as connection:
-                definition = {"columns": COLUMNS, "z-order": Z_ORDER}
-                connection.request("POST", f"/v1/table/{TABLE}", body=msgspec.json.encode(definition))
-            journal, stop = _JournalWatch(data / "journal"), context.Event()
-            results: Queue[tuple[list[float], int]] = context.Queue()
-            asked: Queue[list[float]] = context.Queue()
-            inserter = context.Process(target=_insert, args=(url, events, people, rate, batch, results), daemon=True)
-            asker = context.Process(target=_ask, args=(url, people, stop, asked), daemon=True)
-            plain = context.Process(
-                target=_write_plainly, args=(Path(place) / "plain", plain_bytes_per_s, stop), daemon=True
-            )
-            started = time.perf_counter()
-            inserter.start()
-            asker.start()
-            if plain_bytes_per_s:
-                plain.start()
-            inserts, body_bytes = results.get()
-            seconds = time.perf_counter() - started
-            stop.set()
-            answers = asked.get()
-            _quiet(process.pid)
-            written = _written_bytes(process.pid)
-            journal.close()
-            with Connection(url) as connection:
-                stored, _ = stored_counts(connection, TABLE)
-            if stored != events:
-                raise click.ClickException(f"{events - stored:,} events are missing")
+    data = place.directory / "data"
+    stop = context.Event()
+    inserted: Queue[tuple[list[float], int]] = context.Queue()
+    asked: Queue[list[float]] = context.Queue()
+    with _serving(data, place.partitions, policy) as (process, url), Connection(url) as connection:
+        before = _prepared(connection)
+        written_before = _written_bytes(process.pid)
+        journal = _JournalWatch(data / "journal")
+        work = [
+            context.Process(target=_insert, args=(url, place, events, first_stamp_ms, inserted), daemon=True),
+            context.Process(target=_ask, args=(url, place.people, stop, asked), daemon=True),
+        ]
+        if plain_bytes_per_s:
+            target = (place.directory / "plain", plain_bytes_per_s, stop)
+            work.append(context.Process(target=_write_plainly, args=target, daemon=True))
+        started = time.perf_counter()
+        for one in work:
+            one.start()
+        inserts, body_bytes = inserted.get()
+        seconds = time.perf_counter() - started
+        stop.set()
+        answers = asked.get()
+        _quiet(process.pid)
+        written = _written_bytes(process.pid) - written_before
+        journal.close()
+        stored, _ = stored_counts(connection, TABLE)
+        if stored != before + events:
+            raise click.ClickException(f"{before + events - stored:,} events are missing")
     return Load(sorted(inserts), sorted(answers), seconds, body_bytes, journal.total_bytes, written)
+
+
+def _prepared(connection: Connection) -> int:
+    """Makes the table where there is none. Returns how many events it has."""
+    with suppress(Refused):
+        definition = {"columns": COLUMNS, "z-order": Z_ORDER}
+        connection.request("POST", f"/v1/table/{TABLE}", body=msgspec.json.encode(definition))
+    return stored_counts(connection, TABLE)[0]
 
 
 @contextmanager
 def _serving(data: Path, partitions: int, policy: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     port = free_port()
-    options = {"data": str(data), "host": "127.0.0.1", "port": port, "init": partitions, "workers": None}
+    init = None if data.exists() else partitions
+    options = {"data": str(data), "host": "127.0.0.1", "port": port, "init": init, "workers": None}
     command = [sys.executable, "-c", _SERVE, msgspec.json.encode(options).decode(), policy]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
@@ -172,19 +190,22 @@ def _serving(data: Path, partitions: int, policy: str) -> Iterator[tuple[subproc
             process.terminate()
 
 
-def _insert(url: str, events: int, people: int, rate: int, batch: int, results: Queue[tuple[list[float], int]]) -> None:
+def _insert(
+    url: str, place: _Place, events: int, first_stamp_ms: int, inserted: Queue[tuple[list[float], int]]
+) -> None:
     """Paced: a request that is late does not put off the next ones more than it has to."""
     latencies: list[float] = []
     body_bytes = 0
     with Connection(url) as connection:
+        bodies = event_batches(events, place.people, place.batch, first_stamp_ms=first_stamp_ms)
         started = time.perf_counter()
-        for number, body in enumerate(event_batches(events, people, batch)):
-            time.sleep(max(started + number * batch / rate - time.perf_counter(), 0))
+        for number, body in enumerate(bodies):
+            time.sleep(max(started + number * place.batch / place.rate - time.perf_counter(), 0))
             asked = time.perf_counter()
             connection.request("POST", f"/v1/insert/{TABLE}", body=body)
             latencies.append(time.perf_counter() - asked)
             body_bytes += len(body)
-    results.put((latencies, body_bytes))
+    inserted.put((latencies, body_bytes))
 
 
 def _ask(url: str, people: int, stop: Event, asked: Queue[list[float]]) -> None:
@@ -218,13 +239,14 @@ class _JournalWatch:
     def __init__(self, directory: Path):
         self._directory = directory
         self._sizes: dict[str, int] = {}
+        self._before = {path.name: path.stat().st_size for path in directory.glob("*.journal")}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     @property
     def total_bytes(self) -> int:
-        return sum(self._sizes.values())
+        return sum(size - self._before.get(name, 0) for name, size in self._sizes.items())
 
     def close(self) -> None:
         self._stop.set()

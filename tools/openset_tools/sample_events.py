@@ -29,20 +29,23 @@ _COUNTRIES = ["de", "fr", "nl", "us", "ca", "jp", "br", "in", "gb", "se"]
 _DEVICES = ["phone", "tablet", "desktop"]
 _PRODUCTS_PER_KIND = 25
 _CAMPAIGNS = 40
-_FIRST_STAMP_MS = 1_700_000_000_000
-_SPAN_MS = 60 * 86_400_000
+FIRST_STAMP_MS = 1_700_000_000_000
+SPAN_MS = 60 * 86_400_000
 
 
-def event_batches(events: int, people: int, batch: int, *, part: int = 0, parts: int = 1) -> Iterator[bytes]:
+def event_batches(
+    events: int, people: int, batch: int, *, part: int = 0, parts: int = 1, first_stamp_ms: int = FIRST_STAMP_MS
+) -> Iterator[bytes]:
     """JSON arrays of `batch` events each, the last one shorter. No two events of one call have one identity.
 
-    `parts` callers with different `part` make disjoint shares of one data set of `events * parts` events.
+    first_stamp_ms: of the first event; the others follow in 60 days. `parts` callers with different `part` make disjoint
+    shares of one data set of `events * parts` events.
     """
     source = random.Random(1_000 + part)
-    step_ms = max(1, _SPAN_MS // max(1, events))
+    step_ms = max(1, SPAN_MS // max(1, events))
     for first in range(0, events, batch):
         last = min(first + batch, events)
-        texts = [_event(source, _FIRST_STAMP_MS + i * step_ms, people, part, parts) for i in range(first, last)]
+        texts = [_event(source, first_stamp_ms + i * step_ms, people, part, parts) for i in range(first, last)]
         yield ("[" + ",".join(texts) + "]").encode()
 
 
