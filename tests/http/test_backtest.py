@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
@@ -94,6 +95,7 @@ def test_mistakes(shop: Daemon) -> None:
         (SCRIPT, {"once": "perhaps"}, "query"),
         (SCRIPT, {"filter": "nobody"}, "query"),
         (SCRIPT, {"until": "1"}, "query"),
+        (SCRIPT, {"from": "2024-01-02", "to": "2024-01-01"}, "query"),
     ):
         assert shop.request("POST", path, body, **parameters).error["class"] == error_class
     endless = 'def on_insert():\n    schedule(1, "again")\n\ndef again():\n    schedule(1, "again")\n'
@@ -107,6 +109,49 @@ def test_the_command_line(shop: Daemon) -> None:
     assert shown.startswith("7 emissions of 3 people, 3 people replayed, 0 errors\n2023-11-14  big  1\n")
     listed = subprocess.run([*command, "--lines"], capture_output=True, text=True, check=True).stdout
     assert len(listed.splitlines()) == 7
+
+
+WRONG = """def on_insert():
+    match where is_new and units is not 2:
+        x = "units " + units
+    match where is_new:
+        emit("fine")
+"""
+
+
+def test_errors_are_told_beside_lines(shop: Daemon) -> None:
+    answer = shop.request(
+        "POST", "/v1/table/t/revent/wrong/backtest", WRONG, headers={"Accept": "application/x-ndjson"}, once="false"
+    )
+    assert answer.status == 200 and len(answer.body.splitlines()) == 1
+    facts = json.loads(answer.headers["openset-info"])
+    assert (facts["emissions"], facts["errors"], facts["disabled_at"]) == (1, 4, None)
+    assert facts["last_error"].startswith("text + a number")
+    command = [sys.executable, "-m", "openset.cli", "backtest", "t", "wrong", WRONG, "--once", "false", "--lines"]
+    ended = subprocess.run(
+        [*command, "--url", f"http://127.0.0.1:{shop.port}"], capture_output=True, text=True, check=True
+    )
+    assert len(ended.stdout.splitlines()) == 1
+    assert ended.stderr.startswith("4 runs failed, one with: ")
+
+
+def test_errors_in_a_row_end_a_backtest(tmp_path: Path) -> None:
+    """As they disable the trigger: the default is ten."""
+    with Daemon(tmp_path / "data", init=2, trigger_errors=3) as daemon:
+        daemon.create("t", {"units": "int"})
+        events = [
+            {"person": f"p{number}", "stamp": START + number, "action": "buy", "attr": {"units": units}}
+            for number, units in enumerate((1, 1, 2, 1, 1, 1, 2))
+        ]
+        daemon.insert("t", events)
+        answer = daemon.request("POST", "/v1/table/t/revent/wrong/backtest", WRONG).json
+        assert (answer["emissions"], answer["errors"], answer["runs"]) == (1, 5, 6)
+        assert answer["disabled_at"] == START + 5 and answer["disabled_at_iso"].startswith("2023-11-14T")
+        command = [sys.executable, "-m", "openset.cli", "backtest", "t", "wrong", WRONG]
+        ended = subprocess.run(
+            [*command, "--url", f"http://127.0.0.1:{daemon.port}"], capture_output=True, text=True, check=True
+        )
+        assert "would have disabled the trigger at 2023-11-14T" in ended.stdout
 
 
 def test_a_replay_may_be_given_little_time(shop: Daemon) -> None:

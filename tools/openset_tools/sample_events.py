@@ -38,8 +38,8 @@ def event_batches(
 ) -> Iterator[bytes]:
     """JSON arrays of `batch` events each, the last one shorter. No two events of one call have one identity.
 
-    first_stamp_ms: of the first event; the others follow in 60 days. `parts` callers with different `part` make disjoint
-    shares of one data set of `events * parts` events.
+    first_stamp_ms: of the first event; the others follow in 60 days. `parts` callers with different `part` make
+    disjoint shares of one data set of `events * parts` events.
     """
     source = random.Random(1_000 + part)
     step_ms = max(1, SPAN_MS // max(1, events))
