@@ -41,6 +41,8 @@ class _StoredColumn(msgspec.Struct):
 
 
 class _StoredTable(msgspec.Struct):
+    """files: the partitions that have a file, which must not be missing."""
+
     id: int
     name: str
     columns: list[_StoredColumn]
@@ -48,6 +50,7 @@ class _StoredTable(msgspec.Struct):
     version: int
     next_column_id: int
     retention_days: int | float | None = None
+    files: list[int] = []
 
 
 class _Contents(msgspec.Struct):
@@ -167,6 +170,22 @@ class Catalog:
     def has(self, table_id: int) -> bool:
         """Whether there is a table of this id."""
         return any(table.id == table_id for table in self._contents.tables)
+
+    def has_file(self, table_id: int, partition: int) -> bool:
+        """Whether a partition is known to have a file: then it is damage when there is none."""
+        return any(table.id == table_id and partition in table.files for table in self._contents.tables)
+
+    def note_files(self, partitions: Collection[tuple[int, int]]) -> None:
+        """Notes that (table id, partition) have a file. Raises InternalError."""
+        new = {key for key in partitions if self.has(key[0]) and not self.has_file(*key)}
+        if new:
+            tables = [
+                msgspec.structs.replace(
+                    table, files=sorted({*table.files, *(number for table_id, number in new if table_id == table.id)})
+                )
+                for table in self._contents.tables
+            ]
+            self._store(msgspec.structs.replace(self._contents, tables=tables))
 
     def mistakes(self) -> list[str]:
         """What cannot be true of a catalog although its checksum matches."""

@@ -40,9 +40,12 @@ class Compactions:
     def __init__(
         self, data_dir: Path, catalog: Catalog, journal: Journal, partitions: Mapping[Key, Partition],
         triggers: Triggers, pins: Pins, files: FileLayer, lock: threading.Lock, policy: Policy,
-        visible_sequence: Callable[[], int],
+        visible_sequence: Callable[[], int], note_file: Callable[[Key], None],
     ):  # fmt: skip
-        """lock: guards partitions and pins, and everything here; held for moments only."""
+        """lock: guards partitions and pins, and everything here; held for moments only.
+
+        note_file: notes in the catalog that a partition has a file.
+        """
         self._data_dir = data_dir
         self._catalog = catalog
         self._journal = journal
@@ -53,6 +56,7 @@ class Compactions:
         self._lock = lock
         self._policy = policy
         self._visible_sequence = visible_sequence
+        self._note_file = note_file
         self._queue = CompactionQueue(policy, triggers.first_pending)
         self._keep_segments = False
         self._durable_directories: set[Path] = set()
@@ -153,6 +157,7 @@ class Compactions:
                 self._partitions[key].publish(result.generation, result.applied_sequence, result.rows)
                 self._queue.end(key)
             self._sync_published(path.parent)
+            self._note_file(key)
             self.drop_segments()
         except (OSError, FormatError) as error:
             raise InternalError(f"{snapshot.file} cannot be published: {error}") from error

@@ -73,8 +73,10 @@ class OfflineStore:
         return found.snapshot(schema, self.journal.id)
 
 
-def read_data_dir(data_dir: Path | str) -> OfflineStore:
+def read_data_dir(data_dir: Path | str, table_id: int | None = None) -> OfflineStore:
     """Catalog, files and journal of a data directory.
+
+    table_id: of the only table whose files are there; None: all are.
 
     Raises ConfigError for what is no data directory or changes all the time, InternalError for a damaged catalog.
     """
@@ -95,7 +97,7 @@ def read_data_dir(data_dir: Path | str) -> OfflineStore:
             time.sleep(_PAUSE_SECONDS)
             continue
         try:
-            found = _read(data_dir)
+            found = _read(data_dir, table_id)
         except (MissingSegmentError, FileNotFoundError) as error:
             stale = str(error)
         except FormatError as error:
@@ -219,14 +221,14 @@ def table_named(store: OfflineStore, name: str | None) -> TableSchema:
     return tables[0]
 
 
-def _read(data_dir: Path) -> OfflineStore:
+def _read(data_dir: Path, table_id: int | None = None) -> OfflineStore:
     """Everything once. The caller sees to it that no file is replaced meanwhile, so order does not matter."""
     problems: list[str] = []
     catalog = Catalog(data_dir)
     journal = read_journal(data_dir / JOURNAL_DIRECTORY)
     if journal.damage is not None:
         problems.append(str(journal.damage))
-    partitions = known_partitions(data_dir, catalog, journal, problems.append)
+    partitions = known_partitions(data_dir, catalog, journal, problems.append, only_table=table_id)
     return OfflineStore(data_dir, catalog, journal, partitions, problems)
 
 

@@ -68,20 +68,21 @@ def known_partitions(
     journal: Records,
     on_damage: Callable[[str], None] | None = None,
     damaged: dict[Path, DamageError] | None = None,
+    only_table: int | None = None,
 ) -> Partitions:
     """The partitions by (table id, partition), without changing anything. Raises InternalError, ConfigError.
 
     on_damage: is told of files that cannot be used, which are then left out with all their people, and of such records.
     With it, MissingSegmentError is raised when the journal loses a segment meanwhile. damaged: takes files with damaged
-    headers; their partitions are there, but cannot be read.
+    headers; their partitions are there, but cannot be read. only_table: whose files are looked for, None: of all.
     """
     partitions: Partitions = {}
     unusable: set[tuple[int, int]] = set()
     try:
-        for schema in catalog.tables():
+        for schema in (one for one in catalog.tables() if only_table in (None, one.id)):
             for number in range(catalog.partitions or 0):
                 path = data_dir / partition_path(schema.id, number)
-                if not path.exists():
+                if not path.exists() and not catalog.has_file(schema.id, number):
                     continue
                 try:
                     partitions[schema.id, number] = _known(path, schema.id, number, journal)
@@ -140,7 +141,10 @@ def remove_leftovers(data_dir: Path, files: FileLayer = FILES) -> None:
 
 
 def _known(path: Path, table_id: int, number: int, journal: Records) -> Partition:
-    file = PartitionFile.open(path)
+    try:
+        file = PartitionFile.open(path)
+    except FileNotFoundError:
+        raise DamageError("the file is missing", path) from None
     if (file.table_id, file.partition) != (table_id, number):
         raise InternalError(f"{path} holds partition {file.partition} of table {file.table_id}")
     if file.journal_id != journal.id:

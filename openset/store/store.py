@@ -85,6 +85,7 @@ class Store:
         self.health.watch_journal(lambda: self._journal.failure)
         try:
             self._partitions = recover(data_dir, self._catalog, self._journal, files, self._damaged_file)
+            self._note_files()
             table_ids = [schema.id for schema in self._catalog.tables()]
             self.segments = Segments(
                 data_dir, table_ids, self._journal.id, self._journal.last_sequence, files, self.health
@@ -99,7 +100,7 @@ class Store:
             raise
         self.compactions = Compactions(
             data_dir, self._catalog, self._journal, self._partitions, self.triggers, self._pins, files, self._lock,
-            policy, lambda: self.visible_sequence,
+            policy, lambda: self.visible_sequence, self._note_file,
         )  # fmt: skip
         # Records above it may be in the journal already, on their way to the partitions.
         self._visible_sequence = self._journal.last_sequence
@@ -162,6 +163,19 @@ class Store:
             name = f"node-{secrets.token_hex(4)}"
             self._catalog.initialise(partitions, name)
             return name
+
+    def _note_files(self) -> None:
+        """Files that an import has brought, or a program before. What cannot be written now, the next start writes."""
+        try:
+            self._catalog.note_files([key for key, one in self._partitions.items() if one.generation])
+        except InternalError as error:
+            log.warning("the catalog does not know of all files", reason=error.message)
+
+    def _note_file(self, key: tuple[int, int]) -> None:
+        """Raises InternalError."""
+        if not self._catalog.has_file(*key):
+            with self._catalog_lock:
+                self._catalog.note_files([key])
 
     def _damaged_file(self, path: Path, error: DamageError) -> None:
         self.damage.note(path, [problem_of(error)])

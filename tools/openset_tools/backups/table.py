@@ -87,7 +87,7 @@ def _take_over(
         table_id = Catalog(source).table(table).id
     needed = (f"{JOURNAL_DIRECTORY}/", f"{TABLES_DIRECTORY}/{table_id}/", CATALOG_NAME)
     with _as_data_dir(place, backup, data_dir, lambda path: path.startswith(needed)) as source:
-        store = read_data_dir(source)
+        store = read_data_dir(source, table_id)
         if store.problems:
             raise InternalError("the backup is damaged", detail=store.problems)
         adopt_table(store, read_offline(store), table, data_dir, name, advance, files)
