@@ -17,7 +17,6 @@ from openset.revent.messages import DEFAULT_HOLD_MS, Source
 from openset.revent.subscription import Delivery, Key, Poll
 from openset.revent.tokens import Given, encode_token
 
-NAME_LIMIT = 200
 MOST_MESSAGES = 10_000
 DEFAULT_MESSAGES = 100
 DEFAULT_TIMEOUT_MS = 10_000
@@ -84,7 +83,6 @@ class SubscriptionResource(Resource):
     async def _opened(self, deliveries: Deliveries, table: str, trigger: str, name: str, wanted: _Wanted) -> Source:
         schema = (await self.node.store()).table(table)
         source = await deliveries.source(schema, trigger)
-        _check_name(name)
         await deliveries.open(schema, source, name, wanted.hold_ms, DEFAULT_HOLD_MS)
         return source
 
@@ -230,11 +228,6 @@ def _tokens_in(body: bytes) -> list[str]:
         return msgspec.json.decode(body, type=list[str])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise QueryError("the body has to be a JSON list of ack tokens, or empty") from error
-
-
-def _check_name(name: str) -> None:
-    if len(name) > NAME_LIMIT or not name.isprintable():
-        raise QueryError(f"a subscription's name is a printable text of at most {NAME_LIMIT} characters")
 
 
 def _numbers(keys: Sequence[Key]) -> dict[int, list[int]]:

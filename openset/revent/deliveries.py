@@ -14,6 +14,7 @@ from typing import Any
 
 from openset.errors import QueryError
 from openset.revent.messages import Acknowledged, Messages, Source, Subscribed, Unsubscribed, message_id
+from openset.revent.names import check_name
 from openset.revent.subscription import Delivery, Key, Poll, Subscription
 from openset.revent.tokens import decode_token, encode_token
 from openset.store.fold import iso_text
@@ -66,6 +67,8 @@ class Deliveries:
     async def open(self, table: TableSchema, source: Source, name: str, hold_ms: int | None, default_ms: int) -> None:
         """Makes a subscription when there is none, or changes its hold, durably. Raises QueryError, InternalError."""
         known = self.messages.subscriptions(source.table_id, source.trigger_id)
+        if name not in known:
+            check_name(name, "subscription")
         wanted = known.get(name, default_ms) if hold_ms is None else hold_ms
         if known.get(name) != wanted:
             await self.messages.change(source.table_id, None, [Subscribed(source.trigger_id, name, wanted)])

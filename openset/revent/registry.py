@@ -7,7 +7,6 @@ before it and have not been evaluated are evaluated with the new script.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import msgspec
 
 from openset.errors import QueryError
 from openset.query.compare import unknown_segment
+from openset.revent.names import check_name
 from openset.revent.runner import Runner
 from openset.revent.scripts import checked_script
 from openset.store.schema import TableSchema
@@ -24,9 +24,7 @@ from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
 from openset.suggestion import suggestion
 
-NAME_LIMIT = 64
 TRIGGERS_PER_TABLE = 256
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Registry:
         Another script begins a new epoch: who has emitted is forgotten, schedules of functions that it has stay.
         """
         schema = self._store.table(table)
-        _check_name(name)
+        check_name(name, "trigger")
         self._check_filter(schema, options.filter)
         before = self._find(schema, name)
         if before is None:
@@ -187,10 +185,3 @@ def _with_options(trigger: Trigger, options: Options) -> Trigger:
     if options.enabled:
         given["disabled"] = None
     return msgspec.structs.replace(trigger, **given)
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise QueryError(f"{name!a} is not a name of a trigger: use letters, digits, _ and, behind the first, . and -")
-    if len(name) > NAME_LIMIT:
-        raise QueryError(f"a trigger's name has at most {NAME_LIMIT} characters")

@@ -188,6 +188,32 @@ def test_mistakes(shop: Daemon, path: str, parameters: dict[str, str], words: st
     assert error["class"] == "query" and words in error["message"], error
 
 
+def test_names_that_no_subscription_can_have(shop: Daemon) -> None:
+    """However it would be made: by a poll, a stream or a webhook."""
+    events = {"Accept": "text/event-stream"}
+    definition = json.dumps({"url": "http://127.0.0.1:9/"})
+    for name in ("a%2Fb", "a%20b", "%C3%A9", "%2E%2E", "-a", "a%0A", "a%00", "a:b", "a%", "a" * 65):
+        path = f"/v1/subscription/t/buys/{name}"
+        for answer in (
+            shop.request("POST", path, timeout=0),
+            shop.request("POST", path, timeout=0, headers=events),
+            shop.request("GET", path, headers=events),
+            shop.request("PUT", f"{path}/webhook", definition),
+        ):
+            assert answer.status == 400 and answer.error["class"] == "query", (name, answer.body)
+            assert "subscription" in answer.error["message"], answer.error
+        assert "has no subscription" in shop.request("GET", path).error["message"]
+    assert shop.request("GET", "/v1/subscription/t/buys").json == {"subscriptions": []}
+
+
+def test_names_that_a_subscription_can_have(shop: Daemon) -> None:
+    names = ["0", "A.b-c_9", "_", "a" * 64]
+    for name in names:
+        poll(shop, f"/v1/subscription/t/buys/{name}", timeout=0)
+    listed = shop.request("GET", "/v1/subscription/t/buys").json["subscriptions"]
+    assert [one["name"] for one in listed] == names
+
+
 def test_a_segment_is_subscribed_to_like_a_trigger(shop: Daemon) -> None:
     script = "@segment buyers:\n    match where action is 'buy': tally\n"
     assert shop.request("POST", "/v1/query/t/counts", script).status == 200
