@@ -53,6 +53,8 @@ def _attributes(value: Any, types: dict[str, ColumnType]) -> dict[str, Any]:
 
 
 def _fits(value: Any, column_type: ColumnType) -> bool:
+    if value is None:
+        return True
     if isinstance(value, list):
         return all(not isinstance(one, list) and _fits(one, column_type) for one in value)
     if isinstance(value, bool) and column_type != "bool":

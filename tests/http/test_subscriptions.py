@@ -401,6 +401,38 @@ def test_dead_letters_are_kept_and_tried_again(tmp_path: Path) -> None:
             assert again.request("GET", f"{SUBSCRIPTION}/webhook").error["class"] == "query"
 
 
+NOT_FINITE = """def on_insert():
+    huge = event_count * 1e308 * 10
+    list_of = [0 - huge, huge - huge, 1e308]
+    emit("bought", {"huge": huge, "list": list_of, huge: set(1e308 * 10), "days": to_days(event_count * 1e308)})
+"""
+
+
+def test_what_is_not_finite_is_null_wherever_it_is_shown(shop: Daemon) -> None:
+    """As in the answers of queries: the language has no infinity, and none can be written as JSON."""
+    wanted = {"huge": None, "list": [None, None, 1e308], "None": [None], "days": 1e308 / 86_400_000}
+    assert shop.request("POST", "/v1/table/t/revent/buys", NOT_FINITE).status == 200
+    stream = Stream(shop)
+    with Receiver(200) as receiver:
+        target = json.dumps({"url": receiver.url})
+        assert shop.request("PUT", "/v1/subscription/t/buys/hook/webhook", target).status == 200
+        buy(shop, "ann")
+        wait_until(lambda: len(receiver.got) == 1)
+        (sent,) = json.loads(receiver.got[0][1])["messages"]
+    (polled,) = poll(shop, "/v1/subscription/t/buys/poll", timeout=5_000)["messages"]
+    streamed = json.loads(stream.next()["data"])
+    stream.close()
+    backtest = "/v1/table/t/revent/buys/backtest"
+    (sampled,) = shop.request("POST", backtest).json["sample"]
+    line = json.loads(shop.request("POST", backtest, headers={"Accept": "application/x-ndjson"}).body)
+    (run,) = shop.request("POST", "/v1/query/t/explain", NOT_FINITE, sid="ann").json["runs"]
+    (step,) = [step for step in run["steps"] if step["what"] == "emit"]
+    for shown in (sent, polled, streamed, sampled, line, step):
+        assert shown["value"] == wanted, shown
+    answer = shop.events("t", "agg:\n    var huge\nhuge = event_count * 1e308 * 10\ntally('all')\n")
+    assert answer["_"] == [{"g": "all", "c": [None]}]
+
+
 @pytest.mark.parametrize(
     ("definition", "error_class"),
     [

@@ -80,6 +80,7 @@ CASES: list[tuple[str, list[Any], Any]] = [
     ("to_days", [-86_399_999], 0),
     ("to_weeks", [604_800_000], 1),
     ("to_days", [None], None),
+    ("to_seconds", [-1e22], -1e19),
     ("url_decode", [None], None),
 ]
 

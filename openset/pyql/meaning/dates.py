@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from openset.errors import RunTimeError
 from openset.pyql.meaning.containers import Value, kind_of
+from openset.pyql.meaning.values import in_range
 
 SECONDS_BELOW = 100_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,15 +32,15 @@ def stamp_ms(value: int | float) -> int:
     return math.floor(value * 1000) if value < SECONDS_BELOW else math.floor(value)
 
 
-def span_in(unit: str, value: Value) -> int | None:
-    """to_seconds … to_weeks: a span of milliseconds in a unit, truncated toward zero."""
+def span_in(unit: str, value: Value) -> int | float | None:
+    """to_seconds … to_weeks: a span of milliseconds in a unit, toward zero. A double beyond 64 bits stays one."""
     number = _number(f"to_{unit}", value)
     if number is None:
         return None
     unit_ms = SPAN_UNITS_MS[unit]
     if isinstance(number, int):
         return number // unit_ms if number >= 0 else -(-number // unit_ms)
-    return math.trunc(number / unit_ms)
+    return in_range(math.trunc(number / unit_ms))
 
 
 def date_part(unit: str, value: Value, zone: tzinfo = UTC) -> int | None:

@@ -117,7 +117,9 @@ def length(value: Value) -> int:
     raise RunTimeError(f"len() needs text or a container, this is {kind_of(value)}")
 
 
-def _by_unit(function: Callable[..., int | None], prefix: str, units: str, **more: tzinfo) -> dict[str, Function]:
+def _by_unit(
+    function: Callable[..., int | float | None], prefix: str, units: str, **more: tzinfo
+) -> dict[str, Function]:
     return {f"{prefix}_{unit}": partial(function, unit, **more) for unit in units.split()}
 
 
