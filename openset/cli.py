@@ -19,7 +19,7 @@ import click
 from openset import __version__
 from openset.client import backtest_command, explain_command, subscribe_command, table_commands, trigger_commands
 from openset.client.connection import Connection, Refused, Unreachable
-from openset.client.options import integer_id_option, json_option, print_json, url_option
+from openset.client.options import integer_id_option, json_option, person_parameters, print_json, url_option
 from openset.client.scripts import script_text
 from openset.errors import OpenSetError
 from openset.recursion import enlarge_stacks
@@ -380,8 +380,7 @@ def person(table: str, person_id: str, url: str, is_integer: bool, as_json: bool
     from openset.client.person_text import person_lines
 
     with Connection(url) as connection:
-        parameters = {"id" if is_integer else "sid": person_id}
-        answer = connection.get(f"/v1/query/{segment(table)}/person", parameters)
+        answer = connection.get(f"/v1/query/{segment(table)}/person", person_parameters(person_id, is_integer))
     if as_json:
         print_json(answer)
         return

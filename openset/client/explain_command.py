@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from openset.client.connection import Connection, segment
-from openset.client.options import integer_id_option, json_option, print_json, url_option
+from openset.client.options import integer_id_option, json_option, person_parameters, print_json, url_option
 from openset.client.parameters import query_parameters
 from openset.client.scripts import script_text
 from openset.query.explained_text import explained_text
@@ -38,7 +38,7 @@ def explain(
     as_json: bool,
 ) -> None:
     """Show what a script does for one person: rows that matches visit, conditions that fail, tallies, emits."""
-    request = query_parameters(parameters, text_parameters) | {"id" if is_integer else "sid": person_id}
+    request = query_parameters(parameters, text_parameters) | person_parameters(person_id, is_integer)
     path = f"/v1/query/{segment(table)}/explain"
     with Connection(url) as connection:
         body = script_text(script).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from openset.client.connection import Connection, segment
-from openset.client.options import integer_id_option, json_option, print_json, url_option
+from openset.client.options import integer_id_option, json_option, person_parameters, print_json, url_option
 
 # A compaction writes whole files; whoever asked for it waits.
 _COMPACTION_TIMEOUT_SECONDS = 3_600.0
@@ -26,7 +26,7 @@ def register(group: click.Group) -> None:
 def erase(table: str, person_id: str, url: str, is_integer: bool, as_json: bool) -> None:
     """Erase a person: gone from every answer at once, from the files with the next compaction."""
     with Connection(url) as connection:
-        parameters = {"id" if is_integer else "sid": person_id}
+        parameters = person_parameters(person_id, is_integer)
         answer = connection.request("DELETE", f"/v1/table/{segment(table)}/person", parameters=parameters)
     if as_json:
         print_json(answer)

@@ -21,10 +21,11 @@ from openset.store.catalog import Catalog
 from openset.store.dead_letters import dead_letters_path
 from openset.store.dropped import remove_table_directory
 from openset.store.offline import OfflineStore
+from openset.store.opening import open_journal
 from openset.store.records import EVENT_KINDS
 from openset.store.schema import TableSchema
 from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY, Segment
-from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, partition_path
+from openset.store.snapshot import TABLES_DIRECTORY, partition_path
 from openset.store.trigger_catalog import CatalogContents, read_catalog, triggers_path, write_catalog
 from openset.store.trigger_store import Triggers, revent_path
 from openset_format.encoding import DecodedColumns
@@ -65,10 +66,7 @@ def adopt_table(
         )
     schema = source.catalog.table(table)
     catalog.check_new_table(name)
-    try:
-        journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
-    except FormatError as error:
-        raise InternalError(str(error)) from error
+    journal = open_journal(data_dir, files)
     table_id = 0
     try:
         table_id = catalog.give_table_id()

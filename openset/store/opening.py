@@ -1,4 +1,4 @@
-"""What a store does once when it is opened, beside recovery: reports what the journal lost, finishes erasures."""
+"""What is done once when a data directory is opened, beside recovery: journal, what it lost, unfinished erasures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from openset.store.dead_letters import DeadLetters
 from openset.store.records import ERASURE_RECORD, decode_erasure
 from openset.store.recovery import Partitions
 from openset.store.segments import Segments
+from openset.store.snapshot import JOURNAL_DIRECTORY
 from openset.store.state import load_state
 from openset_format.errors import FormatError
+from openset_format.files import FileLayer
 from openset_format.journal import Journal
 
 log = structlog.get_logger("openset.store")
+
+
+def open_journal(data_dir: Path, files: FileLayer) -> Journal:
+    """The journal of a data directory, to be written to. Raises InternalError, OSError."""
+    try:
+        return Journal.open(data_dir / JOURNAL_DIRECTORY, files)
+    except FormatError as error:
+        raise InternalError(str(error)) from error
 
 
 def report_torn_tail(journal: Journal) -> None:

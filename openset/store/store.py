@@ -29,7 +29,7 @@ from openset.store.health import Health, WatchedFiles
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
-from openset.store.opening import forget_erased, report_torn_tail
+from openset.store.opening import forget_erased, open_journal, report_torn_tail
 from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.placing import finish_placing
@@ -43,13 +43,12 @@ from openset.store.records import (
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
-from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot
+from openset.store.snapshot import PartitionSnapshot
 from openset.store.trigger_store import Triggers
 from openset_format.block import PersonId
 from openset_format.errors import DamageError, FormatError
 from openset_format.files import FILES, FileLayer
 from openset_format.hashing import partition_of
-from openset_format.journal import Journal
 from openset_format.problem import problem_of
 from openset_format.segment import RecordRef
 
@@ -77,10 +76,7 @@ class Store:
         # Guards partitions, compactions and pins; held for moments only.
         self._lock = threading.Lock()
         self._pins = Pins(data_dir, files)
-        try:
-            self._journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
-        except FormatError as error:
-            raise InternalError(str(error)) from error
+        self._journal = open_journal(data_dir, files)
         report_torn_tail(self._journal)
         self.health.watch_journal(lambda: self._journal.failure)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from pathlib import Path
 
@@ -35,13 +36,24 @@ def test_batches_round_trip(partitions: dict[int, list[Person]]) -> None:
 
 @given(st.dictionaries(st.integers(0, 9), people_models, max_size=2), st.data())
 def test_no_bytes_crash_the_batch_decoder(partitions: dict[int, list[Person]], data: st.DataObject) -> None:
+    """A changed byte is an error of the format, or what is read has the shape that the header says."""
     payload = bytearray(encode_batch(batch_of(partitions)))
     place = data.draw(st.integers(0, len(payload) - 1))
-    payload[place] = data.draw(st.integers(0, 255))
+    before, payload[place] = payload[place], data.draw(st.integers(0, 255))
     try:
-        decode_batch(bytes(payload))
-    except FormatError:
-        pass
+        batch = decode_batch(bytes(payload))
+    except FormatError as error:
+        assert payload[place] != before
+        assert "event batch" in str(error)
+        return
+    if payload[place] == before:
+        assert models_of(batch) == {partition: partitions[partition] for partition in sorted(partitions)}
+    people, events, rows = struct.unpack_from("<II12xQ", payload, 12)
+    assert len(batch.persons.kinds) == len(batch.persons.integers) == len(batch.persons.texts) == people
+    assert len(batch.person) == len(batch.stamp) == len(batch.action) == len(batch.row_start) - 1 == events
+    for column in batch.columns.values():
+        assert len(column.values) == rows
+        assert column.valid is None or len(column.valid) == rows
 
 
 @settings(max_examples=40, deadline=None)

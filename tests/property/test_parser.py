@@ -36,7 +36,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-def outcome(text: str) -> str:
+def assert_tree_or_error(text: str) -> str:
     """What both entry points make of a text; anything but a tree or a proper ParseError fails the test."""
     shown = []
     for parse in (parse_script, parse_sections):
@@ -59,19 +59,19 @@ def outcome(text: str) -> str:
 
 @given(st.text())
 def test_arbitrary_text(text: str) -> None:
-    outcome(text)
+    assert_tree_or_error(text)
 
 
 @settings(max_examples=300)
 @given(st.lists(st.sampled_from(WORDS), max_size=60), st.sampled_from(["", " "]))
 def test_arbitrary_words(words: list[str], glue: str) -> None:
-    outcome(glue.join(words))
+    assert_tree_or_error(glue.join(words))
 
 
 @settings(max_examples=300)
 @given(st.data())
 def test_damaged_scripts(data: st.DataObject) -> None:
-    outcome(damaged(data))
+    assert_tree_or_error(damaged(data))
 
 
 def damaged(data: st.DataObject) -> str:
@@ -104,7 +104,7 @@ def test_formatting_is_stable_and_keeps_the_meaning(data: st.DataObject) -> None
 
 @given(st.sampled_from(SCRIPTS), st.sampled_from(["\r\n", "\r"]))
 def test_line_ends_do_not_matter(script: str, line_end: str) -> None:
-    assert outcome(script) == outcome(script.replace("\n", line_end))
+    assert assert_tree_or_error(script) == assert_tree_or_error(script.replace("\n", line_end))
 
 
 LARGE = {

@@ -67,7 +67,7 @@ class ContainerMaker:
         ]
         return choices.pick(ways)()
 
-    def test(self) -> str:
+    def condition(self) -> str:
         """A condition on containers that columns cannot answer."""
         read = self.make.variable
         way = self.choices.integer(0, 3)

@@ -359,7 +359,7 @@ class ExpressionMaker:
         operator = choices.pick(("in", "not in"))
         if self.features.containers and choices.chance(50):
             if self.features.odd_containers and choices.chance(50):
-                return self.containers.test()
+                return self.containers.condition()
             return f"{self.anything(0)} {operator} {self.variable(('l', 's', 'd'))}"
         if choices.chance(35):
             return f"{self.text(depth - 1)} {operator} {self.text(depth - 1)}"

@@ -1,10 +1,15 @@
-"""A plain model of the state of a partition's triggers: lists and dicts, looked through from end to end."""
+"""A plain model of the state of a partition's triggers: lists and dicts, looked through from end to end.
+
+Random changes of every kind, too: `CHANGES` by kind, `changes` of any kind.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from hypothesis import strategies as st
 
 from openset.store.trigger_changes import (
     Acknowledged,
@@ -21,6 +26,34 @@ from openset.store.trigger_changes import (
     Unsubscribed,
 )
 from openset.store.trigger_state import TriggerState
+
+triggers = st.sampled_from([1, 2, 3])
+people = st.one_of(st.integers(-3, 3), st.sampled_from(["a", "b", "3"]))
+ordinals = st.integers(0, 6)
+functions = st.sampled_from(["later", "soon"])
+names = st.sampled_from(["mail", "board"])
+numbers = st.lists(st.integers(0, 12), max_size=6)
+values = st.one_of(
+    st.none(), st.integers(-5, 5), st.text(max_size=3), st.dictionaries(st.text(max_size=2), st.booleans())
+)
+CHANGES: dict[type, st.SearchStrategy[Change]] = {
+    Evaluated: st.builds(Evaluated, st.integers(0, 50)),
+    Emitted: st.builds(
+        Emitted, st.integers(0, 99), ordinals, people, triggers, st.just("t"), names, values, st.booleans()
+    ),
+    OnceMarked: st.builds(OnceMarked, triggers, st.integers(1, 2), st.lists(ordinals, max_size=4)),
+    OnceUnmarked: st.builds(OnceUnmarked, triggers, st.integers(1, 2), st.lists(ordinals, max_size=4)),
+    Scheduled: st.builds(
+        Scheduled, triggers, functions, st.lists(st.tuples(ordinals, st.integers(0, 9), people), max_size=4)
+    ),
+    Unscheduled: st.builds(Unscheduled, triggers, functions, st.lists(ordinals, max_size=4)),
+    Counted: st.builds(Counted, triggers, st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)),
+    Inserted: st.builds(Inserted, numbers),
+    Subscribed: st.builds(Subscribed, triggers, names, st.integers(1, 9)),
+    Unsubscribed: st.builds(Unsubscribed, triggers, names),
+    Acknowledged: st.builds(Acknowledged, triggers, names, numbers),
+}
+changes = st.one_of(*CHANGES.values())
 
 
 @dataclass(frozen=True)

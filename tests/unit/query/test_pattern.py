@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from openset.errors import QueryError, RunTimeError
 from openset.query.pattern import Pattern
+from openset.query.pattern import _backtracking as backtracking
 from openset.query.pattern_syntax import PatternError, translate
 
 
@@ -158,11 +159,16 @@ def test_random_patterns_equal_those_of_python(source: str, text: str) -> None:
 @example("\x00[")
 @example("\U0010ffff-")
 def test_any_text_is_a_pattern_or_an_error(source: str) -> None:
+    """An error says where; of a pattern both engines say the same."""
+    text = "aab-01 é\n"
     try:
         pattern = Pattern.parse(source)
-    except QueryError:
+    except QueryError as error:
+        assert error.message.startswith("rx= is no regular expression: ")
+        shown, caret = error.detail[: len(source)], error.detail[len(source) :]
+        assert shown == source and re.fullmatch(r"\n *\^", caret) and len(caret) - 2 <= len(source)
         return
-    pattern.found_in("aab-01 é\n", None)
+    assert pattern.found_in(text, None) is backtracking(translate(source))(text)
 
 
 def test_errors_of_the_syntax_carry_their_place() -> None:

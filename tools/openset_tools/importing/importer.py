@@ -26,14 +26,13 @@ from openset.pyql.names import RESERVED_COLUMN_NAMES
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.compaction import STAGING_SUFFIX, CompactionTask
 from openset.store.lock import DirectoryInUseError, DirectoryLock
+from openset.store.opening import open_journal
 from openset.store.partition import Partition
 from openset.store.placing import is_placing, place
 from openset.store.recovery import recover
 from openset.store.schema import TableSchema
-from openset.store.snapshot import JOURNAL_DIRECTORY
 from openset.store.store import Store
 from openset.store.trigger_catalog import read_triggers
-from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer, replace_file
 from openset_format.journal import Journal
 from openset_tools.importing.inference import merged
@@ -164,10 +163,7 @@ class _Import:
         self._staged: dict[Path, Path] = {}
 
     def run(self) -> Report:
-        try:
-            journal = Journal.open(self._data_dir / JOURNAL_DIRECTORY, self._files)
-        except FormatError as error:
-            raise InternalError(str(error)) from error
+        journal = open_journal(self._data_dir, self._files)
         pool = worker_processes(self._workers)
         try:
             known = recover(self._data_dir, Catalog(self._data_dir, self._files), journal)
