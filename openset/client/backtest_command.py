@@ -76,7 +76,7 @@ def backtest(
 def _errors(facts: dict[str, Any]) -> Iterator[str]:
     """What went wrong."""
     if facts["errors"]:
-        yield f"{facts['errors']:,} runs failed, one with: {facts['last_error']}"
+        yield f"{facts['errors']:,} runs failed, the last with: {facts['last_error']}"
     if facts["disabled_at"] is not None:
         yield f"so many errors in a row would have disabled the trigger at {facts['disabled_at_iso']}"
 

@@ -73,7 +73,7 @@ class Backtest:
             "emissions": len(self.emissions),
             "emitting_people": len({(type(one.person), one.person) for one in self.emissions}),
             "errors": self.replay.errors,
-            "last_error": self.replay.error,
+            "last_error": None if self.replay.last_failure is None else self.replay.last_failure[1],
             "disabled_at": self.disabled_at_ms,
             "disabled_at_iso": None if self.disabled_at_ms is None else iso_text(self.disabled_at_ms),
         }
@@ -97,9 +97,8 @@ class Backtest:
 
 async def backtest(store: Store, executor: Executor, request: BacktestRequest) -> Backtest:
     """Replays history; nothing is emitted. Raises ParseError, QueryError, RunTimeError."""
-    if request.from_ms is not None and request.to_ms is not None and request.from_ms > request.to_ms:
-        raise QueryError(f"from ({iso_text(request.from_ms)}) is later than to ({iso_text(request.to_ms)})")
     now_ms = store.triggers.clock()
+    from_ms, to_ms = _window(request, now_ms)
     started = time.monotonic()
     with ExitStack() as held:
         schema, snapshots = held.enter_context(store.pinned_table(request.table, now_ms))
@@ -120,8 +119,6 @@ async def backtest(store: Store, executor: Executor, request: BacktestRequest) -
         settings = RunSettings(
             now_ms=now_ms, deadline=started + request.timeout_ms / 1_000, timeout_ms=request.timeout_ms
         )
-        from_ms = 0 if request.from_ms is None else request.from_ms
-        to_ms = now_ms if request.to_ms is None else min(request.to_ms, LAST_STAMP + 1)
         work = BacktestWork(script, as_saved, snapshots, settings, once, people, from_ms, to_ms)
         replay, disabled_at_ms = await _replayed(executor, work, request.errors_until_disabled)
     return await asyncio.to_thread(_backtest, request.name, from_ms, to_ms, replay, disabled_at_ms)
@@ -156,6 +153,16 @@ def _together(parts: Sequence[Replay]) -> Replay:
 def _backtest(name: str, from_ms: int, to_ms: int, replay: Replay, disabled_at_ms: int | None) -> Backtest:
     emissions = sorted(replay.emissions, key=lambda one: (one.stamp_ms, order_key(one.person), one.name))
     return Backtest(name, from_ms, to_ms, replay, emissions, disabled_at_ms)
+
+
+def _window(request: BacktestRequest, now_ms: int) -> tuple[int, int]:
+    """From when to before when. Raises QueryError when it ends before it begins."""
+    from_ms = 0 if request.from_ms is None else request.from_ms
+    to_ms = now_ms if request.to_ms is None else min(request.to_ms, LAST_STAMP + 1)
+    if from_ms > to_ms:
+        end = "now" if request.to_ms is None else "to"
+        raise QueryError(f"from ({iso_text(from_ms)}) is later than {end} ({iso_text(to_ms)})")
+    return from_ms, to_ms
 
 
 def _script(schema: TableSchema, saved: Trigger | None, request: BacktestRequest) -> tuple[str, TableSchema]:

@@ -42,15 +42,16 @@ class Replayed:
 class Replay:
     """What some people would have emitted.
 
-    people: whom on_insert ran for. failed: the moment of every run that failed, in pieces. successes: where that was
-    asked for, which moments of known failures had a run without an error before them.
+    people: whom on_insert ran for. failed: the moment of every run that failed, in pieces. last_failure: the moment of
+    the last of them and why. successes: where that was asked for, which moments of known failures had a run without an
+    error before them.
     """
 
     emissions: list[Replayed] = field(default_factory=list)
     people: int = 0
     runs: int = 0
-    error: str | None = None
     failed: list[Ints] = field(default_factory=list)
+    last_failure: tuple[int, str] | None = None
     successes: NDArray[np.bool_] | None = None
 
     @property
@@ -64,13 +65,17 @@ class Replay:
         if len(self.emissions) > MOST_EMISSIONS:
             raise RunTimeError(f"the backtest emits more than its budget of {MOST_EMISSIONS:,} messages")
 
+    def fail(self, failed: list[Ints], last: tuple[int, str] | None) -> None:
+        """Runs failed; of those of one moment the message that sorts last is that of the last."""
+        self.failed += failed
+        self.last_failure = max((one for one in (self.last_failure, last) if one is not None), default=None)
+
     def merge(self, other: Replay) -> None:
         """Adds what was found among other people. Raises RunTimeError when it is too much."""
         self.add(other.emissions)
         self.people += other.people
         self.runs += other.runs
-        self.error = self.error or other.error
-        self.failed += other.failed
+        self.fail(other.failed, other.last_failure)
         if other.successes is not None:
             self.successes = other.successes if self.successes is None else self.successes | other.successes
 
@@ -289,8 +294,8 @@ class BlockReplay:
         )
         failed = [place for place, _ in actions.failures if happened[place]]
         if failed:
-            found.failed.append(runs.moment[failed])
-            found.error = found.error or next(error.message for place, error in actions.failures if happened[place])
+            last = max((int(runs.moment[place]), error.message) for place, error in actions.failures if happened[place])
+            found.fail([runs.moment[failed]], last)
         if self._failures is not None:
             assert found.successes is not None
             succeeded = happened.copy()

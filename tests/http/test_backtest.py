@@ -95,10 +95,17 @@ def test_mistakes(shop: Daemon) -> None:
         (SCRIPT, {"once": "perhaps"}, "query"),
         (SCRIPT, {"filter": "nobody"}, "query"),
         (SCRIPT, {"until": "1"}, "query"),
-        (SCRIPT, {"from": "2024-01-02", "to": "2024-01-01"}, "query"),
     ):
         assert shop.request("POST", path, body, **parameters).error["class"] == error_class
     endless = 'def on_insert():\n    schedule(1, "again")\n\ndef again():\n    schedule(1, "again")\n'
+    for window, words in (
+        ({"from": "2024-01-02", "to": "2024-01-01"}, "from (2024-01-02T00:00:00.000Z) is later than to (2024-01-01T"),
+        ({"from": "2999-01-01"}, "from (2999-01-01T00:00:00.000Z) is later than now ("),
+    ):
+        answer = shop.request("POST", path, SCRIPT, **window)
+        assert answer.status == 400 and words in answer.error["message"]
+    same = shop.request("POST", path, SCRIPT, **{"from": str(START), "to": str(START)}).json
+    assert same["runs"] == 0, "a window that ends where it begins has nothing in it"
     assert "10,000 scheduled runs" in shop.request("POST", path, endless).error["message"]
 
 
@@ -132,7 +139,24 @@ def test_errors_are_told_beside_lines(shop: Daemon) -> None:
         [*command, "--url", f"http://127.0.0.1:{shop.port}"], capture_output=True, text=True, check=True
     )
     assert len(ended.stdout.splitlines()) == 1
-    assert ended.stderr.startswith("4 runs failed, one with: ")
+    assert ended.stderr.startswith("4 runs failed, the last with: ")
+
+
+FAILING = """def on_insert():
+    match where is_new:
+        if units > 2:
+            x = -"text"
+        x = "text" + units
+"""
+
+
+@pytest.mark.parametrize(("days", "words"), [(1, "text +"), (11, "- needs"), (61, "text +"), (71, "- needs")])
+def test_the_last_error_is_that_of_the_latest_run(shop: Daemon, days: int, words: str) -> None:
+    """Whoever was replayed first: people are replayed apart from one another."""
+    until = str(START + days * DAY)
+    answer = shop.request("POST", "/v1/table/t/revent/wrong/backtest", FAILING, to=until, once="false").json
+    assert answer["errors"] == answer["runs"] > 0
+    assert answer["last_error"].startswith(words), answer["last_error"]
 
 
 def test_errors_in_a_row_end_a_backtest(tmp_path: Path) -> None:
