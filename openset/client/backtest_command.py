@@ -25,7 +25,7 @@ def register(group: click.Group) -> None:
 @url_option
 @click.option("--from", "from_", metavar="STAMP", help="Events from here on.")
 @click.option("--to", metavar="STAMP", help="Events before this, and runs due before it.")
-@click.option("--once", type=click.Choice(["true", "false"]), help="Whether a person emits once.")
+@click.option("--once/--always", "once", default=None, help="Whether on_insert emits once for a person.")
 @click.option("--filter", "filter_", metavar="SEGMENT", help="Only people of this segment.")
 @click.option("--timeout", "timeout_ms", type=click.IntRange(1), metavar="MS", help="How long it may take.")
 @click.option("--lines", is_flag=True, help="Print every emission as a line of JSON.")
@@ -37,14 +37,15 @@ def backtest(
     url: str,
     from_: str | None,
     to: str | None,
-    once: str | None,
+    once: bool | None,
     filter_: str | None,
     timeout_ms: int | None,
     lines: bool,
     as_json: bool,
 ) -> None:
     """Show what trigger NAME, or SCRIPT in its place, would have emitted for the events there are."""
-    wanted = {"from": from_, "to": to, "once": once, "filter": filter_, "timeout": timeout_ms}
+    emits_once = None if once is None else str(once).lower()
+    wanted = {"from": from_, "to": to, "once": emits_once, "filter": filter_, "timeout": timeout_ms}
     parameters = {key: str(value) for key, value in wanted.items() if value is not None}
     path = f"/v1/table/{segment(table)}/revent/{segment(name)}/backtest"
     body = b"" if script is None else script_text(script).encode()

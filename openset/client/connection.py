@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from openset.errors import OpenSetError
+from openset.errors import OpenSetError, QueryError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _COMPRESS_FROM_BYTES = 16_384
@@ -154,7 +154,9 @@ class Connection:
 
 
 def segment(text: str) -> str:
-    """One part of a path, quoted, a slash in it included."""
+    """One part of a path, quoted, a slash in it included. Raises QueryError for an empty one, which is none."""
+    if not text:
+        raise QueryError("a name is empty")
     return quote(text, safe="")
 
 

@@ -7,7 +7,7 @@ import json
 
 from openset.http.query_person import stamp_parameter
 from openset.http.resource import Answer, Resource
-from openset.query.formats import INFO_HEADER, Document
+from openset.query.formats import INFO_HEADER, NDJSON, Document, negotiated
 from openset.query.frame import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS
 from openset.query.parameters import RequestParameters, parse_bool
 from openset.revent.backtests import BacktestRequest, backtest
@@ -76,9 +76,9 @@ class TriggerBacktest(Resource):
         )
         parameters.finish()
         tested = await backtest(await self.node.store(), self.node.executor, request)
-        if "application/x-ndjson" in self.request.headers.get("Accept", ""):
+        if negotiated(self.request.headers.get("Accept")) == NDJSON:
             headers = {INFO_HEADER: json.dumps(await asyncio.to_thread(tested.facts))}
-            return Document(await asyncio.to_thread(tested.lines), "application/x-ndjson", headers)
+            return Document(await asyncio.to_thread(tested.lines), NDJSON, headers)
         return await asyncio.to_thread(tested.shown)
 
 

@@ -21,6 +21,7 @@ from openset.query.answer import QueryAnswer
 from openset.query.result import encode
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 ARROW = "application/vnd.apache.arrow.stream"
 INFO_HEADER = "OpenSet-Info"
 
@@ -130,7 +131,7 @@ def _key_text(value: Any) -> str:
 # By media type, the names under which it may be asked for first.
 _WRITERS: dict[str, Callable[[FlatTable], bytes]] = {
     "text/csv": _csv,
-    "application/x-ndjson": _lines,
+    NDJSON: _lines,
     ARROW: _arrow,
 }
 _CONTENT_TYPES = {"text/csv": "text/csv; charset=utf-8; header=present"}

@@ -21,6 +21,7 @@ from openset.query.fan_out import fan_out
 from openset.query.frame import DEFAULT_TIMEOUT_MS
 from openset.revent.backtest import BacktestWork, by_day
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED, PARTS, Failures
+from openset.revent.names import check_name
 from openset.revent.replay import Replay, Replayed
 from openset.revent.scripts import checked_script, schema_as_saved
 from openset.store.fold import iso_text
@@ -97,6 +98,7 @@ class Backtest:
 
 async def backtest(store: Store, executor: Executor, request: BacktestRequest) -> Backtest:
     """Replays history; nothing is emitted. Raises ParseError, QueryError, RunTimeError."""
+    check_name(request.name, "trigger")
     now_ms = store.triggers.clock()
     from_ms, to_ms = _window(request, now_ms)
     started = time.monotonic()

@@ -111,7 +111,7 @@ def test_mistakes(shop: Daemon) -> None:
 
 def test_the_command_line(shop: Daemon) -> None:
     command = [sys.executable, "-m", "openset.cli", "backtest", "t", "mine", SCRIPT]
-    command += ["--once", "false", "--url", f"http://127.0.0.1:{shop.port}"]
+    command += ["--always", "--url", f"http://127.0.0.1:{shop.port}"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert shown.startswith("7 emissions of 3 people, 3 people replayed, 0 errors\n2023-11-14  big  1\n")
     listed = subprocess.run([*command, "--lines"], capture_output=True, text=True, check=True).stdout
@@ -134,12 +134,33 @@ def test_errors_are_told_beside_lines(shop: Daemon) -> None:
     facts = json.loads(answer.headers["openset-info"])
     assert (facts["emissions"], facts["errors"], facts["disabled_at"]) == (1, 4, None)
     assert facts["last_error"].startswith("text + a number")
-    command = [sys.executable, "-m", "openset.cli", "backtest", "t", "wrong", WRONG, "--once", "false", "--lines"]
+    command = [sys.executable, "-m", "openset.cli", "backtest", "t", "wrong", WRONG, "--always", "--lines"]
     ended = subprocess.run(
         [*command, "--url", f"http://127.0.0.1:{shop.port}"], capture_output=True, text=True, check=True
     )
     assert len(ended.stdout.splitlines()) == 1
     assert ended.stderr.startswith("4 runs failed, the last with: ")
+
+
+def test_lines_only_where_they_are_wanted_most(shop: Daemon) -> None:
+    path = "/v1/table/t/revent/mine/backtest"
+    for accept, lines_come in (
+        ("Application/X-NDJSON", True),
+        ("application/x-ndjson;q=0.1, text/html", True),
+        ("application/x-ndjson;q=0", False),
+        ("application/json, application/x-ndjson;q=0.5", False),
+        ("text/csv", False),
+    ):
+        answer = shop.request("POST", path, SCRIPT, headers={"Accept": accept})
+        assert answer.headers["content-type"].startswith("application/x-ndjson") == lines_come, accept
+        assert ("openset-info" in answer.headers) == lines_come
+
+
+def test_a_name_that_no_trigger_can_have(shop: Daemon) -> None:
+    """A script under it could be tried, but never saved."""
+    for name in ("a%2Fb", "a%20b", "-a", "%C3%A9", "a" * 65):
+        answer = shop.request("POST", f"/v1/table/t/revent/{name}/backtest", SCRIPT)
+        assert answer.status == 400 and "trigger" in answer.error["message"], answer.body
 
 
 FAILING = """def on_insert():

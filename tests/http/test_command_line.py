@@ -155,6 +155,13 @@ def test_an_unknown_table_is_an_error_that_names_it(daemon: Daemon) -> None:
         assert ("openset load --create" in done.stderr) == (arguments[0] == "load")
 
 
+@pytest.mark.parametrize("command", [("person", "", "ann"), ("subscribe", "commits", "t", ""), ("backtest", "t", "")])
+def test_an_empty_name_is_called_so(daemon: Daemon, command: tuple[str, ...]) -> None:
+    """In an address it would be another one."""
+    ended = run(daemon, *command)
+    assert (ended.returncode, ended.stderr) == (1, "error (query): a name is empty\n")
+
+
 def test_broken_standard_input_is_called_so(daemon: Daemon) -> None:
     done = run(daemon, "load", "highstreet", "-", given=b'[{"person": ]')
     assert done.returncode == 1
