@@ -1,8 +1,10 @@
 """When a trigger would have been disabled: after so many errors in a row, as the runner counts them.
 
 A backtest runs people apart from one another, so what came between two errors has to be put together afterwards.
-A moment is a millisecond and what there is in it one after the other: what was due, the inserts, what those scheduled
-for at once. Runs of one moment count as one: its errors are in a row, and it ends a row only when it has none.
+A moment is a part of a millisecond. In each come, one after the other: what was due, what that scheduled for at once,
+what this scheduled for at once, and so on; the inserts; what those scheduled for at once, and so on. Runs of one moment
+count as one: its errors are in a row, and it ends a row only when it has none.
+Shortcut: inserts of one millisecond are one moment, although those of several requests run one after the other.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from openset.revent.timelines import RUNS_PER_PERSON, Ints
 
 ERRORS_UNTIL_DISABLED = 10
 
-# The parts of a millisecond, in their order.
-DUE, INSERTED, AT_ONCE = range(3)
-PARTS = 3
+# The parts of a millisecond, in their order. A person has at most so many runs of what is scheduled, so many parts are
+# left for each of DUE and AT_ONCE; moments of the last year there is fit into 64 bits.
+DUE = 0
+INSERTED = DUE + RUNS_PER_PERSON
+AT_ONCE = INSERTED + 1
+PARTS = AT_ONCE + RUNS_PER_PERSON
 LAST_MOMENT = 2**63 - 1
 
 

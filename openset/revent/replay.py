@@ -220,6 +220,7 @@ class BlockReplay:
     def _schedules(self, people: Ints, timelines: Timelines) -> None:
         """Runs what is due, everybody's next moment at once, until nothing is due before the end."""
         functions = list(self._plan.script.functions)
+        last_moment = np.full(len(people), -1, np.int64)
         while (due := timelines.next_due()) is not None:
             self._settings.check_deadline()
             person = people[due.person]
@@ -227,6 +228,8 @@ class BlockReplay:
             end = np.maximum(before, due.end)
             # Who scheduled it saw events of this very millisecond.
             moment = moments_of(due.at_ms, np.where(due.end > before, AT_ONCE, DUE))
+            # What was scheduled for at once runs after what scheduled it.
+            moment = last_moment[due.person] = np.maximum(moment, last_moment[due.person] + 1)
             # The order in which the daemon runs what is due at one moment.
             for place in sorted(range(len(functions)), key=functions.__getitem__):
                 chosen = np.flatnonzero(due.functions[:, place])

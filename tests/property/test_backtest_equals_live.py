@@ -166,6 +166,22 @@ def later():
     emit("later")
 """
 
+WRONG_AT_ONCE = """def on_insert():
+    schedule(7 minutes, "chain")
+    schedule(7 minutes, "wrong")
+
+def chain():
+    schedule(0, "next")
+    emit("chain")
+
+def next():
+    schedule(0, "wrong")
+    emit("next")
+
+def wrong():
+    x = -"text"
+"""
+
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 @pytest.mark.parametrize("script", [WRONG, WRONG_LATER], ids=["inserts", "scheduled"])
@@ -193,3 +209,11 @@ async def compare_until_disabled(
         assert (tested.disabled_at_ms is not None) == disabled
         assert sorted(found, key=repr) == sorted(expected, key=repr)
         return disabled
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_what_is_scheduled_for_at_once_comes_after_what_was_due(limit: int, tmp_path: Path) -> None:
+    """In one millisecond an error, a run without one and another error: no two in a row."""
+    events: list[tuple[int | str, str, int]] = [("ann", "buy", START + place * 10 * MINUTE) for place in range(3)]
+    disabled = asyncio.run(compare_until_disabled(tmp_path, WRONG_AT_ONCE, limit, events))
+    assert disabled == (limit == 1)
