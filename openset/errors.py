@@ -80,6 +80,24 @@ class InternodeError(OpenSetError):
     error_class = "internode"
 
 
+class UnreachableError(InternodeError):
+    """The coordinator does not answer, or cannot. Whether a change that was sent is made is not known."""
+
+    status = 503
+
+
+class LeaseLostError(InternodeError):
+    """A lease has ended: this node is not held for alive any more, or is not the sentinel any more."""
+
+    status = 503
+
+
+class ConflictError(InternodeError):
+    """Somebody else was first: what was to be changed in the coordinator is not what it was. Nothing was changed."""
+
+    status = 409
+
+
 class LimitError(OpenSetError):
     """A limit of the server was reached (body size, load)."""
 
