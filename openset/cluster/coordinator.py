@@ -78,6 +78,8 @@ class Session:
 class Coordinator:
     """The cluster as its coordinator knows it. ttl_ms: how long a node is held for alive that says nothing.
 
+    clock: in ms, the one that the node's state is told the time of.
+
     All methods raise UnreachableError, ConfigError when the coordinator refuses the set-up (a wrong password), and
     InternalError for contents that cannot be read.
     """

@@ -91,7 +91,7 @@ class EtcdKeeper:
         told = messages.WatchReader(self._keys, after)
         reasons: dict[Endpoint, str] = {}
         while True:
-            endpoint = self._endpoint
+            endpoint, token = self._endpoint, ""
             try:
                 token = await self._authenticated(endpoint)
                 async with self._posted(
@@ -100,12 +100,14 @@ class EtcdKeeper:
                     await self._check_status(answer)
                     end = asyncio.get_running_loop().time() + self._timing.watch_ms / 1_000
                     while (line := await _line(answer, end)) is not None:
-                        reasons.clear()
                         changes = told.read(line)
                         if changes is not None:
                             yield changes
+                    reasons.clear()
             except messages.TokenNeededError as error:
                 self._token_refused(token)
+                if endpoint in reasons:
+                    self._leave(endpoint)
                 reasons[endpoint] = str(error)
             except (NotConnectedError, BrokenError, UnreachableError) as error:
                 self._leave(endpoint)
@@ -181,6 +183,8 @@ class EtcdKeeper:
                 self._token = await self._one_request(endpoint, messages.AUTHENTICATE, request, messages.token, "")
             except messages.AuthenticationOffError:
                 self._token = ""
+            except messages.TokenNeededError as error:
+                raise UnreachableError(str(error)) from error
         return self._token
 
     def _token_refused(self, token: str) -> None:

@@ -78,7 +78,8 @@ def parse_address(url: str) -> EtcdAddress:
     prefix = unquote(prefix).strip("/") or DEFAULT_PREFIX
     if not is_key(prefix):
         raise ConfigError(f"{prefix!r} cannot be a prefix in etcd: words with slashes between them can")
-    return EtcdAddress(tuple(_endpoint(each) for each in hosts.split(",")), prefix, user, password, _tls(options))
+    endpoints = tuple(dict.fromkeys(_endpoint(each) for each in hosts.split(",")))
+    return EtcdAddress(endpoints, prefix, user, password, _tls(options))
 
 
 def _options(query: str) -> dict[str, str]:

@@ -225,6 +225,15 @@ async def test_a_later_session_of_a_node_ends_the_one_before(place: Place) -> No
     assert (await restarted.renew(second)).revision == second.since
 
 
+async def test_a_lease_that_lasts_is_not_enough_when_another_one_has_the_node(place: Place) -> None:
+    coordinator, keeper = place.coordinator(), place.keeper()
+    session = await coordinator.open_session("n1")
+    other = await keeper.grant(10_000)
+    await keeper.commit(commit_of([], [Change("alive/n1", b'{"life": "another"}', other.lease)]))
+    with pytest.raises(LeaseLostError, match="a later session"):
+        await coordinator.renew(session)
+
+
 # ---------------------------------------------------------------- the sentinel
 
 
@@ -284,6 +293,13 @@ async def test_views_follow_every_change(place: Place) -> None:
         writing = asyncio.create_task(write())
         await until(views, lambda view: seen.append(view) or "n2" in view.alive)
         last = await writing
+        # A later request of the watch goes on where this one has ended.
+        following = asyncio.ensure_future(anext(views))
+        await asyncio.sleep(1.0)
+        assert not following.done()
+        await writer.add_member(Member("n3", "host-3", 1))
+        async with asyncio.timeout(SOON_SECONDS):
+            assert (await following).members.keys() == {"n1", "n2", "n3"}
     assert replace(seen[-1], revision=0) == replace(last, revision=0)
     revisions = [view.revision for view in seen]
     assert revisions == sorted(set(revisions))

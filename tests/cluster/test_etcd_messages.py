@@ -24,6 +24,7 @@ KEYS = messages.Keys("p")
             EtcdAddress((Endpoint("a", 1), Endpoint("b.c", 2), Endpoint("::1", 3)), "x/y"),
         ),
         ("etcd://u:p%40%2F@a/x", EtcdAddress((Endpoint("a", 2379),), "x", "u", "p@/")),
+        ("etcd://a,b,a:2379", EtcdAddress((Endpoint("a", 2379), Endpoint("b", 2379)))),
         ("etcd://u:@a", EtcdAddress((Endpoint("a", 2379),), user="u", password="")),
         ("etcd://u:a:b@c@a", EtcdAddress((Endpoint("a", 2379),), user="u", password="a:b@c")),
         ("etcd://a?tls=true", EtcdAddress((Endpoint("a", 2379),), tls=Tls())),
