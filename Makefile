@@ -4,8 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCHMARKS := insert import files load query column segments restart revent
 
-.PHONY: help demo test lint fuzz format bench-insert bench-import bench-files bench-load bench-query bench-column bench-segments bench-restart bench-revent crash clean
+.PHONY: help demo test lint fuzz format crash clean $(BENCHMARKS:%=bench-%)
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -57,41 +58,9 @@ crash: $(READY)
 	$(BIN)/python tests/support/kill_loop.py --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
 	OPENSET_CRASH_MOMENTS=all $(BIN)/pytest -q -n 2 --timeout 0 tests/crash
 
-bench-insert: $(READY)
+$(BENCHMARKS:%=bench-%): bench-%: $(READY)
 	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_insert --directory build
-
-bench-import: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_import --directory build
-
-bench-files: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_files --directory build
-
-bench-load: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_load --directory build
-
-bench-query: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_query --directory build
-
-bench-segments: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_segments --directory build
-
-bench-revent: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_revent --directory build
-
-bench-restart: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_restart --directory build
-
-bench-column: $(READY)
-	@mkdir -p build
-	$(BIN)/python -m openset_tools.bench_column --directory build
+	$(BIN)/python -m openset_tools.bench_$* --directory build
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

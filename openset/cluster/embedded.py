@@ -16,8 +16,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from openset.cluster import embedded_state
 from openset.cluster.coordinator import boot_time_ms
 from openset.cluster.embedded_messages import (
@@ -118,7 +116,7 @@ class EmbeddedServer:
         """A request's answer. Raises nothing: also what is no request has one."""
         try:
             request = decode_request(data)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except ValueError as error:
             return encode(Failed("bad_request", str(error)))
         match request:
             case Read():
@@ -150,15 +148,19 @@ class EmbeddedServer:
     # ---------------------------------------------------------------- changes
 
     async def _run(self) -> None:
-        while not self._closing:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_MS / 1_000 if self._deadlines_ms else None):
-                    await self._wake.wait()
-            self._wake.clear()
-            self._forgive_pause()
-            if not await self._settle():
-                await asyncio.sleep(_PAUSE_AFTER_FAILURE_SECONDS)
-        self._tell([(future, _CLOSED) for _, future in self._waiting])
+        try:
+            while not self._closing:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_MS / 1_000 if self._deadlines_ms else None):
+                        await self._wake.wait()
+                self._wake.clear()
+                self._forgive_pause()
+                if not await self._settle():
+                    await asyncio.sleep(_PAUSE_AFTER_FAILURE_SECONDS)
+        finally:  # also after a defect: nobody is left waiting for an answer that never comes
+            self._closing = True
+            self._changed.set()
+            self._tell([(future, _CLOSED) for _, future in self._waiting])
 
     def _forgive_pause(self) -> None:
         now_ms = self._clock()
@@ -171,6 +173,12 @@ class EmbeddedServer:
     async def _settle(self) -> bool:
         """Makes the changes that wait, and ends leases; False when the disk refuses."""
         waiting, self._waiting = self._waiting, []
+        try:
+            return await self._settled(waiting)
+        finally:  # where a defect has left somebody without an answer
+            self._tell([(future, _CLOSED) for _, future in waiting])
+
+    async def _settled(self, waiting: list[tuple[Writing, asyncio.Future[Answer]]]) -> bool:
         now_ms = self._clock()
         answers: list[tuple[asyncio.Future[Answer], Answer]] = []
         for request, future in waiting:
@@ -222,7 +230,7 @@ class EmbeddedServer:
                 future.set_result(answer)
 
 
-_CLOSED = Failed("unreachable", "the node with the coordinator is shutting down")
+_CLOSED = Failed("unreachable", "the coordinator of this node does not answer any more: it is closed")
 
 
 class _Batch:

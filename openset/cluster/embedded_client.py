@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
-import msgspec
-
 from openset.cluster.embedded_messages import (
     LONGEST_WAIT_MS,
     Answer,
@@ -105,7 +103,7 @@ class EmbeddedKeeper:
             raise UnreachableError("the node with the coordinator does not answer in time") from error
         try:
             answer = decode_answer(data)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise UnreachableError(f"what answers in place of the coordinator is none: {error}") from error
         match answer:
             case Failed("unreachable", message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -93,12 +93,19 @@ def encode(message: Request | Answer) -> bytes:
 
 
 def decode_request(data: bytes) -> Request:
-    """Raises msgspec.DecodeError for what is no request."""
-    request: Request = _requests.decode(data)
+    """Raises ValueError for what is no request."""
+    request: Request = _decoded(_requests, data)
     return request
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Raises msgspec.DecodeError for what is no answer."""
-    answer: Answer = _answers.decode(data)
+    """Raises ValueError for what is no answer."""
+    answer: Answer = _decoded(_answers, data)
     return answer
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
+    try:
+        return decoder.decode(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

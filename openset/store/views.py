@@ -456,7 +456,10 @@ class _LayerColumns(_Columns):
 
 
 class _BlockColumns(Mapping[str, Column]):
-    """The columns of a Block: some rows of those of its layer. A range shares its memory unless stored narrow."""
+    """The columns of a Block: some rows of those of its layer, sharing its memory where they are a range.
+
+    What is stored narrow is decoded whenever it is asked for: Blocks are kept, and would fill the memory with it.
+    """
 
     def __init__(self, columns: _Columns, rows: slice | NDArray[np.int64]):
         self._columns = columns
@@ -465,7 +468,11 @@ class _BlockColumns(Mapping[str, Column]):
 
     def __getitem__(self, name: str) -> Column:
         if name not in self._made:
-            self._made[name] = self._columns.column(name)[self._rows]
+            column = self._columns.column(name)
+            rows = column[self._rows]
+            if isinstance(column, StoredColumn) and column.is_narrow:
+                return rows
+            self._made[name] = rows
         return self._made[name]
 
     def __contains__(self, name: Any) -> bool:

@@ -13,6 +13,7 @@ from support.coordinators import EmbeddedPlace, elected, initialised
 from support.simulated_disk import Fault, SimulatedDisk
 
 from openset.cluster import embedded_messages as messages
+from openset.cluster import embedded_state
 from openset.cluster.coordinator import Coordinator
 from openset.cluster.embedded import STATE_FILE, EmbeddedServer
 from openset.cluster.embedded_client import EmbeddedKeeper
@@ -34,6 +35,13 @@ class Clock:
 
 async def ask(server: EmbeddedServer, request: messages.Request) -> messages.Answer:
     return messages.decode_answer(await server.answer(messages.encode(request)))
+
+
+def on_simulated_disk(directory: Path) -> tuple[SimulatedDisk, EmbeddedPlace]:
+    disk = SimulatedDisk(directory)
+    place = EmbeddedPlace(directory / "coordinator")
+    place.server = EmbeddedServer.open(directory / "coordinator", create=True, files=disk)
+    return disk, place
 
 
 async def leases_after(server: EmbeddedServer, clock: Clock, step_ms: int, steps: int) -> set[int]:
@@ -86,9 +94,7 @@ async def test_other_nodes_never_lead(tmp_path: Path) -> None:
 
 
 async def test_a_disk_that_refuses_changes_nothing_and_leases_go_on(tmp_path: Path) -> None:
-    disk = SimulatedDisk(tmp_path)
-    place = EmbeddedPlace(tmp_path / "coordinator")
-    place.server = EmbeddedServer.open(tmp_path / "coordinator", create=True, files=disk)
+    disk, place = on_simulated_disk(tmp_path)
     coordinator = place.coordinator()
     session, _ = await initialised(coordinator)
     before = await coordinator.read()
@@ -108,9 +114,7 @@ async def test_a_disk_that_refuses_changes_nothing_and_leases_go_on(tmp_path: Pa
 
 
 async def test_nobody_sees_a_change_before_it_is_durable(tmp_path: Path) -> None:
-    disk = SimulatedDisk(tmp_path)
-    place = EmbeddedPlace(tmp_path / "coordinator")
-    place.server = EmbeddedServer.open(tmp_path / "coordinator", create=True, files=disk)
+    disk, place = on_simulated_disk(tmp_path)
     keeper = place.keeper()
     before = await keeper.read()
     watching = asyncio.ensure_future(anext(keeper.watch(before.revision)))
@@ -152,6 +156,7 @@ async def test_what_is_no_request_is_refused(tmp_path: Path) -> None:
         b"",
         b"\xc1",
         b"\x91" * 100_000,
+        encode({"type": "Renew", "lease": 1, "key": "x"}).replace(b"\xa1x", b"\xa1\xff"),
         encode({}),
         encode({"type": "Drop"}),
         encode({"type": "Grant", "ttl_ms": 1}),
@@ -193,6 +198,25 @@ async def test_answers_that_are_none_are_errors() -> None:
         await EmbeddedKeeper(never, may_lead=False, patience_ms=50).read()
 
 
+async def test_a_defect_leaves_nobody_without_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = EmbeddedPlace(tmp_path / "coordinator")
+    keeper = place.keeper()
+    waiting = asyncio.ensure_future(anext(keeper.watch((await keeper.read()).revision)))
+
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(embedded_state, "commit", defect)
+    for _ in range(2):
+        async with asyncio.timeout(1):
+            with pytest.raises(UnreachableError, match="does not answer any more"):
+                await keeper.commit(commit_of([], [Change("a", b"")]))
+    with pytest.raises(UnreachableError):
+        await waiting
+    with pytest.raises(ZeroDivisionError):
+        await place.close()
+
+
 async def test_closing_tells_whoever_waits(tmp_path: Path) -> None:
     place = EmbeddedPlace(tmp_path / "coordinator")
     keeper = place.keeper()
@@ -201,7 +225,7 @@ async def test_closing_tells_whoever_waits(tmp_path: Path) -> None:
     server = place.server
     assert server is not None
     await place.close()
-    with pytest.raises(UnreachableError, match="shutting down"):
+    with pytest.raises(UnreachableError, match="it is closed"):
         await waiting
     assert isinstance(await ask(server, messages.Grant(1_000)), messages.Failed)
 

@@ -295,7 +295,9 @@ async def test_without_a_user_one_is_asked_for(secured: Etcd) -> None:
 async def test_a_password_where_etcd_has_none_is_not_in_the_way(etcd: Etcd) -> None:
     place = EtcdPlace(etcd)
     keeper = EtcdKeeper(parse_address(f"etcd://someone:secret@{etcd.hosts}/{place.prefix}"), FAST)
-    await elected(Coordinator(keeper))
+    coordinator = Coordinator(keeper)
+    _, sentinel = await elected(coordinator)
+    assert (await coordinator.read()).sentinel == sentinel
 
 
 async def test_certificates_have_to_fit(secured: Etcd, certified: Etcd, certificates: Certificates) -> None:

@@ -50,10 +50,10 @@ def directory() -> Iterator[Path]:
 @given(steps=steps, partitions=st.sampled_from([1, 3]), max_rows=st.sampled_from([1, 4, 1000]))
 def test_store_equals_model(steps: list[Any], partitions: int, max_rows: int, directory: Path) -> None:
     with tempfile.TemporaryDirectory(dir=directory) as data_dir:
-        _walk(Path(data_dir), steps, partitions, max_rows)
+        _assert_equals_model(Path(data_dir), steps, partitions, max_rows)
 
 
-def _walk(data_dir: Path, steps: list[Any], partitions: int, max_rows: int) -> None:
+def _assert_equals_model(data_dir: Path, steps: list[Any], partitions: int, max_rows: int) -> None:
     store = model.new_store(data_dir, partitions)
     table = model.Model()
     cache = ViewCache(data_dir)

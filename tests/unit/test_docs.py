@@ -71,6 +71,12 @@ def settings() -> list[str]:
     )
 
 
+def make_targets() -> list[str]:
+    text = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    (benchmarks,) = re.findall(r"^BENCHMARKS := (.+)$", text, re.MULTILINE)
+    return [*re.findall(r"^([a-z-]+):", text, re.MULTILINE), *(f"bench-{name}" for name in benchmarks.split())]
+
+
 def error_classes(kind: type[OpenSetError] = OpenSetError) -> set[str]:
     below = [error_classes(inner) for inner in kind.__subclasses__()]
     return {kind.error_class}.union(*below)
@@ -158,7 +164,7 @@ def test_every_method_is_explained_and_has_an_example(method: str) -> None:
     assert f".{method}(" in scripts
 
 
-@pytest.mark.parametrize("target", re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+@pytest.mark.parametrize("target", make_targets())
 def test_every_make_target_is_in_the_readme(target: str) -> None:
     assert target == "help" or f"`make {target}`" in README or f"\nmake {target}\n" in README
 
