@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import DamageError, JournalFailedError, WriteError
@@ -54,11 +54,12 @@ class TornTail:
 
 @dataclass(slots=True)
 class _Segment:
-    """A segment in use. end: where the next record goes."""
+    """A segment in use. terms: of the entries. end: where the next record goes."""
 
     name: str
     header: SegmentHeader
     entries: list[Entry]
+    terms: list[int]
     end: int
 
 
@@ -68,9 +69,10 @@ class Journal:
     id: str
     torn_tail: TornTail | None
 
-    def __init__(self, directory: Path, files: FileLayer, segment_bytes: int):
+    def __init__(self, directory: Path, files: FileLayer, segment_bytes: int, prefix: str):
         self.directory = directory
         self.torn_tail = None
+        self._prefix = prefix
         self._files = files
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
@@ -84,15 +86,27 @@ class Journal:
         self._mark: WritableFile
 
     @classmethod
-    def open(cls, directory: Path | str, files: FileLayer = FILES, segment_bytes: int = SEGMENT_BYTES) -> Journal:
+    def open(
+        cls,
+        directory: Path | str,
+        files: FileLayer = FILES,
+        segment_bytes: int = SEGMENT_BYTES,
+        *,
+        prefix: str = "",
+        journal_id: str | None = None,
+        first_sequence: int = 1,
+    ) -> Journal:
         """Open or create a journal, recovering it after a crash: a torn tail is cut (see `torn_tail`).
+
+        prefix: put before the names of segments in references, where those are relative to another directory.
+        journal_id, first_sequence: of a journal that is created: its id (by default a random one) and where it begins.
 
         Raises DamageError when sound records follow a damaged one or records are missing, UnsupportedFormatError for
         files of a newer version, WriteError when the directory cannot be written.
         """
-        journal = cls(Path(directory), files, segment_bytes)
+        journal = cls(Path(directory), files, segment_bytes, prefix)
         try:
-            journal._recover()
+            journal._recover(journal_id or os.urandom(16).hex(), first_sequence)
         except OSError as error:
             journal.close()
             raise WriteError(f"{directory}: the journal cannot be opened: {error}") from error
@@ -144,8 +158,9 @@ class Journal:
             padded_hash = checksum(payload, salt) if not padding else checksum(bytes(payload) + padding, salt)
             header = RecordHeader(kind, self.last_sequence + 1, self._synced, term, table_id, size_bytes, padded_hash)
             self._write(segment, [header.encode(salt), payload, padding])
-            ref = RecordRef(header.sequence, segment.name, segment.end, header.total_bytes)
+            ref = RecordRef(header.sequence, self._prefix + segment.name, segment.end, header.total_bytes)
             segment.entries.append((ref, kind, table_id))
+            segment.terms.append(term)
             segment.end += header.total_bytes
             return ref
 
@@ -174,9 +189,63 @@ class Journal:
                 found.append(segment.entries[skip:])
         return (entry for entries in found for entry in entries)
 
+    def terms(self) -> list[int]:
+        """The term of every record that is here, in order."""
+        with self._lock:
+            return [term for segment in self._segments for term in segment.terms]
+
     def read(self, ref: RecordRef) -> memoryview:
         """The payload of a record. Raises DamageError, MissingSegmentError."""
-        return read_record(self.directory, ref)[2]
+        return read_record(self._base_directory, ref)[2]
+
+    @property
+    def _base_directory(self) -> Path:
+        """What references are relative to."""
+        return self.directory.parent if self._prefix else self.directory
+
+    def cut(self, after_sequence: int) -> None:
+        """Forget the records behind a sequence, durably: they count as never written. Nobody reads meanwhile.
+
+        The order of steps leaves, whenever it is broken off, a beginning of what there was. Raises WriteError (some of
+        the records may be gone then), JournalFailedError.
+        """
+        with self._sync_lock, self._lock:
+            self._raise_failure()
+            if after_sequence >= self.last_sequence:
+                return
+            assert after_sequence >= self.first_sequence - 1, "what was dropped cannot be cut"
+            self._durably(self._file.sync_data)
+            try:
+                while len(self._segments) > 1 and self._segments[-1].header.first_sequence > after_sequence:
+                    self._remove_last_segment()
+                segment = self._segments[-1]
+                kept = after_sequence + 1 - segment.header.first_sequence
+                if kept < len(segment.entries):
+                    end = segment.entries[kept][0].offset
+                    # The note goes first: it must not promise what is to be cut.
+                    self._synced = after_sequence
+                    self._write_mark(after_sequence, end)
+                    self._file.truncate(end)
+                    del segment.entries[kept:], segment.terms[kept:]
+                    segment.end = end
+            except OSError as error:
+                self._failure = f"records could not be cut: {error}"
+                raise JournalFailedError(f"{self.directory}: {self._failure}") from error
+            self._durably(self._file.sync)
+            self._synced = after_sequence
+            self._write_mark(after_sequence, self._segments[-1].end)
+
+    def _remove_last_segment(self) -> None:
+        """The one in use, durably; the one before it is in use then. Raises OSError."""
+        before = self._segments[-2]
+        self._synced = before.header.first_sequence + len(before.entries) - 1
+        self._write_mark(self._synced, before.end)
+        file = self._files.open(self.directory / before.name)
+        self._file.close()
+        self._file = file
+        self._files.unlink(self.directory / self._segments[-1].name)
+        del self._segments[-1]
+        self._files.sync_directory(self.directory)
 
     def drop_segments(self, up_to_sequence: int) -> int:
         """Remove the segments whose records all have a sequence up to this one, the one in use excepted.
@@ -196,6 +265,24 @@ class Journal:
             except OSError as error:
                 raise WriteError(f"{self.directory}: segments cannot be removed: {error}") from error
             return removed
+
+    def droppable(self, up_to_sequence: int) -> int:
+        """The last record that `drop_segments` would remove; the one before the first when it would remove none."""
+        with self._lock:
+            goes = self.first_sequence - 1
+            for segment in self._segments[1:]:
+                if segment.header.first_sequence <= up_to_sequence + 1:
+                    goes = segment.header.first_sequence - 1
+            return goes
+
+    def term_of(self, sequence: int) -> int:
+        """The term of a record that is here."""
+        with self._lock:
+            for segment in self._segments:
+                place = sequence - segment.header.first_sequence
+                if 0 <= place < len(segment.terms):
+                    return segment.terms[place]
+        raise AssertionError(f"record {sequence} is not in the journal")
 
     def rotate(self) -> None:
         """Start a new segment, so that `drop_segments` can remove the one in use so far. Nothing when it is empty."""
@@ -269,7 +356,7 @@ class Journal:
             with suppress(OSError):  # the first error is the one to report; open removes leftovers
                 self._files.unlink(temporary)
             raise
-        self._segments.append(_Segment(path.name, header, [], SEGMENT_HEADER_BYTES))
+        self._segments.append(_Segment(path.name, header, [], [], SEGMENT_HEADER_BYTES))
         return file
 
     def _write_mark(self, sequence: int, end: int) -> None:
@@ -286,24 +373,28 @@ class Journal:
         data = bytearray(_MARK.size)
         return decode_mark(bytes(data[: self._mark.read_into(memoryview(data), 0)]), self.id)
 
-    def _recover(self) -> None:
+    def _recover(self, new_id: str, first_sequence: int) -> None:
         files = self._files
         files.make_directory(self.directory)
         for leftover in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
             files.unlink(leftover)
         paths = sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}"))
         if not paths:
-            self.id = os.urandom(16).hex()
-            self._file = self._create_segment(SegmentHeader(self.id, int.from_bytes(os.urandom(8), "little"), 1))
+            self.id = new_id
+            salt = int.from_bytes(os.urandom(8), "little")
+            self._file = self._create_segment(SegmentHeader(self.id, salt, first_sequence))
             self._open_mark()
-            self._write_mark(0, SEGMENT_HEADER_BYTES)
+            self._synced = first_sequence - 1
+            self._write_mark(self._synced, SEGMENT_HEADER_BYTES)
             self._durably(lambda: files.sync_directory(self.directory))
             return
         scans = [scan_segment(path) for path in paths]
         self.id = scans[0].header.journal_id
         self._check_chain(scans)
         self._open_mark()
-        self._segments = [_Segment(scan.name, scan.header, scan.entries, scan.end) for scan in scans]
+        self._segments = [
+            _Segment(scan.name, scan.header, self._prefixed(scan.entries), scan.terms, scan.end) for scan in scans
+        ]
         self._file = files.open(paths[-1])
         self._cut(scans[-1])
         # What was read back is promised from now on; after a crash it, and the name of its segment, may have been in
@@ -313,6 +404,11 @@ class Journal:
         self._durably(lambda: files.sync_directory(self.directory))
         self._synced = self.last_sequence
         self._write_mark(self._synced, self._segments[-1].end)
+
+    def _prefixed(self, entries: list[Entry]) -> list[Entry]:
+        if not self._prefix:
+            return entries
+        return [(replace(ref, segment=self._prefix + ref.segment), kind, table) for ref, kind, table in entries]
 
     def _write_again(self, segment: _Segment) -> None:
         """Writes the bytes behind the last noted sync once more, so that the sync to come is about them.

@@ -131,6 +131,8 @@ class SegmentScan:
     name: str
     header: SegmentHeader
     entries: list[Entry] = field(default_factory=list)
+    # The term of each of them.
+    terms: list[int] = field(default_factory=list)
     end: int = SEGMENT_HEADER_BYTES
     size_bytes: int = 0
     damage: str | None = None
@@ -170,6 +172,7 @@ def scan_bytes(path: Path, data: mmap.mmap | bytes | bytearray) -> SegmentScan:
                 raise DamageError(f"record {record.sequence} where {scan.next_sequence} belongs", path, scan.end)
             ref = RecordRef(record.sequence, path.name, scan.end, record.total_bytes)
             scan.entries.append((ref, record.kind, record.table_id))
+            scan.terms.append(record.term)
             scan.end += record.total_bytes
     return scan
 

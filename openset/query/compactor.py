@@ -19,6 +19,7 @@ from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
 from openset.query.work import WorkerState
 from openset.store.compaction import CompactionResult, CompactionTask, compact
+from openset.store.journals import Mark
 from openset.store.store import Store
 
 log = structlog.get_logger("openset.compaction")
@@ -84,10 +85,10 @@ class Compactor:
             await asyncio.sleep(_POLL_SECONDS)
         return len(wanted)
 
-    async def _wait_for_triggers(self, below: int) -> None:
-        """Until they have run for all inserts below a record, which stay in the journal so long."""
+    async def _wait_for_triggers(self, below: Mark) -> None:
+        """Until they have run for all inserts before a mark, which stay in the journal so long."""
         waited = time.monotonic()
-        while (pending := self._store.triggers.oldest_pending()) is not None and pending < below:
+        while self._store.triggers.waits_for(below):
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("triggers have not run yet for everything that was inserted; try again")
             await asyncio.sleep(_POLL_SECONDS)

@@ -187,6 +187,15 @@ class Catalog:
             ]
             self._store(msgspec.structs.replace(self._contents, tables=tables))
 
+    def forget_files(self, partition: int) -> None:
+        """No table has a file of a partition any more. Raises InternalError."""
+        if any(partition in table.files for table in self._contents.tables):
+            tables = [
+                msgspec.structs.replace(table, files=[number for number in table.files if number != partition])
+                for table in self._contents.tables
+            ]
+            self._store(msgspec.structs.replace(self._contents, tables=tables))
+
     def mistakes(self) -> list[str]:
         """What cannot be true of a catalog although its checksum matches."""
         contents, found = self._contents, []

@@ -18,6 +18,7 @@ from openset.store.catalog import Catalog
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, check_staged, compact
 from openset.store.compaction_queue import CompactionQueue, Key
 from openset.store.dropped import remove_table_directory
+from openset.store.journals import Journals, Mark
 from openset.store.leftovers import Leftovers, leftovers_of
 from openset.store.partition import Partition
 from openset.store.pins import Pins
@@ -26,7 +27,6 @@ from openset.store.snapshot import PartitionSnapshot, partition_path
 from openset.store.trigger_store import Triggers
 from openset_format.errors import FormatError
 from openset_format.files import FileLayer
-from openset_format.journal import Journal
 
 log = structlog.get_logger("openset.store")
 
@@ -38,7 +38,7 @@ class Compactions:
     """Methods may be called from any thread, not from the event loop where they sync."""
 
     def __init__(
-        self, data_dir: Path, catalog: Catalog, journal: Journal, partitions: Mapping[Key, Partition],
+        self, data_dir: Path, catalog: Catalog, journals: Journals, partitions: Mapping[Key, Partition],
         triggers: Triggers, pins: Pins, files: FileLayer, lock: threading.Lock, policy: Policy,
         visible_sequence: Callable[[], int], note_file: Callable[[Key], None],
     ):  # fmt: skip
@@ -48,7 +48,7 @@ class Compactions:
         """
         self._data_dir = data_dir
         self._catalog = catalog
-        self._journal = journal
+        self._journals = journals
         self._partitions = partitions
         self._triggers = triggers
         self._pins = pins
@@ -76,13 +76,13 @@ class Compactions:
         with self._lock:
             # Under the lock: the file must have every column that a record on its way into it has.
             schemas = {schema.id: schema for schema in self._catalog.tables()}
-            too_long = self._journal.size_bytes > self._policy.journal_bytes
+            too_long = self._journals.size_bytes > self._policy.journal_bytes
             chosen = self._queue.begin(self._partitions, schemas, forced, too_long)
             if chosen is None:
                 return None
             key = (chosen.table_id, chosen.partition)
             before = self._triggers.first_pending(*key)
-            snapshot = chosen.snapshot(schemas[chosen.table_id], self._journal.id, before=before)
+            snapshot = chosen.snapshot(schemas[chosen.table_id], self._journals.id, before=before)
         path = snapshot.file
         staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
         task = CompactionTask(self._data_dir, snapshot, staging)
@@ -146,11 +146,14 @@ class Compactions:
         snapshot = task.snapshot
         key = (snapshot.schema.id, snapshot.partition)
         try:
-            check_staged(task, result, self._journal.id)
+            check_staged(task, result, self._journals.id)
             with self._lock:
                 if self._catalog.is_dropped(snapshot.schema.id):
                     self.wake.set()  # to delete its files
                     return
+                current = self._partitions.get(key)
+                if current is None or current.lineage != snapshot.lineage:
+                    return  # of a copy that was given up, or replaced by one from another node
                 path = self._data_dir / snapshot.file
                 self._pins.keep_file(key, snapshot.generation, path)
                 self._files.rename(self._data_dir / task.staging, path)
@@ -184,7 +187,7 @@ class Compactions:
 
         forced: all of it, also when the journal is too long. Syncs. Raises InternalError.
         """
-        forced = forced or self._journal.size_bytes > self._policy.journal_bytes
+        forced = forced or self._journals.size_bytes > self._policy.journal_bytes
         if self._triggers.write_sidecars(forced):
             try:
                 self.drop_segments()
@@ -230,16 +233,15 @@ class Compactions:
         paths = {key: self._data_dir / partition_path(*key) for key in keys}
         return {key for key, found in leftovers_of(paths, schema).items() if enough(found)}
 
-    def begin_forgetting(self) -> int:
-        """Begins a new journal segment and returns the sequence of its first record: what is below is to go."""
+    def begin_forgetting(self) -> Mark:
+        """Begins new journal segments and returns where they begin: what is before is to go. Raises InternalError."""
         try:
-            self._journal.rotate()
+            return self._journals.rotate()
         except FormatError as error:
             raise InternalError(str(error)) from error
-        return self._journal.last_sequence + 1
 
-    def is_forgotten(self, below: int, keys: Collection[Key]) -> bool:
-        """Whether no journal segment has a record below a sequence, and no replaced file of some partitions is there.
+    def is_forgotten(self, below: Mark, keys: Collection[Key]) -> bool:
+        """Whether no journal segment has a record below a mark, and no replaced file of some partitions is there.
 
         False as long as a query needs one, or a partition has a record that is not in its file. Raises InternalError.
         """
@@ -248,18 +250,21 @@ class Compactions:
         except FormatError as error:
             raise InternalError(str(error)) from error
         with self._lock:
-            return self._journal.first_sequence >= below and not self._pins.keeps_replaced(keys)
+            return self._journals.is_past(below) and not self._pins.keeps_replaced(keys)
 
     def drop_segments(self) -> None:
         """Removes segments of the journal that no partition, query or trigger needs. Raises FormatError."""
         if self._keep_segments:
             return
         with self._lock:
-            needed = [partition.oldest_sequence for partition in self._partitions.values() if partition.delta_events]
-            others = (self._pins.oldest_sequence(), self._triggers.needed_from())
-            needed += [sequence for sequence in others if sequence is not None]
-            needed_from = min(needed, default=self._visible_sequence() + 1)
-        self._journal.drop_segments(needed_from - 1)
+            needed = [
+                (number, partition.oldest_sequence)
+                for (_, number), partition in self._partitions.items()
+                if partition.delta_events
+            ]
+            needed += self._pins.oldest_sequences() + self._triggers.needed_from()
+            visible = self._visible_sequence()
+        self._journals.drop(needed, visible)
 
     def delete_dropped_tables(self) -> None:
         """The files of those that nobody reads any more."""

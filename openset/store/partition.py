@@ -24,6 +24,7 @@ class Partition:
     delta_events: how many events the records hold that are not in the file, replaced ones and erasures counted.
     waiting_since: monotonic seconds, when the oldest of them arrived (or the store was opened).
     damage: why the file cannot be read, "" when it can. Whoever opens a snapshot of it meets the damage.
+    lineage: see PartitionSnapshot.
     """
 
     table_id: int
@@ -34,6 +35,7 @@ class Partition:
     delta_events: int = 0
     waiting_since: float = 0.0
     damage: str = ""
+    lineage: int = 0
     records: RecordLog = field(default_factory=RecordLog)
     # The records among them that erase somebody, oldest first.
     erasures: list[int] = field(default_factory=list)
@@ -65,6 +67,12 @@ class Partition:
         self.delta_events = sum(count for _, count in self._counts)
         self.waiting_since = time.monotonic()
 
+    def restart(self, lineage: int) -> None:
+        """The records of the file are all there is, and others may come under the sequences of those behind them."""
+        self.records = RecordLog()
+        self._counts, self.erasures, self.delta_events = [], [], 0
+        self.lineage = lineage
+
     def event_counts(self) -> dict[int, int]:
         """How many events each record holds, by sequence."""
         return dict(self._counts)
@@ -91,4 +99,5 @@ class Partition:
             self.applied_sequence,
             self.records.view() if before is None else self.records.view().before(before),
             schema.expired_before(now_ms),
+            self.lineage,
         )

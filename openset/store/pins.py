@@ -42,15 +42,14 @@ class Pins:
             self._files.link(path, self._data_dir / superseded_path(*key, generation))
             self._linked.add((key, generation))
 
-    def oldest_sequence(self) -> int | None:
-        """The oldest record that a pinned snapshot names."""
-        firsts = (
-            int(snapshot.records.fields[0, 0])
+    def oldest_sequences(self) -> list[tuple[int, int]]:
+        """The oldest record that each pinned snapshot names, with its partition."""
+        return [
+            (snapshot.partition, int(snapshot.records.fields[0, 0]))
             for snapshots in self._pinned
             for snapshot in snapshots
             if len(snapshot.records)
-        )
-        return min(firsts, default=None)
+        ]
 
     def uses_table(self, table_id: int) -> bool:
         """Whether any pinned snapshot is of this table."""

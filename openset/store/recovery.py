@@ -13,6 +13,7 @@ from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.catalog import Catalog
 from openset.store.compaction import STAGING_SUFFIX
 from openset.store.dropped import remove_dropped_tables
+from openset.store.journals import PartitionJournals
 from openset.store.partition import Partition
 from openset.store.records import shares_of
 from openset.store.segments import SEGMENTS_DIRECTORY
@@ -37,6 +38,21 @@ class Records(Protocol):
     def records(self, after: int = 0) -> Iterator[Entry]: ...
 
     def read(self, ref: RecordRef) -> memoryview: ...
+
+
+class NoRecords:
+    """A journal without records, for what a member's partitions do not have yet."""
+
+    last_sequence = 1 << 62
+
+    def __init__(self, journal_id: str):
+        self.id = journal_id
+
+    def records(self, after: int = 0) -> Iterator[Entry]:
+        return iter(())
+
+    def read(self, ref: RecordRef) -> memoryview:
+        raise AssertionError("there are no records")
 
 
 def recover(
@@ -85,7 +101,7 @@ def known_partitions(
                 if not path.exists() and not catalog.has_file(schema.id, number):
                     continue
                 try:
-                    partitions[schema.id, number] = _known(path, schema.id, number, journal)
+                    partitions[schema.id, number] = _known(path, schema.id, number, journal.id)
                 except (FormatError, OpenSetError) as error:
                     if damaged is not None and isinstance(error, DamageError):
                         damaged[path] = error
@@ -116,6 +132,44 @@ def known_partitions(
     return partitions
 
 
+def recover_member(
+    data_dir: Path,
+    catalog: Catalog,
+    journals: PartitionJournals,
+    files: FileLayer,
+    on_damaged_file: Callable[[Path, DamageError], None],
+) -> Partitions:
+    """What the files of a member hold; which records come on top is known when they are shown. Raises as `recover`.
+
+    Files of partitions that are not here any more are removed.
+    """
+    remove_dropped_tables(data_dir, catalog, files)
+    remove_leftovers(data_dir, files)
+    partitions: Partitions = {}
+    for schema in catalog.tables():
+        for number in range(catalog.partitions or 0):
+            path = data_dir / partition_path(schema.id, number)
+            if not journals.has(number):
+                files.discard(path)
+                continue
+            if not path.exists() and not catalog.has_file(schema.id, number):
+                continue
+            try:
+                partition = _known(path, schema.id, number, journals.id)
+            except DamageError as error:
+                on_damaged_file(path, error)
+                partition = Partition(schema.id, number, generation=1, damage=str(error))
+            except FormatError as error:
+                raise InternalError(str(error)) from error
+            last = max(journals.of(number).last_sequence, journals.base(number).covers)
+            if partition.applied_sequence > last:
+                raise InternalError(f"{path} holds record {partition.applied_sequence}, the journal ends at {last}")
+            partition.lineage = journals.base(number).incarnation
+            partitions[schema.id, number] = partition
+    _sync_names(data_dir, files)
+    return partitions
+
+
 def _sync_names(data_dir: Path, files: FileLayer) -> None:
     """What is read from here on is promised: a killed process may have renamed a file without syncing the name.
 
@@ -140,15 +194,15 @@ def remove_leftovers(data_dir: Path, files: FileLayer = FILES) -> None:
                     files.unlink(leftover)
 
 
-def _known(path: Path, table_id: int, number: int, journal: Records) -> Partition:
+def _known(path: Path, table_id: int, number: int, journal_id: str) -> Partition:
     try:
         file = PartitionFile.open(path)
     except FileNotFoundError:
         raise DamageError("the file is missing", path) from None
     if (file.table_id, file.partition) != (table_id, number):
         raise InternalError(f"{path} holds partition {file.partition} of table {file.table_id}")
-    if file.journal_id != journal.id:
-        raise ConfigError(f"{path} belongs to another journal ({file.journal_id}) than the one here ({journal.id})")
+    if file.journal_id != journal_id:
+        raise ConfigError(f"{path} belongs to another journal ({file.journal_id}) than the one here ({journal_id})")
     return Partition(table_id, number, file.generation, file.applied_sequence, file.rows)
 
 

@@ -103,7 +103,8 @@ class PartitionSnapshot:
     """One partition of one table at one moment.
 
     generation: of the file, 0 when there is none. records: what is newer than the file, in journal order.
-    expired_before: ms; events of earlier stamps are beyond the table's retention.
+    expired_before: ms; events of earlier stamps are beyond the table's retention. lineage: grows when everything is
+    put in place anew, from another copy; generations and records of two lineages have nothing to do with each other.
     """
 
     schema: TableSchema
@@ -113,6 +114,7 @@ class PartitionSnapshot:
     applied_sequence: int
     records: RecordList
     expired_before: int = 0
+    lineage: int = 0
 
     @property
     def file(self) -> Path:

@@ -134,7 +134,7 @@ def open_base(data_dir: Path, snapshot: PartitionSnapshot) -> Base:
         file = PartitionFile.open(path)
     except FileNotFoundError as error:
         raise InternalError(f"{path} is missing") from error
-    if file.generation == snapshot.generation:
+    if (file.generation, file.applied_sequence) == (snapshot.generation, snapshot.applied_sequence):
         return file
     # Replaced; a pinned snapshot finds the old file under its second name.
     try:
@@ -152,7 +152,7 @@ class RecordReader:
         self._directory = data_dir / JOURNAL_DIRECTORY
         self._limit = kept_bytes
         self._bytes = 0
-        self._kept: OrderedDict[int, _Record] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], _Record] = OrderedDict()
 
     def changes(self, snapshot: PartitionSnapshot, first: int = 0) -> list[Change]:
         """What the records from position `first` on have for the partition. Raises StaleSnapshotError, FormatError."""
@@ -164,15 +164,18 @@ class RecordReader:
         return [record.change(snapshot.partition) for record in records]
 
     def _records(self, refs: Sequence[RecordRef]) -> list[_Record]:
-        found = {ref.sequence: self._kept[ref.sequence] for ref in refs if ref.sequence in self._kept}
-        missing = [ref for ref in refs if ref.sequence not in found]
-        for ref, (kind, _, payload) in zip(missing, read_records(self._directory, missing), strict=True):
+        # A member has a journal per partition: sequences alone name no record.
+        keys = [(ref.segment, ref.offset) for ref in refs]
+        found = {key: self._kept[key] for key in keys if key in self._kept}
+        missing = [(key, ref) for key, ref in zip(keys, refs, strict=True) if key not in found]
+        read = read_records(self._directory, [ref for _, ref in missing])
+        for (key, ref), (kind, _, payload) in zip(missing, read, strict=True):
             record = _Record.decode(kind, payload, ref)
-            found[ref.sequence] = self._kept[ref.sequence] = record
+            found[key] = self._kept[key] = record
             self._bytes += record.size_bytes
         while self._bytes > self._limit:
             self._bytes -= self._kept.popitem(last=False)[1].size_bytes
-        return [found[ref.sequence] for ref in refs]
+        return [found[key] for key in keys]
 
 
 @dataclass(frozen=True, slots=True)

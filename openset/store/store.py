@@ -22,15 +22,17 @@ from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import Policy
 from openset.store.compactions import Compactions, discard
+from openset.store.copies import Copies
 from openset.store.damage import Damage
 from openset.store.dead_letters import DeadLetters
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.health import Health, WatchedFiles
 from openset.store.ingest import Insert, prepare_insert
+from openset.store.journals import Journals, NodeJournal, PartitionJournals, read_member
 from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
 from openset.store.opening import forget_erased, open_journal, report_torn_tail
-from openset.store.partition import Partition
+from openset.store.partition import NO_RECORD, Partition
 from openset.store.pins import Pins
 from openset.store.placing import finish_placing
 from openset.store.records import (
@@ -40,7 +42,8 @@ from openset.store.records import (
     Share,
     encode_erasure,
 )
-from openset.store.recovery import recover
+from openset.store.recovery import NoRecords, Records, recover, recover_member
+from openset.store.replicas import Replicas
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
 from openset.store.snapshot import PartitionSnapshot
@@ -76,32 +79,80 @@ class Store:
         # Guards partitions, compactions and pins; held for moments only.
         self._lock = threading.Lock()
         self._pins = Pins(data_dir, files)
-        self._journal = open_journal(data_dir, files)
-        report_torn_tail(self._journal)
-        self.health.watch_journal(lambda: self._journal.failure)
-        try:
-            self._partitions = recover(data_dir, self._catalog, self._journal, files, self._damaged_file)
-            self._note_files()
-            table_ids = [schema.id for schema in self._catalog.tables()]
-            self.segments = Segments(
-                data_dir, table_ids, self._journal.id, self._journal.last_sequence, files, self.health
-            )
-            self.dead_letters = DeadLetters(data_dir, files)
-            forget_erased(data_dir, self._catalog, self._partitions, self._journal, self.segments, self.dead_letters)
-            self.triggers = Triggers(
-                data_dir, self._catalog, self._journal, self._partitions, self._submit_changes, files, self.health
-            )
-        except BaseException:
-            self._journal.close()
-            raise
+        self.dead_letters = DeadLetters(data_dir, files)
+        # Of a member of a cluster: what its other nodes agree with it about. None where the node stands alone.
+        self.replicas: Replicas | None = None
+        self.copies: Copies | None = None
+        self._committer: Committer | None = None
+        # Of a node that stands alone. Records above it may be in the journal already, on their way to the partitions.
+        self._visible_sequence = 0
+        journals: Journals
+        if read_member(data_dir) is None:
+            journals = self._open_alone()
+        else:
+            journals = self._open_member()
+        self._journals = journals
+        self.health.watch_journal(lambda: self._journals.failure)
         self.compactions = Compactions(
-            data_dir, self._catalog, self._journal, self._partitions, self.triggers, self._pins, files, self._lock,
+            data_dir, self._catalog, journals, self._partitions, self.triggers, self._pins, files, self._lock,
             policy, lambda: self.visible_sequence, self._note_file,
         )  # fmt: skip
-        # Records above it may be in the journal already, on their way to the partitions.
-        self._visible_sequence = self._journal.last_sequence
-        self._committer = Committer(self._journal, self._make_visible, self.health)
+        if isinstance(journals, NodeJournal):
+            self._committer = Committer(journals.journal, self._make_visible, self.health)
+        else:
+            assert isinstance(journals, PartitionJournals)
+            self.copies = Copies(
+                data_dir, self._catalog, self._catalog_lock, self._partitions, self._pins, journals, self._lock, files
+            )
+            self.replicas = Replicas(
+                journals, self._lock, self.health, self.copies.create, self._take_in, self.compactions.wake.set
+            )
         self._closed = False
+
+    def _open_alone(self) -> NodeJournal:
+        """Journal, partitions and what hangs on them. Raises InternalError, ConfigError, OSError."""
+        journal = open_journal(self.data_dir, self._files)
+        report_torn_tail(journal)
+        try:
+            self._partitions = recover(self.data_dir, self._catalog, journal, self._files, self._damaged_file)
+            self._note_files()
+            self._open_segments(journal.id, journal.last_sequence)
+            forget_erased(self.data_dir, self._catalog, self._partitions, journal, self.segments, self.dead_letters)
+            self._open_triggers(journal)
+        except BaseException:
+            journal.close()
+            raise
+        self._visible_sequence = journal.last_sequence
+        return NodeJournal(journal)
+
+    def _open_member(self) -> PartitionJournals:
+        """`_open_alone`, of a member."""
+        try:
+            journals = PartitionJournals(self.data_dir, self._catalog.partitions or 0, self._files)
+        except FormatError as error:
+            raise InternalError(str(error)) from error
+        try:
+            for number in journals.numbers():
+                report_torn_tail(journals.of(number))
+            self._partitions = recover_member(
+                self.data_dir, self._catalog, journals, self._files, self._damaged_file
+            )  # fmt: skip
+            self._note_files()
+            self._open_segments(journals.id, NO_RECORD)
+            self._open_triggers(NoRecords(journals.id))
+        except BaseException:
+            journals.close()
+            raise
+        return journals
+
+    def _open_segments(self, journal_id: str, last_sequence: int) -> None:
+        table_ids = [schema.id for schema in self._catalog.tables()]
+        self.segments = Segments(self.data_dir, table_ids, journal_id, last_sequence, self._files, self.health)
+
+    def _open_triggers(self, journal: Records) -> None:
+        self.triggers = Triggers(
+            self.data_dir, self._catalog, journal, self._partitions, self._submit_changes, self._files, self.health
+        )
 
     @classmethod
     def open(cls, data_dir: Path | str, *, files: FileLayer = FILES, policy: Policy | None = None) -> Store:
@@ -137,8 +188,11 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        self._committer.close()
-        self._journal.close()
+        if self._committer is not None:
+            self._committer.close()
+        if self.replicas is not None:
+            self.replicas.close()
+        self._journals.close()
         self._directory_lock.release()
 
     # --- catalog ---------------------------------------------------------------------------------------------------
@@ -245,7 +299,7 @@ class Store:
         self.triggers.drop_table(schema.id)
         self.compactions.delete_dropped_tables()
         try:
-            self._journal.rotate()
+            self._journals.rotate()
             self.compactions.drop_segments()
         except FormatError as error:
             # The table is gone all the same. The journal says again what is wrong with it at the next insert.
@@ -301,7 +355,7 @@ class Store:
         if self.table(table).id != insert.table_id:
             raise QueryError(f"table {table!r} was dropped while the events were read")
         shares = [Share(place.partition, place.event_count) for place in insert.batch.partitions]
-        return self._committer.submit(Commit(kind, insert.table_id, insert.payload, shares))
+        return self._submit(Commit(kind, insert.table_id, insert.payload, shares))
 
     async def commit(self, table: str, insert: Insert) -> int:
         """`submit`, for the event loop: returns when the events are durable and visible."""
@@ -316,12 +370,16 @@ class Store:
         self.health.check()
         share = Share(partition_of(person, partitions), 1)
         commit = Commit(ERASURE_RECORD, schema.id, encode_erasure(person, partitions), [share])
-        return self._committer.submit(commit)
+        return self._submit(commit)
 
     def _submit_changes(self, table_id: int, payload: bytes) -> Future[int]:
         """For the triggers."""
         self.health.check()
-        return self._committer.submit(Commit(REVENT_RECORD, table_id, payload, ()))
+        return self._submit(Commit(REVENT_RECORD, table_id, payload, ()))
+
+    def _submit(self, commit: Commit) -> Future[int]:
+        assert self._committer is not None, "the records of a member go through its cluster"
+        return self._committer.submit(commit)
 
     @property
     def visible_sequence(self) -> int:
@@ -333,37 +391,38 @@ class Store:
         due = False
         with self._lock:
             for commit, ref in written:
-                if not self._catalog.is_dropped(commit.table_id):
-                    due = self._take_in(commit, ref) or due
+                due = self._take_in(ref, commit.kind, commit.table_id, commit.shares, commit.payload) or due
                 self._visible_sequence = ref.sequence
         if due:
             self.compactions.wake.set()
 
-    def _take_in(self, commit: Commit, ref: RecordRef) -> bool:
+    def _take_in(self, ref: RecordRef, kind: int, table_id: int, shares: Sequence[Share], payload: bytes) -> bool:
         """Makes one record visible; whether a partition may be due for compaction then. The lock is held."""
-        if commit.kind == REVENT_RECORD:
+        if self._catalog.is_dropped(table_id):
+            return False
+        if kind == REVENT_RECORD:
             # What they have run for may be compacted now.
-            found = [
-                (commit.table_id, number)
-                for number in self.triggers.changed(commit.table_id, ref.sequence, commit.payload)
-            ]
+            found = [(table_id, number) for number in self.triggers.changed(table_id, ref.sequence, payload)]
             touched = [self._partitions[key] for key in found if key in self._partitions]
             return any(self.policy.is_due(one.base_rows, one.delta_events, 0.0) for one in touched)
         due = False
-        for share in commit.shares:
-            partition = self._partition(commit.table_id, share.partition)
-            partition.add(ref, commit.kind, share)
+        for share in shares:
+            partition = self._partition(table_id, share.partition)
+            if ref.sequence <= partition.applied_sequence:
+                continue  # its file has it, as that of a member may
+            partition.add(ref, kind, share)
             due = due or self.policy.is_due(partition.base_rows, partition.delta_events, 0.0)
-        if commit.kind == ERASURE_RECORD:
-            self.triggers.erased(commit.table_id, ref.sequence, commit.payload)
+        if kind == ERASURE_RECORD:
+            self.triggers.erased(table_id, ref.sequence, payload)
         else:
-            self.triggers.inserted(commit.table_id, commit.kind, ref.sequence, commit.shares)
+            self.triggers.inserted(table_id, kind, ref.sequence, shares)
         return due
 
     def _partition(self, table_id: int, partition: int) -> Partition:
         key = (table_id, partition)
         if key not in self._partitions:
-            self._partitions[key] = Partition(table_id, partition)
+            lineage = 0 if self.replicas is None else self.replicas.journals.base(partition).incarnation
+            self._partitions[key] = Partition(table_id, partition, lineage=lineage)
         return self._partitions[key]
 
     # --- snapshots -------------------------------------------------------------------------------------------------
@@ -379,7 +438,7 @@ class Store:
 
     def _snapshots(self, schema: TableSchema, now_ms: int | None = None) -> list[PartitionSnapshot]:
         return [
-            self._partitions[schema.id, number].snapshot(schema, self._journal.id, now_ms)
+            self._partitions[schema.id, number].snapshot(schema, self._journals.id, now_ms)
             for number in range(self._initialised())
             if (schema.id, number) in self._partitions
         ]
@@ -423,7 +482,7 @@ class Store:
         with self._lock:
             schema = self.table(table)
             found = self._partitions.get((schema.id, number), Partition(schema.id, number))
-            return found.snapshot(schema, self._journal.id)
+            return found.snapshot(schema, self._journals.id)
 
     def trigger_snapshot(self, table: TableSchema, number: int, up_to: int, now_ms: int) -> PartitionSnapshot | None:
         """A partition with the inserts up to a record, which must not be below those triggers have run for.
@@ -434,7 +493,7 @@ class Store:
             found = self._partitions.get((table.id, number), Partition(table.id, number))
             if self._catalog.is_dropped(table.id) or found.damage:
                 return None
-            return found.snapshot(self.table(table.name), self._journal.id, now_ms, up_to + 1)
+            return found.snapshot(self.table(table.name), self._journals.id, now_ms, up_to + 1)
 
     def _initialised(self) -> int:
         if self._catalog.partitions is None:

@@ -22,6 +22,7 @@ import structlog
 from openset.errors import InternalError, QueryError
 from openset.store.catalog import Catalog
 from openset.store.health import Health
+from openset.store.journals import Mark, first_of
 from openset.store.partition import Partition
 from openset.store.records import EMITTED_RECORD, ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, Share, decode_erasure
 from openset.store.recovery import Records
@@ -402,15 +403,19 @@ class Triggers:
             held = self._held.get((table_id, partition))
             return held.pending[0].sequence if held is not None and held.pending else None
 
-    def oldest_pending(self) -> int | None:
-        """The oldest insert that triggers have not run for, of any partition."""
+    def waits_for(self, mark: Mark) -> bool:
+        """Whether there is an insert before a mark that triggers have not run for."""
         with self._lock:
-            return min((held.pending[0].sequence for held in self._held.values() if held.pending), default=None)
+            return any(
+                held.pending[0].sequence < first_of(mark, number)
+                for (_, number), held in self._held.items()
+                if held.pending
+            )
 
-    def needed_from(self) -> int | None:
-        """The oldest record that only the journal has of any state; None when the sidecars have everything."""
+    def needed_from(self) -> list[tuple[int, int]]:
+        """Partitions of which only the journal has something of their state, with the oldest such record."""
         with self._lock:
-            return min((held.first_unsaved for held in self._held.values() if held.first_unsaved), default=None)
+            return [(key[1], held.first_unsaved) for key, held in self._held.items() if held.first_unsaved]
 
     def write_sidecars(self, forced: bool = False) -> int:
         """Writes the sidecars that are due, or all that lack something; how many. Syncs. Raises InternalError."""

@@ -45,7 +45,7 @@ class ViewCache:
 
     def __init__(self, data_dir: Path, partitions_kept: int = PARTITIONS_KEPT):
         self._data_dir = Path(data_dir)
-        self._kept: OrderedDict[tuple[int, int], _Partition] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, int], _Partition] = OrderedDict()
         self._limit = partitions_kept
         self.reader = RecordReader(self._data_dir)
 
@@ -71,9 +71,10 @@ class ViewCache:
         return self.view(snapshot).person_rows(person_id)
 
     def _view(self, snapshot: PartitionSnapshot) -> PartitionView:
-        key = (snapshot.schema.id, snapshot.partition)
+        key = (snapshot.schema.id, snapshot.partition, snapshot.lineage)
         if key not in self._kept:
             self._forget_dropped_tables()
+            self._forget_older_lineages(snapshot)
             self._kept[key] = _Partition(self._data_dir, snapshot, self.reader)
             if len(self._kept) > self._limit:
                 self._kept.popitem(last=False)
@@ -82,11 +83,16 @@ class ViewCache:
 
     def _forget_dropped_tables(self) -> None:
         """Their files take room on the disk as long as they are mapped."""
-        for table_id in {table_id for table_id, _ in self._kept}:
+        for table_id in {table_id for table_id, _, _ in self._kept}:
             kept = [key for key, partition in self._kept.items() if key[0] == table_id and partition.has_file]
             if kept and not (self._data_dir / partition_path(table_id, 0)).parent.is_dir():
                 for key in kept:
                     del self._kept[key]
+
+    def _forget_older_lineages(self, snapshot: PartitionSnapshot) -> None:
+        table_id, partition = snapshot.schema.id, snapshot.partition
+        for key in [key for key in self._kept if key[:2] == (table_id, partition) and key[2] < snapshot.lineage]:
+            del self._kept[key]
 
 
 class _Partition:

@@ -25,7 +25,7 @@ def event(person: str | int, colour: str = "red", stamp: int = STAMP, action: st
 
 
 def segment(store: Store, name: str, people: int, sequence: int) -> Segment:
-    return Segment(name, "tally", None, None, 1, people, {}, 1, 1, (), store._journal.id, sequence)
+    return Segment(name, "tally", None, None, 1, people, {}, 1, 1, (), store._journals.id, sequence)
 
 
 def test_somebody_in_the_file_and_somebody_in_the_journal_only(tmp_path: Path) -> None:

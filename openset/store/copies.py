@@ -1,0 +1,225 @@
+"""Partitions of a member as wholes: made empty, sent to another node, received from one, given up.
+
+What counts is decided by one file, the LogBase of the partition: it names the journal that belongs to the files. A copy
+that was received is put in place together with it, so after a crash all of it is there or nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from openset.errors import InternalError
+from openset.store.catalog import Catalog
+from openset.store.journals import (
+    LogBase,
+    PartitionJournals,
+    base_path,
+    begin_journal,
+    encode_base,
+    encode_member,
+    log_directory,
+    member_path,
+)
+from openset.store.partition import Partition
+from openset.store.pins import Pins
+from openset.store.placing import place
+from openset.store.recovery import Partitions
+from openset.store.replicas import Replicas
+from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, partition_path
+from openset_format.errors import FormatError
+from openset_format.files import TEMPORARY_SUFFIX, FileLayer, replace_file
+from openset_format.journal import Journal
+from openset_format.reader import PartitionFile
+
+_STAGED = f".received{TEMPORARY_SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutgoingFile:
+    """A partition file that was opened: it stays what it is whatever replaces it. The receiver of it closes it."""
+
+    table_id: int
+    size_bytes: int
+    file: BinaryIO
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outgoing:
+    """A partition at one moment. term, index: of the last record that is, with all before it, in the files.
+
+    covers: the last record that is in any of the files.
+    """
+
+    term: int
+    index: int
+    covers: int
+    files: tuple[OutgoingFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A copy that arrived and was verified. staged: its files by table id, durable, relative to the data directory."""
+
+    term: int
+    index: int
+    covers: int
+    staged: Mapping[int, Path]
+
+
+class Copies:
+    """Part of a member's store. What changes something runs in the thread of `Replicas`."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        catalog: Catalog,
+        catalog_lock: threading.Lock,
+        partitions: Partitions,
+        pins: Pins,
+        journals: PartitionJournals,
+        lock: threading.Lock,
+        files: FileLayer,
+    ):
+        self._data_dir = data_dir
+        self._catalog = catalog
+        self._catalog_lock = catalog_lock
+        self._partitions = partitions
+        self._pins = pins
+        self._journals = journals
+        self._lock = lock
+        self._files = files
+
+    def create(self, partition: int) -> None:
+        """A partition without any record. Raises InternalError, FormatError, OSError."""
+        base = LogBase(self._journals.next_incarnation(partition), 0, 0)
+        self._journals.begin(partition, base)
+        replace_file(self._data_dir / base_path(partition), encode_base(base), self._files)
+        with self._lock:
+            self._journals.take_over(partition, base)
+
+    def outgoing(self, partition: int) -> Outgoing:
+        """The files of a partition as they are now. Raises InternalError for a damaged one, OSError."""
+        with self._lock:
+            own = [one for key, one in self._partitions.items() if key[1] == partition]
+            damaged = next((one.damage for one in own if one.damage), "")
+            if damaged:
+                raise InternalError(damaged)
+            index = min(
+                (one.oldest_sequence - 1 for one in own if one.delta_events),
+                default=self._journals.shown(partition),
+            )
+            base = self._journals.base(partition)
+            term = base.term if index == base.index else self._journals.of(partition).term_of(index)
+            covers = max((one.applied_sequence for one in own), default=0)
+            opened: list[OutgoingFile] = []
+            for one in own:
+                if one.generation:
+                    file = (self._data_dir / partition_path(one.table_id, partition)).open("rb")
+                    opened.append(OutgoingFile(one.table_id, file.seek(0, 2), file))
+        return Outgoing(term, index, max(covers, index), tuple(opened))
+
+    def staging_path(self, table_id: int, partition: int) -> Path:
+        """Where a file of a copy that arrives is written to, relative to the data directory. Makes the directory."""
+        path = partition_path(table_id, partition)
+        if not (self._data_dir / path.parent).is_dir():
+            self._files.make_directory(self._data_dir / path.parent)
+            self._files.sync_directory(self._data_dir / TABLES_DIRECTORY)
+            self._files.sync_directory(self._data_dir)
+        return path.with_name(path.name + _STAGED)
+
+    def install(self, partition: int, received: Received, replicas: Replicas) -> None:
+        """Puts a copy in place of everything that is here of a partition, durably.
+
+        Files of other tables stay: what they hold is agreed, and the owner sends what comes behind `index` again.
+        Raises InternalError, FormatError, OSError.
+        """
+        base = LogBase(self._journals.next_incarnation(partition), received.term, received.index, received.covers)
+        self._journals.begin(partition, base)
+        staged_base = self._write_staged(base_path(partition), encode_base(base))
+        staged = {
+            table_id: path for table_id, path in received.staged.items() if not self._catalog.is_dropped(table_id)
+        }
+        found = {table_id: PartitionFile.open(self._data_dir / path) for table_id, path in staged.items()}
+        for table_id, file in found.items():
+            assert (file.table_id, file.partition) == (table_id, partition) and file.journal_id == self._journals.id
+        renames = {path: partition_path(table_id, partition) for table_id, path in staged.items()}
+        with self._lock:
+            for table_id in found:
+                self._keep_pinned((table_id, partition), self._data_dir / partition_path(table_id, partition))
+            place(self._data_dir, {**renames, staged_base: base_path(partition)}, self._files)
+            self._journals.take_over(partition, base)
+            for (_, number), one in self._partitions.items():
+                if number == partition:
+                    one.restart(base.incarnation)
+            for table_id, file in found.items():
+                self._partitions[table_id, partition] = Partition(
+                    table_id, partition, file.generation, file.applied_sequence, file.rows, lineage=base.incarnation
+                )
+            replicas.reset(partition)
+        with self._catalog_lock:
+            self._catalog.note_files([(table_id, partition) for table_id in found])
+
+    def _keep_pinned(self, key: tuple[int, int], path: Path) -> None:
+        """Queries that run go on with the file that is replaced. The lock is held."""
+        before = self._partitions.get(key)
+        if before is not None and before.generation:
+            with suppress(FileExistsError):  # of a lineage before; who needs this one takes a new snapshot
+                self._pins.keep_file(key, before.generation, path)
+
+    def _write_staged(self, path: Path, data: bytes) -> Path:
+        staged = path.with_name(path.name + _STAGED)
+        replace_file(self._data_dir / staged, data, self._files)
+        return staged
+
+    def discard(self, partition: int, replicas: Replicas) -> None:
+        """Gives a partition up, with its files. Raises InternalError, OSError."""
+        if not self._journals.has(partition):
+            return
+        with self._catalog_lock:
+            self._catalog.forget_files(partition)
+        self._files.unlink(self._data_dir / base_path(partition))
+        self._files.sync_directory(self._data_dir / JOURNAL_DIRECTORY)
+        with self._lock:
+            gone = [key for key in self._partitions if key[1] == partition]
+            for key in gone:
+                del self._partitions[key]
+            self._journals.forget(partition)
+            replicas.reset(partition)
+        for key in gone:
+            self._files.discard(self._data_dir / partition_path(*key))
+
+
+def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: str | None = None) -> None:
+    """Makes a directory that is not in use a member's, durably and at once. Raises InternalError, OSError.
+
+    Everything must be in the files of the partitions. journal_id: of the cluster it joins, whose data it does not have
+    yet; None where its own data are the cluster's.
+    """
+    renames: dict[Path, Path] = {}
+
+    def stage(path: Path, data: bytes) -> None:
+        staged = path.with_name(path.name + _STAGED)
+        replace_file(data_dir / staged, data, files)
+        renames[staged] = path
+
+    try:
+        journal = Journal.open(data_dir / JOURNAL_DIRECTORY, files)
+        own_id, last = journal.id, journal.last_sequence
+        journal.close()
+    except FormatError as error:
+        raise InternalError(str(error)) from error
+    assert journal_id is None or not last, "only a node without data joins a cluster"
+    for number in range(catalog.partitions or 0) if last else ():
+        base = LogBase(1, 0, last, last)
+        directory = data_dir / log_directory(number, base.incarnation)
+        if directory.exists():
+            files.remove_tree(directory)  # of an attempt that was broken off
+        begin_journal(directory, own_id, base, files)
+        stage(base_path(number), encode_base(base))
+    stage(member_path(), encode_member(journal_id or own_id))
+    place(data_dir, renames, files)

@@ -1,0 +1,303 @@
+"""The logs of a member's partitions on its disk: records are kept, cut and shown as the cluster's agreement says.
+
+One thread writes everything, in the order in which it was asked for; records that wait at the same time share their
+syncs. A record that is kept is durable and nobody sees it; it becomes visible when it is shown. On a full disk what
+waits is tried again until there is room; after a failed sync nothing is kept any more, until the next start.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from openset.errors import InternalError, OpenSetError
+from openset.store.health import Health
+from openset.store.journals import PartitionJournals
+from openset.store.records import EMITTED_RECORD, INSERT_RECORD, Share, shares_of
+from openset_format.errors import FormatError, JournalFailedError, WriteError
+from openset_format.segment import RecordRef
+
+log = structlog.get_logger("openset.store")
+
+_RETRY_SECONDS = 0.2
+
+
+class StoredEntry(NamedTuple):
+    """A record of a partition's log. kind: see `records`; term: of the owner who appended it first."""
+
+    term: int
+    kind: int
+    table_id: int
+    payload: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A record that is written. payload: empty where it has events, which are read from the journal."""
+
+    ref: RecordRef
+    kind: int
+    table_id: int
+    shares: Sequence[Share]
+    payload: bytes
+
+
+@dataclass(slots=True)
+class _Keep:
+    """Records to be written, from a sequence on; `next` of them are."""
+
+    partition: int
+    first: int
+    entries: Sequence[StoredEntry]
+    done: Callable[[int], None]
+    next: int = 0
+
+
+@dataclass(slots=True)
+class _Step:
+    """Something that has its place between records."""
+
+    run: Callable[[], None]
+    done: Future[None]
+
+
+class Replicas:
+    """The writer thread of a member. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        journals: PartitionJournals,
+        lock: threading.Lock,
+        health: Health,
+        create: Callable[[int], None],
+        take_in: Callable[[RecordRef, int, int, Sequence[Share], bytes], bool],
+        due: Callable[[], None],
+    ):
+        """lock: guards what is visible. create: makes the journal of a partition that is not here, durably.
+
+        take_in: makes a record visible (reference, kind, table id, shares, payload), the lock is held; tells whether a
+        compaction may be due. due: one is.
+        """
+        self.journals = journals
+        self._lock = lock
+        self._health = health
+        self._create = create
+        self._take_in = take_in
+        self._due = due
+        # Records that are written and not visible, by partition.
+        self._hidden: dict[int, deque[_Kept]] = {}
+        self._waiting: deque[_Keep | _Step] = deque()
+        self._closing = False
+        self._changed = threading.Condition()
+        self._recover()
+        self._thread = threading.Thread(target=self._run, name="replicas", daemon=True)
+        self._thread.start()
+
+    def _recover(self) -> None:
+        """What is in the journals and behind their bases is hidden until it is known to be agreed."""
+        for number in self.journals.numbers():
+            self._recover_partition(number)
+
+    def _recover_partition(self, number: int) -> None:
+        hidden = self._hidden[number] = deque()
+        shown = self.journals.shown(number)
+        for ref, kind, table_id in self.journals.entries(number):
+            if ref.sequence > shown:
+                hidden.append(_kept(ref, kind, table_id, self.journals.read(ref)))
+
+    # --- what the cluster asks for ---------------------------------------------------------------------------------
+
+    def keep(self, partition: int, first: int, entries: Sequence[StoredEntry], done: Callable[[int], None]) -> None:
+        """Writes records, the first of them as record `first` of the partition's log.
+
+        done: is told the sequence of the last one when they are durable, in the writer's thread; never when the disk
+        refuses them.
+        """
+        self._put(_Keep(partition, first, entries, done))
+
+    def cut(self, partition: int, after: int) -> Future[None]:
+        """Forgets the records of a partition behind one, durably, before anything that is kept later."""
+        return self.perform(lambda: self._cut(partition, after))
+
+    def perform(self, run: Callable[[], None]) -> Future[None]:
+        """Runs something in the writer's thread, behind everything that was asked for before."""
+        step = _Step(run, Future())
+        self._put(step)
+        return step.done
+
+    def show(self, partition: int, up_to: int) -> None:
+        """Records up to one are agreed: they are visible from now on, or from when they are written."""
+        with self._lock:
+            due = self._show(partition, up_to) if self.journals.has(partition) else False
+        if due:
+            self._due()
+
+    def read(self, partition: int, first: int, last: int) -> list[StoredEntry]:
+        """Records from the journal. Raises FormatError when they are not there any more."""
+        journal = self.journals.of(partition)
+        found = []
+        for ref, kind, table_id in journal.records(first - 1):
+            if ref.sequence > last:
+                break
+            found.append(StoredEntry(journal.term_of(ref.sequence), kind, table_id, bytes(journal.read(ref))))
+        return found
+
+    def reset(self, partition: int) -> None:
+        """The journal of a partition is another one, or none, since its last record was shown. In the writer's thread.
+
+        The lock is held.
+        """
+        self._hidden.pop(partition, None)
+        if self.journals.has(partition):
+            self._recover_partition(partition)
+
+    def close(self) -> None:
+        """Ends the thread. What waits and was not promised to anybody is not written."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        for one in self._waiting:
+            if isinstance(one, _Step):
+                one.done.set_exception(InternalError("the store is closed"))
+
+    # --- the writer ------------------------------------------------------------------------------------------------
+
+    def _put(self, one: _Keep | _Step) -> None:
+        with self._changed:
+            if self._closing:
+                if isinstance(one, _Step):
+                    one.done.set_exception(InternalError("the store is closed"))
+                return
+            self._waiting.append(one)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                if self._closing:
+                    return
+                group = self._next_group()
+            try:
+                if isinstance(group[0], _Step):
+                    self._step(group[0])
+                else:
+                    self._write([one for one in group if isinstance(one, _Keep)])
+            except JournalFailedError as error:
+                log.error("nothing is kept any more", reason=str(error))
+                self._wait_for_end()
+                return
+            except Exception:
+                # Without this thread the node would say nothing and look alive.
+                log.exception("records could not be kept")
+                self._wait_for_end()
+                return
+
+    def _wait_for_end(self) -> None:
+        with self._changed:
+            while not self._closing:
+                self._changed.wait()
+
+    def _next_group(self) -> list[_Keep | _Step]:
+        """One step, or everything to be kept before the next step."""
+        group = [self._waiting.popleft()]
+        while isinstance(group[0], _Keep) and self._waiting and isinstance(self._waiting[0], _Keep):
+            group.append(self._waiting.popleft())
+        return group
+
+    def _step(self, step: _Step) -> None:
+        try:
+            step.run()
+        except JournalFailedError as error:
+            step.done.set_exception(InternalError(str(error)))
+            raise
+        except (OpenSetError, FormatError, OSError) as error:
+            step.done.set_exception(error if isinstance(error, OpenSetError) else InternalError(str(error)))
+        else:
+            step.done.set_result(None)
+
+    def _write(self, group: Sequence[_Keep]) -> None:
+        """All of it, however long that takes. Raises JournalFailedError."""
+        for one in group:
+            if not self.journals.has(one.partition):
+                self._create(one.partition)
+        kept: dict[int, list[_Kept]] = {one.partition: [] for one in group}
+        for one in group:
+            while one.next < len(one.entries):
+                try:
+                    self._append(one, kept[one.partition])
+                except WriteError as error:
+                    log.warning("records wait for the disk", partition=one.partition, reason=str(error))
+                    self._finish(kept)
+                    kept = {one.partition: [] for one in group}
+                    if not self._pause():
+                        return
+        self._finish(kept)
+        for one in group:
+            one.done(one.first + len(one.entries) - 1)
+
+    def _append(self, keep: _Keep, kept: list[_Kept]) -> None:
+        journal = self.journals.of(keep.partition)
+        entry = keep.entries[keep.next]
+        expected = keep.first + keep.next
+        assert journal.last_sequence + 1 == expected, "records are kept one behind the other"
+        ref = journal.append(entry.kind, entry.table_id, entry.payload, entry.term)
+        kept.append(_kept(ref, entry.kind, entry.table_id, entry.payload))
+        keep.next += 1
+
+    def _finish(self, kept: dict[int, list[_Kept]]) -> None:
+        """Syncs, and shows what is to be seen already."""
+        written = [number for number, records in kept.items() if records]
+        if not written:
+            return
+        self.journals.sync(written)
+        due = False
+        with self._lock:
+            for number in written:
+                self._hidden.setdefault(number, deque()).extend(kept[number])
+                due = self._show(number, 0) or due
+        if due:
+            self._due()
+
+    def _pause(self) -> bool:
+        """Whether to try again, after a moment; not when the store is being closed."""
+        until = time.monotonic() + _RETRY_SECONDS
+        with self._changed:
+            while not self._closing and time.monotonic() < until:
+                self._changed.wait(_RETRY_SECONDS)
+            return not self._closing
+
+    def _show(self, partition: int, up_to: int) -> bool:
+        """The lock is held. Whether a compaction may be due."""
+        shown, due = self.journals.show(partition, up_to), False
+        hidden = self._hidden.get(partition)
+        while hidden and hidden[0].ref.sequence <= shown:
+            one = hidden.popleft()
+            due = self._take_in(one.ref, one.kind, one.table_id, one.shares, one.payload) or due
+        return due
+
+    def _cut(self, partition: int, after: int) -> None:
+        """Raises FormatError."""
+        if not self.journals.has(partition):
+            return
+        with self._lock:
+            assert after >= self.journals.shown(partition), "what was shown is never cut"
+            hidden = self._hidden.get(partition)
+            while hidden and hidden[-1].ref.sequence > after:
+                hidden.pop()
+        self.journals.of(partition).cut(after)
+
+
+def _kept(ref: RecordRef, kind: int, table_id: int, payload: bytes | memoryview) -> _Kept:
+    """Raises FormatError, InternalError for a payload that is none of its kind."""
+    kept = b"" if kind in (INSERT_RECORD, EMITTED_RECORD) else bytes(payload)
+    return _Kept(ref, kind, table_id, shares_of(kind, payload, ref.sequence), kept)

@@ -1,0 +1,251 @@
+"""Two copies of a table's partitions hold what their shown records say, whatever is kept, cut, shown, compacted,
+started again, sent over or given up in whatever order; and with the same records shown they are the same copy."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import store_model as model
+
+from openset.store.copies import Received, make_member
+from openset.store.ingest import prepare_insert
+from openset.store.records import ERASURE_RECORD, INSERT_RECORD, encode_erasure
+from openset.store.replicas import StoredEntry
+from openset.store.store import Store
+from openset.store.views import ViewCache
+from openset_format.batch import encode_batch
+from openset_format.files import FILES
+from openset_format.hashing import partition_of
+
+PARTITIONS = 2
+JOURNAL_ID = "ab" * 16
+
+nodes = st.sampled_from(["a", "b"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("insert"), model.events()),
+        st.tuples(st.just("insert"), model.events()),
+        st.tuples(st.just("erase"), model.persons),
+        st.tuples(st.just("hidden"), model.events()),
+        st.tuples(st.sampled_from(["compact", "reopen", "rotate", "catch up"]), nodes),
+        st.just(("transfer", "")),
+        st.just(("discard", "")),
+    ),
+    min_size=1,
+    max_size=16,
+)
+
+
+@dataclass
+class Record:
+    """What the log of a partition has under an index."""
+
+    entry: StoredEntry
+    events: list[dict[str, Any]]
+    erased: Any = None
+
+
+@dataclass
+class Member:
+    """A node with its store, and up to where each partition's records are shown there; None where it is not."""
+
+    directory: Path
+    store: Store
+    cache: ViewCache
+    shown: dict[int, int | None] = field(default_factory=lambda: dict.fromkeys(range(PARTITIONS)))
+
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = Store.open(self.directory)
+        self.cache = ViewCache(self.directory)
+        assert self.store.replicas is not None
+        for number, shown in self.shown.items():
+            if shown is not None:
+                self.store.replicas.show(number, shown)
+
+    def keep(self, partition: int, first: int, records: list[Record]) -> None:
+        assert self.store.replicas is not None
+        told: list[int] = []
+        self.store.replicas.keep(partition, first, [record.entry for record in records], told.append)
+        self.store.replicas.perform(lambda: None).result(10)
+        assert told == [first + len(records) - 1]
+
+
+def member(directory: Path) -> Member:
+    store = Store.open(directory)
+    store.initialise(PARTITIONS)
+    store.create_table("t", model.COLUMNS, model.Z_ORDER)
+    store.close()
+    make_member(directory, store._catalog, FILES, JOURNAL_ID)
+    return Member(directory, Store.open(directory), ViewCache(directory))
+
+
+class Pair:
+    """The log as it is agreed (all of it is shown on `a`), and both nodes."""
+
+    def __init__(self, directory: Path):
+        self.members = {name: member(directory / name) for name in "ab"}
+        self.log: dict[int, list[Record]] = {number: [] for number in range(PARTITIONS)}
+        self.term = 1
+
+    def close(self) -> None:
+        for one in self.members.values():
+            one.store.close()
+
+    def split(self, events: list[dict[str, Any]]) -> Iterator[tuple[int, Record]]:
+        schema = self.members["a"].store.table("t")
+        insert = prepare_insert(json.dumps(events).encode(), schema, PARTITIONS, 0)
+        assert insert.batch is not None
+        for place in insert.batch.partitions:
+            payload = encode_batch(insert.batch.part(place.partition))
+            own = [event for event in events if partition_of(event["person"], PARTITIONS) == place.partition]
+            yield place.partition, Record(StoredEntry(self.term, INSERT_RECORD, 1, payload), own)
+
+    def agree(self, partition: int, record: Record) -> None:
+        """On both nodes, where they are level; b may lag behind."""
+        index = len(self.log[partition]) + 1
+        self.log[partition].append(record)
+        for one in self.members.values():
+            level = one.shown[partition] == index - 1 or (one.shown[partition] is None and index == 1)
+            if level or one is self.members["a"]:
+                one.keep(partition, index, [record])
+                assert one.store.replicas is not None
+                one.store.replicas.show(partition, index)
+                one.shown[partition] = index
+
+    def step(self, kind: str, argument: Any) -> None:
+        match kind:
+            case "insert":
+                for partition, record in self.split(argument):
+                    self.agree(partition, record)
+            case "erase":
+                partition = partition_of(argument, PARTITIONS)
+                payload = encode_erasure(argument, PARTITIONS)
+                self.agree(partition, Record(StoredEntry(self.term, ERASURE_RECORD, 1, payload), [], argument))
+            case "hidden":
+                self.hide_and_cut(argument)
+            case "compact":
+                self.members[argument].store.compact_all()
+            case "reopen":
+                self.members[argument].reopen()
+            case "rotate":
+                self.members[argument].store._journals.rotate()
+            case "catch up":
+                self.catch_up()
+            case "transfer":
+                for partition in range(PARTITIONS):
+                    self.transfer(partition)
+            case "discard":
+                self.discard()
+
+    def hide_and_cut(self, events: list[dict[str, Any]]) -> None:
+        """Records of a term that ended before they were agreed; the next term has others in their place."""
+        for partition, record in self.split(events):
+            for one in self.members.values():
+                shown = one.shown[partition]
+                if shown is None:
+                    continue
+                one.keep(partition, shown + 1, [record, record])
+                assert one.store.replicas is not None
+                one.store.replicas.cut(partition, shown).result(10)
+        self.term += 1
+
+    def catch_up(self) -> None:
+        """b gets what a's journal still has."""
+        source, target = self.members["a"].store.replicas, self.members["b"]
+        assert source is not None and target.store.replicas is not None
+        for partition, log in self.log.items():
+            shown = target.shown[partition]
+            if shown is None or shown == len(log) or source.journals.base(partition).index > shown:
+                continue
+            found = source.read(partition, shown + 1, len(log))
+            assert [one._replace(payload=bytes(one.payload)) for one in found] == [one.entry for one in log[shown:]]
+            target.keep(partition, shown + 1, log[shown:])
+            target.store.replicas.show(partition, len(log))
+            target.shown[partition] = len(log)
+
+    def transfer(self, partition: int) -> None:
+        """Everything of a partition from a to b, in place of what b has."""
+        source, target = self.members["a"].store, self.members["b"]
+        assert source.copies is not None and source.replicas is not None
+        if not source.replicas.journals.has(partition):
+            return
+        replicas, copies = target.store.replicas, target.store.copies
+        assert replicas is not None and copies is not None
+        outgoing = source.copies.outgoing(partition)
+        staged = {}
+        for one in outgoing.files:
+            path = copies.staging_path(one.table_id, partition)
+            one.file.seek(0)
+            (target.directory / path).write_bytes(one.file.read())
+            one.file.close()
+            staged[one.table_id] = path
+        if (target.shown[partition] or 0) > outgoing.index:
+            return  # it has more: nobody would send it
+        received = Received(outgoing.term, outgoing.index, outgoing.covers, staged)
+        replicas.perform(lambda: copies.install(partition, received, replicas)).result(10)
+        replicas.show(partition, outgoing.index)
+        target.shown[partition] = outgoing.index
+        target.reopen()
+        rest = self.log[partition][outgoing.index :]
+        if rest:
+            target.keep(partition, outgoing.index + 1, rest)
+            assert target.store.replicas is not None
+            target.store.replicas.show(partition, len(self.log[partition]))
+            target.shown[partition] = len(self.log[partition])
+
+    def discard(self) -> None:
+        target = self.members["b"]
+        replicas, copies = target.store.replicas, target.store.copies
+        assert replicas is not None and copies is not None
+        for partition in range(PARTITIONS):
+            replicas.perform(lambda number=partition: copies.discard(number, replicas)).result(10)  # type: ignore[misc]
+            target.shown[partition] = None
+            assert not list(target.directory.glob(f"**/p{partition:04d}*")), "its files are gone"
+
+    def check(self) -> None:
+        people = {}
+        for name, one in self.members.items():
+            expected = model.Model()
+            for partition, log in self.log.items():
+                for record in log[: one.shown[partition] or 0]:
+                    expected.insert(record.events)
+                    if record.erased is not None:
+                        expected.erase(record.erased)
+            snapshots = one.store.snapshot("t")
+            assert model.read_snapshots(one.cache, snapshots) == expected.contents(), name
+            for snapshot in snapshots:
+                ids = one.cache.view(snapshot).persons
+                people[name, snapshot.partition] = [ids[number] for number in range(len(ids))]
+        for partition in range(PARTITIONS):
+            if self.members["a"].shown[partition] == self.members["b"].shown[partition]:
+                assert people.get(("a", partition)) == people.get(("b", partition)), "ordinals are those of the log"
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """Memory where there is some: these tests sync a lot."""
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place) as path:
+        yield Path(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=steps)
+def test_copies_equal_their_logs(steps: list[Any], directory: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=directory) as data_dir:
+        pair = Pair(Path(data_dir))
+        try:
+            for kind, argument in steps:
+                pair.step(kind, argument)
+                pair.check()
+        finally:
+            pair.close()
