@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
-import structlog
 from tornado.web import RequestHandler
 
-access = structlog.get_logger("openset.access")
+from openset.log import get_logger
+
+if TYPE_CHECKING:
+    import structlog
+
+access = get_logger("openset.access")
 
 
 def configure(level: int = logging.INFO) -> None:
     """Sets up logging for the daemon process."""
+    _load_structlog()
+    import structlog
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -36,6 +45,20 @@ def configure(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+
+
+def _load_structlog() -> None:
+    """Loads structlog as if there was no rich, which takes five times as long and paints what only a terminal shows."""
+    if "structlog" in sys.modules:
+        return
+    loaded = sys.modules.get("rich")
+    sys.modules["rich"] = cast(ModuleType, None)  # what Python's import takes for a module that is not there
+    try:
+        import structlog  # noqa: F401
+    finally:
+        del sys.modules["rich"]
+        if loaded is not None:
+            sys.modules["rich"] = loaded
 
 
 def log_request(handler: RequestHandler) -> None:

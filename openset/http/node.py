@@ -6,9 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from openset.errors import ConfigError, OpenSetError
+from openset.log import get_logger
 from openset.query.compactor import Compactor
 from openset.query.disk_guard import DiskGuard
 from openset.query.executor import Executor
@@ -30,7 +29,7 @@ from openset_format.files import FILES, FileLayer
 if TYPE_CHECKING:
     from openset.http.resource import Resource
 
-log = structlog.get_logger("openset.node")
+log = get_logger("openset.node")
 
 MAX_BODY_BYTES = 64 << 20
 MAX_INFLATED_BYTES = 256 << 20

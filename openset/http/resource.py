@@ -16,17 +16,17 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 import openset
 from openset.errors import LimitError, OpenSetError, QueryError, ReadOnlyError
 from openset.http.envelope import MethodError, UnavailableError, as_error, encode_error
 from openset.http.node import Node
+from openset.log import get_logger
 from openset.query.formats import Document
 from openset.query.parameters import RequestParameters
 
-log = structlog.get_logger("openset.http")
+log = get_logger("openset.http")
 
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS")
 # A body that announces more than this many times the limit is not read to its end before the answer.

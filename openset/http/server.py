@@ -10,7 +10,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import structlog
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
@@ -18,6 +17,7 @@ from openset.errors import ConfigError, OpenSetError
 from openset.http import logs
 from openset.http.app import make_app
 from openset.http.node import MAX_BODY_BYTES, Node
+from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
 from openset.query.worker_process import start_copies
@@ -26,7 +26,7 @@ from openset.store.compaction import Policy
 from openset.store.scrub import Scrubbing
 from openset_format.files import FILES, FileLayer
 
-log = structlog.get_logger("openset.server")
+log = get_logger("openset.server")
 
 DRAIN_TIMEOUT_SECONDS = 60.0
 _DRAIN_STEP_SECONDS = 0.02
@@ -59,7 +59,8 @@ def serve(
     logs.configure()
     directory = Path(data).absolute()
     workers = workers or os.cpu_count() or 1
-    gc.enable()  # whoever loaded all the modules may have done it without
+    gc.freeze()  # whoever loaded all the modules may have done it without collecting; they are no garbage
+    gc.enable()
     try:
         started = start_copies(directory, workers)
     except OSError as error:

@@ -12,9 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from openset.errors import InternalError, OpenSetError
+from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
 from openset.query.work import WorkerState
@@ -22,7 +21,7 @@ from openset.store.compaction import CompactionResult, CompactionTask, compact
 from openset.store.journals import Mark
 from openset.store.store import Store
 
-log = structlog.get_logger("openset.compaction")
+log = get_logger("openset.compaction")
 
 NICENESS = 10
 # How often the store is asked whether it wants one, how often for partitions that are due by age.

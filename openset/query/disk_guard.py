@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
+from openset.log import get_logger
 from openset.store.store import Store
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 PROBE_SECONDS = 1.0
 

@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any, cast
 
 import re2
-import regex
 
 from openset.errors import QueryError, RunTimeError
 from openset.query.pattern_syntax import PatternError, Translation, translate
@@ -74,6 +73,8 @@ def _linear(translation: Translation) -> Search | None:
 
 
 def _backtracking(translation: Translation) -> Search:
+    import regex  # here, because few patterns need it and every start of the daemon would wait for it
+
     try:
         compiled: Any = regex.compile(translation.backtracking, regex.V0 | regex.ASCII)
     except (regex.error, OverflowError, RecursionError) as error:

@@ -18,15 +18,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from openset.errors import InternalError, OpenSetError, RunTimeError
+from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.query.work import Work
 from openset.query.worker import Reply
 from openset.query.worker_process import Started, WorkerProcess, start_program
 
-log = structlog.get_logger("openset.query")
+log = get_logger("openset.query")
 
 CLOSE_TIMEOUT_SECONDS = 5.0
 

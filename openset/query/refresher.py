@@ -10,16 +10,15 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-import structlog
-
 from openset.errors import OpenSetError, QueryError
+from openset.log import get_logger
 from openset.query.counts import prepared_counts
 from openset.query.frame import Common, Facts, Prepared, Tools, run_query
 from openset.query.stored_segments import definition_of
 from openset.store.schema import TableSchema
 from openset.store.segments import StoredSegment
 
-log = structlog.get_logger("openset.segments")
+log = get_logger("openset.segments")
 
 WAKE_SECONDS = 0.2
 EXPIRY_CHECK_SECONDS = 5.0

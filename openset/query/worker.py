@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from openset.errors import OpenSetError
-from openset.query.memory import give_back
+from openset.query.memory import give_back, keep_freed
 from openset.query.work import Work, WorkerState, budget_error
 
 
@@ -63,6 +63,7 @@ def main(descriptor: int, data_dir: Path) -> None:
     """Serves the pipe of this descriptor until it is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    keep_freed()
     connection = Connection(descriptor)
     received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import structlog
-
 from openset.errors import QueryError
+from openset.log import get_logger
 from openset.revent.messages import Source
 from openset.revent.watcher import Watcher
 from openset.store.schema import TableSchema
@@ -18,7 +17,7 @@ from openset.store.trigger_catalog import Trigger
 from openset.store.trigger_changes import Cursor, Message, SubscriptionChange, Unsubscribed
 from openset.suggestion import suggestion
 
-log = structlog.get_logger("openset.revent")
+log = get_logger("openset.revent")
 
 
 class Board:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-import structlog
 
 from openset.errors import OpenSetError, QueryError, ReadOnlyError, RunTimeError
+from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.revent.board import call_soon
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED
@@ -36,7 +36,7 @@ from openset.store.trigger_catalog import Trigger
 from openset.store.trigger_changes import Change, Evaluated, Inserted
 from openset.store.trigger_state import Due
 
-log = structlog.get_logger("openset.revent")
+log = get_logger("openset.revent")
 
 # Of a turn, per partition.
 EVENTS_PER_TURN = 8_000

@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
-import structlog
 from pyroaring import BitMap
 
 from openset.errors import InternalError, OpenSetError, QueryError
+from openset.log import get_logger
 from openset.pyql.settings import RunSettings
 from openset.query.compare import unknown_segment
 from openset.query.executor import Executor
@@ -33,7 +33,7 @@ from openset_format.block import PersonId
 from openset_format.errors import FormatError
 from openset_format.membership import MembershipFile
 
-log = structlog.get_logger("openset.revent")
+log = get_logger("openset.revent")
 
 POLL_SECONDS = 0.25
 PAUSE_AFTER_FAILURE_SECONDS = 1.0

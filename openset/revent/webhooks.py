@@ -17,10 +17,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import structlog
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 from openset.errors import ConfigError, OpenSetError, QueryError
+from openset.log import get_logger
 from openset.revent.deliveries import Deliveries, shown_message
 from openset.revent.messages import DEFAULT_HOLD_MS, Source
 from openset.revent.subscription import Key, Poll
@@ -29,7 +29,7 @@ from openset.store.schema import TableSchema
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
 
-log = structlog.get_logger("openset.webhooks")
+log = get_logger("openset.webhooks")
 
 SIGNATURE_HEADER = "OpenSet-Signature"
 REQUEST_TIMEOUT_SECONDS = 10.0

@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import structlog
-
 from openset.errors import InternalError, OpenSetError, ReadOnlyError
+from openset.log import get_logger
 from openset.store.health import Health
 from openset.store.records import Share
 from openset_format.errors import FormatError
 from openset_format.journal import Journal
 from openset_format.segment import RecordRef
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

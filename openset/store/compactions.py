@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import structlog
-
 from openset.errors import InternalError
+from openset.log import get_logger
 from openset.store.catalog import Catalog
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, check_staged, compact
 from openset.store.compaction_queue import CompactionQueue, Key
@@ -28,7 +27,7 @@ from openset.store.trigger_store import Triggers
 from openset_format.errors import FormatError
 from openset_format.files import FileLayer
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 # What a compaction leaves free, for the journal.
 ROOM_LEFT_BYTES = 64 * 1024 * 1024

@@ -6,11 +6,10 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-import structlog
-
+from openset.log import get_logger
 from openset_format.problem import Problem
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 # Of one file; a file with more of them is as good as gone.
 PROBLEMS_KEPT = 100

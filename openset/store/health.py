@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import structlog
-
 from openset.errors import OpenSetError, ReadOnlyError
+from openset.log import get_logger
 from openset_format.files import Buffer, FileLayer, WritableFile, temporary_path
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 State = Literal["ok", "full", "failed"]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import structlog
-
 from openset.errors import InternalError
+from openset.log import get_logger
 from openset.store.catalog import Catalog
 from openset.store.dead_letters import DeadLetters
 from openset.store.records import ERASURE_RECORD, decode_erasure
@@ -18,7 +17,7 @@ from openset_format.errors import FormatError
 from openset_format.files import FileLayer
 from openset_format.journal import Journal
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 
 def open_journal(data_dir: Path, files: FileLayer) -> Journal:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import structlog
-
+from openset.log import get_logger
 from openset.store.damage import Damage
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset_format.errors import DamageError, UnsupportedFormatError
@@ -25,7 +24,7 @@ from openset_format.reader import PartitionFile
 from openset_format.seal import SEAL_BYTES, decode_seal
 from openset_format.segment import SEGMENT_SUFFIX
 
-log = structlog.get_logger("openset.scrub")
+log = get_logger("openset.scrub")
 
 # A node that was just started has better things to do.
 FIRST_AFTER_SECONDS = 60.0

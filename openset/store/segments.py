@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import structlog
 from pyroaring import BitMap
 
 from openset.errors import InternalError, QueryError
+from openset.log import get_logger
 from openset.store.health import Health
 from openset.store.members import SegmentRef
 from openset.store.snapshot import TABLES_DIRECTORY
@@ -27,7 +27,7 @@ from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
 from openset_format.membership import MembershipFile, serialized, write_membership
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 SEGMENTS_DIRECTORY = "segments"
 SEGMENT_SUFFIX = ".segment"

@@ -15,9 +15,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
-
 from openset.errors import ConfigError, InternalError, QueryError
+from openset.log import get_logger
 from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import Policy
@@ -55,7 +54,7 @@ from openset_format.hashing import partition_of
 from openset_format.problem import problem_of
 from openset_format.segment import RecordRef
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 
 class Store:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from openset.errors import InternalError, QueryError
+from openset.log import get_logger
 from openset.store.catalog import Catalog
 from openset.store.health import Health
 from openset.store.journals import Mark, first_of
@@ -34,7 +34,7 @@ from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
 from openset_format.revent_file import REVENT_SUFFIX, ReventHead, read_revent_file, write_revent_file
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 # A sidecar is written again when the records above it take more than it does, and more than the floor, or by age.
 SIDECAR_FLOOR_BYTES = 4 * 1024 * 1024

@@ -85,7 +85,8 @@ class MatchLoop(Loop):
         last_event = np.full(len(lane), -1, np.int64)
         while len(lane):
             self.run.settings.check_deadline()
-            width = min(size, max(1, PIECE_LANES // len(lane)))
+            # Pieces of all matches are small enough already, and one round makes one batch of tallies.
+            width = size if self.facts.mode == "all" else min(size, max(1, PIECE_LANES // len(lane)))
             take = np.minimum(high - low, width)
             slot, index = expand(low, take)
             self._count_rows(len(index))
