@@ -15,16 +15,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import structlog
-
 from openset.errors import InternalError, OpenSetError
+from openset.log import get_logger
 from openset.store.health import Health
 from openset.store.journals import PartitionJournals
 from openset.store.records import EMITTED_RECORD, INSERT_RECORD, Share, shares_of
 from openset_format.errors import FormatError, JournalFailedError, WriteError
 from openset_format.segment import RecordRef
 
-log = structlog.get_logger("openset.store")
+log = get_logger("openset.store")
 
 _RETRY_SECONDS = 0.2
 
