@@ -17,10 +17,18 @@ from typing import Any, TypeVar
 import click
 
 from openset import __version__
-from openset.client import backtest_command, explain_command, subscribe_command, table_commands, trigger_commands
+from openset.client import (
+    backtest_command,
+    cluster_commands,
+    explain_command,
+    subscribe_command,
+    table_commands,
+    trigger_commands,
+)
 from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.options import integer_id_option, json_option, person_parameters, print_json, url_option
 from openset.client.scripts import script_text
+from openset.client.serve_options import cluster_options, read_cluster_options
 from openset.errors import OpenSetError
 from openset.recursion import enlarge_stacks
 from openset_tools.commands import register
@@ -130,6 +138,7 @@ def main() -> None:
     type=click.FloatRange(min=0),
     help="Hours from the beginning of one such pass over all files to that of the next.",
 )
+@cluster_options
 def serve(
     data_dir: Path,
     host: str,
@@ -140,6 +149,7 @@ def serve(
     webhook_allow: str,
     scrub_rate: float,
     scrub_interval: float,
+    **cluster: Path | str | None,
 ) -> None:
     """Serve a data directory over HTTP until SIGTERM."""
     gc.disable()  # nothing that is loaded now is garbage; the daemon enables it
@@ -155,6 +165,7 @@ def serve(
         trigger_errors=trigger_errors,
         webhook_allow=webhook_allow,
         scrubbing=Scrubbing(scrub_rate * 1024 * 1024, scrub_interval * 3_600),
+        cluster=read_cluster_options(cluster),
     )
     sys.exit(code)
 
@@ -423,6 +434,7 @@ subscribe_command.register(main)
 explain_command.register(main)
 backtest_command.register(main)
 trigger_commands.register(main)
+cluster_commands.register(main)
 register(main)
 
 if __name__ == "__main__":

@@ -98,6 +98,18 @@ class ConflictError(InternodeError):
     status = 409
 
 
+class ForbiddenError(InternodeError):
+    """A request that only nodes of the cluster may make, from somebody who did not prove to be one."""
+
+    status = 403
+
+
+class MisdirectedError(InternodeError):
+    """A request for another node, or another cluster, than the one that answers at this address. Nothing was done."""
+
+    status = 421
+
+
 class LimitError(OpenSetError):
     """A limit of the server was reached (body size, load)."""
 

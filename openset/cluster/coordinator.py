@@ -181,8 +181,10 @@ class Coordinator:
 
     # ---------------------------------------------------------------- changing
 
-    async def initialise(self, sentinel: Sentinel, member: Member, partitions: int, replicas: int) -> Settings:
-        """Makes a cluster of one node. ConflictError when there is one, LeaseLostError.
+    async def initialise(
+        self, sentinel: Sentinel, member: Member, partitions: int, replicas: int, cluster: str | None = None
+    ) -> Settings:
+        """Makes a cluster of one node. cluster: its name, a new one unless given. ConflictError, LeaseLostError.
 
         Until the last commit there is none, whatever an attempt that was broken off has left.
         """
@@ -196,7 +198,7 @@ class Coordinator:
         fresh = Expected(SETTINGS_KEY, revision=0)
         for first in range(0, len(changes), _PLACEMENTS_AT_ONCE):
             await self._change([fresh], changes[first : first + _PLACEMENTS_AT_ONCE], sentinel)
-        settings = Settings(os.urandom(8).hex(), partitions, replicas)
+        settings = Settings(cluster or new_cluster_name(), partitions, replicas)
         last = [Change(member_key(member.node), encode(member)), Change(SETTINGS_KEY, encode(settings))]
         await self._change([fresh], last, sentinel)
         return settings
@@ -259,6 +261,11 @@ class Coordinator:
             raise LeaseLostError(f"{sentinel.node} is not the sentinel any more: its term {sentinel.term} is over")
         broken = next(each for each in conditions if not each.holds(outcome.items[each.key]))
         raise ConflictError(_conflict(broken, outcome.items[broken.key]))
+
+
+def new_cluster_name() -> str:
+    """One that no other cluster has."""
+    return os.urandom(8).hex()
 
 
 def _conflict(broken: Expected, found: Item | None) -> str:

@@ -34,11 +34,18 @@ Value = TypeVar("Value")
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What holds for the whole cluster. cluster: names it. replicas: how many copies each partition should have."""
+    """What holds for the whole cluster. cluster: names it.
+
+    replicas: how many copies each partition should have; 0: one while there is one member, two from then on.
+    """
 
     cluster: str
     partitions: int
     replicas: int
+
+    def wanted_copies(self, members: int) -> int:
+        """How many copies of each partition there should be with so many members."""
+        return self.replicas or min(members, 2)
 
 
 class Registered(NamedTuple):
@@ -83,7 +90,8 @@ class View:
         if self.settings is None:
             return None
         members = {node: registered.member for node, registered in self.members.items()}
-        return ClusterMap(self.revision, self.settings.replicas, members, self.placements)
+        copies = self.settings.wanted_copies(sum(not member.leaving for member in members.values()))
+        return ClusterMap(self.revision, copies, members, self.placements)
 
 
 def view_of(contents: Contents) -> View:

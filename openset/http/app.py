@@ -6,11 +6,20 @@ from typing import Any
 
 from tornado.web import Application
 
-from openset.http.cluster import ClusterInit
+from openset.http.cluster import ClusterInit, ClusterJoin, ClusterLeave, ClusterResource, IsMember
 from openset.http.envelope import RouteError
 from openset.http.erasure import Compaction, PersonResource
 from openset.http.health import HealthResource
 from openset.http.insert import Insert
+from openset.http.internode_cluster import (
+    AddNode,
+    CoordinatorRequest,
+    InternodeIsMember,
+    IsClusterMember,
+    JoinToCluster,
+    MapChange,
+    SentinelDecisions,
+)
 from openset.http.logs import log_request
 from openset.http.node import Node
 from openset.http.ping import Ping
@@ -39,6 +48,17 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/ping/?", Ping),
     (r"/health/?", HealthResource),
     (r"/v1/cluster/init/?", ClusterInit),
+    (r"/v1/cluster/?", ClusterResource),
+    (r"/v1/cluster/join/?", ClusterJoin),
+    (r"/v1/cluster/leave/?", ClusterLeave),
+    (r"/v1/cluster/is_member/?", IsMember),
+    (r"/v1/internode/is_cluster_member/?", IsClusterMember),
+    (r"/v1/internode/is_member/?", InternodeIsMember),
+    (r"/v1/internode/join_to_cluster/?", JoinToCluster),
+    (r"/v1/internode/add_node/?", AddNode),
+    (r"/v1/internode/map_change/?", MapChange),
+    (r"/v1/internode/coordinator/?", CoordinatorRequest),
+    (r"/v1/internode/sentinel/?", SentinelDecisions),
     (r"/v1/table/?", TableList),
     (rf"/v1/table/{_TABLE}/?", TableResource),
     (rf"/v1/table/{_TABLE}/column/{_NEW_COLUMN}/?", NewColumn),

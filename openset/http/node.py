@@ -6,6 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openset.cluster.cluster_node import ClusterNode, ClusterOptions
+from openset.cluster.member import Membership
+from openset.cluster.peers import Address
 from openset.errors import ConfigError, OpenSetError
 from openset.log import get_logger
 from openset.query.compactor import Compactor
@@ -34,6 +37,7 @@ log = get_logger("openset.node")
 MAX_BODY_BYTES = 64 << 20
 MAX_INFLATED_BYTES = 256 << 20
 MAX_SCRIPT_BYTES = 1 << 20
+_LOOK_SECONDS = 0.5
 
 
 class Node:
@@ -50,8 +54,12 @@ class Node:
         webhook_allow: str = "",
         scrubbing: Scrubbing | None = None,
         files: FileLayer = FILES,
+        address: Address | None = None,
+        cluster: ClusterOptions | None = None,
     ):
+        """address: where the daemon listens. Raises ConfigError for options that cannot be used."""
         self.data_dir = data_dir
+        self.cluster = ClusterNode(data_dir, address, cluster, files=files)
         self.executor = executor
         self.plans = PlanCache()
         self.max_body_bytes = max_body_bytes
@@ -74,15 +82,22 @@ class Node:
         self._deliveries: Deliveries | None = None
         self._webhooks: Webhooks | None = None
         self._registry: Registry | None = None
+        self._store: Store | None = None
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
     async def open(self, init: int | None = None) -> None:
-        """Opens the store (recovery included) and, when it is fresh and `init` is given, makes its partitions.
+        """Opens the store (recovery included), waits for its cluster where the node is a member, and, when the store is
+        fresh and `init` is given, initialises it.
 
         Raises OpenSetError: the data directory is locked, damaged or cannot be used.
         """
         try:
-            store = await self._open_store(init)
+            store = self._store = await asyncio.to_thread(
+                Store.open, self.data_dir, files=self._files, policy=self._policy
+            )
+            await self.cluster.start(store)
+            if init is not None:
+                await self._initialise(store, init)
         except BaseException as error:
             self._opened.set_exception(
                 error if isinstance(error, OpenSetError) else ConfigError("the store is not open")
@@ -101,14 +116,16 @@ class Node:
         self._registry = Registry(store, self._runner)
         self._opened.set_result(store)
 
-    async def _open_store(self, init: int | None) -> Store:
-        store = await asyncio.to_thread(Store.open, self.data_dir, files=self._files, policy=self._policy)
-        if init is not None:
-            if store.partitions is None:
-                await asyncio.to_thread(store.initialise, init)
-            elif store.partitions != init:
-                log.warning("the data directory has its partitions already", partitions=store.partitions, asked=init)
-        return store
+    async def _initialise(self, store: Store, partitions: int) -> None:
+        if store.partitions is None:
+            await self.cluster.init(partitions, None)
+        elif store.partitions != partitions:
+            log.warning("the data directory has its partitions already", partitions=store.partitions, asked=partitions)
+
+    @property
+    def membership(self) -> Membership | None:
+        """None on a node that is no member of a cluster, or has not seen it yet."""
+        return self.cluster.membership
 
     @property
     def open_store(self) -> Store | None:
@@ -117,12 +134,16 @@ class Node:
         return self._opened.result() if done else None
 
     async def opened(self) -> Store:
-        """The store, when recovery is done."""
-        return await asyncio.shield(self._opened)
+        """The store, when recovery is done and a member has seen its cluster; UnreachableError when that takes long."""
+        while not self._opened.done():
+            self.cluster.check_waiting()
+            await asyncio.wait({self._opened}, timeout=_LOOK_SECONDS)
+        return self._opened.result()
 
     async def store(self) -> Store:
-        """The store for data requests. Raises ConfigError before the cluster is initialised."""
+        """The store for data requests. Raises ConfigError before the cluster is initialised and after it was left."""
         store = await self.opened()
+        self.cluster.check_member()
         if store.partitions is None:
             raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
         return store
@@ -148,6 +169,7 @@ class Node:
     def end_waiting(self) -> None:
         """Answers those who wait for messages, because the daemon stops."""
         self.stopping = True
+        self.cluster.end_waiting()
         if self._deliveries is not None:
             self._deliveries.close()
 
@@ -175,6 +197,7 @@ class Node:
             await self._guard.close()
         if self.scrubber is not None:
             await asyncio.to_thread(self.scrubber.close)
+        await self.cluster.close()
         await self.executor.close()
-        if self.open_store is not None:
-            await asyncio.to_thread(self.open_store.close)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)

@@ -13,9 +13,12 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from openset.cluster.cluster_node import ClusterOptions
+from openset.cluster.peers import Address
 from openset.errors import ConfigError, OpenSetError
 from openset.http import logs
 from openset.http.app import make_app
+from openset.http.listener import Listener
 from openset.http.node import MAX_BODY_BYTES, Node
 from openset.log import get_logger
 from openset.query.executor import Executor
@@ -46,6 +49,7 @@ def serve(
     webhook_allow: str = "",
     scrubbing: Scrubbing | None = None,
     files: FileLayer = FILES,
+    cluster: ClusterOptions | None = None,
 ) -> int:
     """Runs the daemon until SIGTERM or SIGINT and returns the exit code of the process.
 
@@ -53,8 +57,8 @@ def serve(
     init: makes this many partitions when the data directory is fresh.  workers: query processes, one per core
     unless told.  policy: when partitions are compacted.  trigger_errors: after so many in a row a trigger is disabled.
     webhook_allow: the targets of webhooks, with commas between them.  scrubbing: how fast and how often checksums are
-    verified.  files: what the store writes through.  Failures to start are logged and give exit
-    code 1.
+    verified.  files: what the store writes through.  cluster: how the node speaks to others.  Failures to start are
+    logged and give exit code 1.
     """
     logs.configure()
     directory = Path(data).absolute()
@@ -74,6 +78,7 @@ def serve(
             "webhook_allow": webhook_allow,
             "scrubbing": scrubbing,
             "files": files,
+            "cluster": cluster,
         }
         asyncio.run(_run(directory, host, port, init, ProcessExecutor(directory, workers, started), options))
     except OpenSetError as error:
@@ -98,9 +103,16 @@ async def _run(
     except ConfigError:
         await executor.close()
         raise
-    node = Node(data, executor, **options)
+    try:
+        node = Node(data, executor, address=Address(host, sockets[0].getsockname()[1]), **options)
+    except ConfigError:
+        await executor.close()
+        raise
     server = HTTPServer(make_app(node), idle_connection_timeout=_IDLE_CONNECTION_SECONDS)
-    server.add_sockets(sockets)
+    tls = None if node.cluster.security is None else node.cluster.security.server_tls
+    listener = None if tls is None else Listener(server, sockets, tls)
+    if listener is None:
+        server.add_sockets(sockets)
     log.info("listening", host=host, port=sockets[0].getsockname()[1], process=os.getpid())
     try:
         await node.open(init)
@@ -110,6 +122,8 @@ async def _run(
     finally:
         node.end_waiting()
         server.stop()
+        if listener is not None:
+            listener.stop()
         await _drain(node)
         await node.close()
         await server.close_all_connections()

@@ -206,10 +206,13 @@ class Store:
         """The name the server was given by `initialise`."""
         return self._catalog.server_name
 
-    def initialise(self, partitions: int) -> str:
-        """Fixes the number of partitions for good, durably, and returns the server's name. Raises ConfigError."""
+    def initialise(self, partitions: int, name: str | None = None) -> str:
+        """Fixes the number of partitions for good, durably, and returns the server's name. Raises ConfigError.
+
+        name: the server's, a new one unless given.
+        """
         with self._changing():
-            name = f"node-{secrets.token_hex(4)}"
+            name = name or new_server_name()
             self._catalog.initialise(partitions, name)
             return name
 
@@ -504,3 +507,8 @@ class Store:
     def compact_all(self) -> int:
         """`Compactions.run_all`."""
         return self.compactions.run_all()
+
+
+def new_server_name() -> str:
+    """A name that no other server has."""
+    return f"node-{secrets.token_hex(4)}"

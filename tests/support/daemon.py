@@ -23,6 +23,10 @@ from openset.store.compaction import Policy
 from openset.store.scrub import Scrubbing
 options = json.loads(sys.argv[1])
 policy, scrubbing, control = options.pop("policy"), options.pop("scrubbing", None), options.pop("control", None)
+cluster = options.pop("cluster", None)
+if cluster:
+    from openset.cluster.cluster_node import ClusterOptions
+    options["cluster"] = ClusterOptions(**cluster)
 if control:
     from support.controlled_files import ControlledFiles
     options["files"] = ControlledFiles(Path(control))
@@ -57,6 +61,7 @@ class Daemon:
     """`data` survives the daemon: a second one may be started over it.
 
     control: a file that says which steps of the store on the disk fail (`controlled_files`).
+    cluster: the fields of ClusterOptions.
     """
 
     def __init__(self, data: Path, init: int | None = None, wait: bool = True, **options: Any):

@@ -1,0 +1,571 @@
+"""A node on its way into a cluster, in it, and out of it; what it is now is durable before anybody hears of it.
+
+A standalone node founds a cluster when it is asked to invite another one (with etcd, when it is initialised). An empty
+node joins when a member tells it to. Both become members in the same steps, each of which may be repeated: after a
+crash the next start goes on, after an error the next request does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from openset.cluster.coordinator import Coordinator, new_cluster_name
+from openset.cluster.embedded import EmbeddedServer
+from openset.cluster.embedded_client import EmbeddedKeeper
+from openset.cluster.embedded_messages import LONGEST_WAIT_MS
+from openset.cluster.etcd import EtcdKeeper
+from openset.cluster.etcd_address import parse_address
+from openset.cluster.identity import (
+    AUTOMATIC_REPLICAS,
+    CLUSTER_DIRECTORY,
+    COORDINATOR_DIRECTORY,
+    Identity,
+    IdentityFile,
+)
+from openset.cluster.keeper import Keeper
+from openset.cluster.map import Member, NodeName
+from openset.cluster.member import DataPlane, Membership, NoData
+from openset.cluster.peers import Address, Peers
+from openset.cluster.security import HOW_TO, Security, security_of
+from openset.cluster.view import View, checked_node
+from openset.errors import ConfigError, ConflictError, InternodeError, OpenSetError, UnreachableError
+from openset.log import get_logger
+from openset.store.store import Store, new_server_name
+from openset_format.files import FILES, FileLayer
+
+log = get_logger("openset.cluster")
+
+DEFAULT_PORT = 8080
+_WILDCARDS = ("", "0.0.0.0", "::")
+_ASK_MS = 5_000
+_JOIN_MS = 60_000
+_SEEN_MS = 5_000
+_RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
+# So long requests wait for a member that starts.
+_PATIENCE_SECONDS = 3.0
+_HOME_ANSWERS_MS = LONGEST_WAIT_MS + 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """ca, cert, key: PEM files of mutual TLS between nodes.  secret: instead of them, on loopback.
+
+    coordinator: an address of etcd, None for the embedded one.  host: under which others reach this node, None for
+    where it listens.  lease_ms: who says nothing for so long is not alive.  gone_after_ms: and after so long others get
+    its copies.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    secret: str | None = field(default=None, repr=False)
+    coordinator: str | None = field(default=None, repr=False)
+    host: str | None = None
+    lease_ms: int = 5_000
+    gone_after_ms: int = 60_000
+
+
+class JoinRequest(msgspec.Struct, frozen=True):
+    """What the inviting member tells an empty node. host, port: where it reached it.
+
+    home: the node with the embedded coordinator, None where the cluster has etcd.
+    """
+
+    cluster: str
+    host: str
+    port: int
+    home: Member | None
+
+
+class JoinAnswer(msgspec.Struct, frozen=True):
+    """From a node that is a member now."""
+
+    node: NodeName
+
+
+class Membered(msgspec.Struct, frozen=True):
+    """Whether a node belongs to a cluster already, as the interface says it."""
+
+    part_of_cluster: bool
+
+
+class ClusterNode:
+    """security: None where nothing was configured, then there are no members.  membership: None on other nodes.
+
+    identity: what the node is; before `start` that of an empty one.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        address: Address | None = None,
+        options: ClusterOptions | None = None,
+        *,
+        data: DataPlane | None = None,
+        files: FileLayer = FILES,
+    ):
+        """address: where the node listens. Raises ConfigError for options that cannot be used."""
+        self._options = options or ClusterOptions()
+        self.security: Security | None = security_of(
+            self._options.ca, self._options.cert, self._options.key, self._options.secret
+        )
+        self._etcd = None if self._options.coordinator is None else parse_address(self._options.coordinator)
+        if self._etcd is not None and self.security is None:
+            raise ConfigError(f"a cluster needs to know its nodes: {HOW_TO}")
+        self._data_dir = data_dir
+        self._listens = address or Address("", 0)
+        self._files = files
+        self._data = data or NoData()
+        self._file: IdentityFile | None = None
+        self._store: Store | None = None
+        self._server: EmbeddedServer | None = None
+        self._closing_server: asyncio.Task[None] | None = None
+        self._coordinator: Coordinator | None = None
+        self._strangers: Peers | None = None if self.security is None else Peers(self.security)
+        self._home_peers: Peers | None = None
+        self._membership: Membership | None = None
+        # One step into or out of the cluster at one time.
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waits_since: float | None = None
+
+    @property
+    def identity(self) -> Identity:
+        return Identity() if self._file is None else self._file.identity
+
+    @property
+    def membership(self) -> Membership | None:
+        """None on a node that is no member, or has not seen its cluster yet."""
+        found = self._membership
+        return found if found is not None and found.revision else None
+
+    @property
+    def name(self) -> NodeName:
+        """The node's, empty for one that has none yet."""
+        server_name = None if self._store is None else self._store.server_name
+        return self.identity.node or server_name or ""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the node belongs to a cluster, be it of one node, so that it cannot join one."""
+        return self._store is not None and self._store.partitions is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the node knows what it is: requests of others can be judged."""
+        return self._file is not None
+
+    @property
+    def transfers(self) -> list[dict[str, object]]:
+        """As the DataPlane tells of them."""
+        return [dict(each) for each in self._data.transfers()]
+
+    def check_waiting(self) -> None:
+        """Raises UnreachableError while a member that starts waits for its cluster, and has done so for a while."""
+        if self._waits_since is not None and time.monotonic() - self._waits_since > _PATIENCE_SECONDS:
+            raise UnreachableError("this node has started and waits for the coordinator of its cluster")
+
+    def check_member(self) -> None:
+        """Raises ConfigError on a node that was a member and serves no data any more."""
+        if self.identity.mode == "removed":
+            raise ConfigError(
+                "this node has left its cluster and serves no data any more; it can join again with an empty directory"
+            )
+
+    # ---------------------------------------------------------------- start and end
+
+    async def start(self, store: Store) -> None:
+        """Goes on where the node was. A member returns when it has seen the cluster, however long that takes.
+
+        Raises ConfigError, InternalError.
+        """
+        self._store = store
+        self._file = await asyncio.to_thread(IdentityFile, self._data_dir, self._files)
+        identity = self.identity
+        if identity.mode in ("standalone", "removed"):
+            return
+        self._check_options(identity)
+        self._waits_since = time.monotonic()
+        async with self._changing:
+            while True:
+                try:
+                    await self._become()
+                    self._waits_since = None
+                    return
+                except (UnreachableError, ConflictError) as error:
+                    log.warning("the cluster cannot be reached yet", reason=error.message)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _check_options(self, identity: Identity) -> None:
+        if self.security is None:
+            raise ConfigError(f"this node belongs to a cluster and is not told how nodes know each other: {HOW_TO}")
+        if identity.coordinator == "etcd" and self._etcd is None:
+            raise ConfigError("this node belongs to a cluster on etcd: say where it is with --coordinator")
+        if identity.coordinator == "embedded" and self._etcd is not None:
+            raise ConfigError("this node belongs to a cluster with the embedded coordinator: leave --coordinator out")
+
+    def end_waiting(self) -> None:
+        """Answers those who wait for the embedded coordinator, because the daemon stops."""
+        if self._server is not None and self._closing_server is None:
+            self._closing_server = asyncio.create_task(self._server.close())
+
+    async def close(self) -> None:
+        """Says farewell to the cluster, so that others notice at once."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._membership is not None:
+            await self._membership.close(leave_lease=self._server is not None)
+        await self._data.close()
+        await self._close_coordinator()
+        if self._strangers is not None:
+            self._strangers.close()
+
+    async def _close_coordinator(self) -> None:
+        if self._coordinator is not None:
+            await self._coordinator.close()
+            self._coordinator = None
+        if self._home_peers is not None:
+            self._home_peers.close()
+            self._home_peers = None
+        if self._server is not None:
+            await (self._closing_server or self._server.close())
+            self._server = None
+
+    # ---------------------------------------------------------------- the embedded coordinator
+
+    async def answer_coordinator(self, request: bytes) -> bytes:
+        """A request to the coordinator on this node. Raises UnreachableError where it is not, or not yet."""
+        if self._server is None:
+            raise UnreachableError("this node has no coordinator at the moment")
+        return await self._server.answer(request)
+
+    async def _ask_home(self, request: bytes) -> bytes:
+        home = self.identity.home
+        assert home is not None and self._home_peers is not None
+        try:
+            reply = await self._home_peers.ask(
+                Address(home.host, home.port), "coordinator", request, to=home.node, timeout_ms=_HOME_ANSWERS_MS
+            )
+        except UnreachableError:
+            raise
+        except OpenSetError as error:
+            raise UnreachableError(f"the node with the coordinator refuses: {error.message}") from error
+        return reply.body
+
+    def _open_coordinator(self) -> Coordinator:
+        if self._coordinator is None:
+            self._coordinator = Coordinator(self._keeper(), ttl_ms=self._options.lease_ms)
+        return self._coordinator
+
+    def _keeper(self) -> Keeper:
+        identity = self.identity
+        if identity.coordinator == "etcd":
+            assert self._etcd is not None
+            return EtcdKeeper(self._etcd)
+        if identity.has_coordinator:
+            directory = self._data_dir / CLUSTER_DIRECTORY / COORDINATOR_DIRECTORY
+            # Only while the node becomes a member may there be none yet.
+            self._server = EmbeddedServer.open(directory, create=identity.mode == "becoming", files=self._files)
+            return EmbeddedKeeper(self._server.answer, may_lead=True)
+        assert self.security is not None
+        self._home_peers = Peers(self.security, identity.node, identity.cluster)
+        return EmbeddedKeeper(self._ask_home, may_lead=False)
+
+    # ---------------------------------------------------------------- initialising, inviting, leaving
+
+    async def init(self, partitions: int, replicas: int | None) -> str:
+        """Initialises an empty node, and with etcd a cluster of one; its name. Raises ConfigError, InternodeError."""
+        store = self._opened()
+        async with self._changing:
+            self.check_member()
+            if store.partitions is not None:
+                raise ConfigError("the cluster is initialised already")
+            if self.identity.mode == "becoming" and not self.identity.founder:
+                raise ConfigError("this node is joining a cluster")
+            wanted = AUTOMATIC_REPLICAS if replicas is None else replicas
+            if self._etcd is not None:
+                await self._found(partitions, wanted)
+                return self.identity.node
+            if wanted != self.identity.replicas:
+                await self._write(msgspec.structs.replace(self.identity, replicas=wanted))
+            return await asyncio.to_thread(store.initialise, partitions)
+
+    async def join(self, host: str, port: int) -> NodeName:
+        """Invites the empty node at an address into this node's cluster, which is founded first where it is not.
+
+        Returns the name of the new member. Raises ConfigError, InternodeError; then there is no new member, or the
+        error says that it is not known.
+        """
+        store = self._opened()
+        async with self._changing:
+            self.check_member()
+            if store.partitions is None:
+                raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
+            if self._strangers is None:
+                raise ConfigError(f"a cluster needs to know its nodes: {HOW_TO}")
+            address = Address(host, port)
+            try:
+                await self._check_guest(address)
+                if self._membership is None:
+                    await self._found(store.partitions, self.identity.replicas)
+                node = await self._invite(address)
+            except InternodeError as error:  # of whatever status: here it is what the client asked for that was wrong
+                raise InternodeError(error.message, detail=error.detail) from error
+            log.info("a node has joined", node=node, host=host, port=port)
+            return node
+
+    async def _check_guest(self, address: Address) -> None:
+        assert self._strangers is not None
+        reply = await self._strangers.ask(address, "is_cluster_member", timeout_ms=_ASK_MS, method="GET")
+        if reply.node and reply.node == self.name:
+            raise ConfigError(f"{address} is this node itself")
+        try:
+            answer = msgspec.json.decode(reply.body, type=Membered)
+        except msgspec.DecodeError as error:
+            raise InternodeError(f"{address} answers something else than whether it is a member: {error}") from error
+        if answer.part_of_cluster:
+            known = self.membership is not None and reply.node in self.membership.view.members
+            raise ConfigError(
+                f"{address} is {reply.node}, a member of this cluster already"
+                if known
+                else f"{address} is {reply.node or 'a node that is'} initialised already; only an empty node can join"
+            )
+
+    async def _invite(self, address: Address) -> NodeName:
+        assert self._strangers is not None and self.membership is not None
+        identity = self.identity
+        request = JoinRequest(identity.cluster, address.host, address.port, identity.home)
+        reply = await self._strangers.ask(
+            address, "join_to_cluster", msgspec.msgpack.encode(request), timeout_ms=_JOIN_MS
+        )
+        try:
+            node = checked_node(msgspec.msgpack.decode(reply.body, type=JoinAnswer).node)
+        except (msgspec.DecodeError, ConfigError) as error:
+            raise InternodeError(f"{address} answers something else than its name: {error}") from error
+        await self._until(
+            lambda view: node in view.members and node in view.alive, f"{node} has joined and is not alive"
+        )
+        await self.membership.tell_others("add_node", but=node)
+        return node
+
+    async def joined(self, request: JoinRequest) -> NodeName:
+        """On the empty node: becomes a member; its name. May be repeated. Raises ConfigError, InternodeError."""
+        async with self._changing:
+            identity = self.identity
+            if identity.mode == "member" and identity.cluster == request.cluster:
+                return identity.node
+            self.check_member()
+            self._check_invitation(request)
+            if identity.mode == "standalone":
+                host = self._options.host or request.host
+                await self._write(
+                    Identity(
+                        mode="becoming",
+                        node=new_server_name(),
+                        cluster=request.cluster,
+                        host=host,
+                        port=self._listens.port,
+                        coordinator="etcd" if request.home is None else "embedded",
+                        home=request.home,
+                    )
+                )
+            await self._become()
+            return self.identity.node
+
+    def _check_invitation(self, request: JoinRequest) -> None:
+        if self.identity.mode == "becoming":
+            if self.identity.cluster != request.cluster:
+                raise ConfigError("this node is joining another cluster")
+        elif self._opened().partitions is not None or self.identity.mode == "member":
+            raise ConfigError("this node is initialised already; only an empty one can join a cluster")
+        if request.home is None and self._etcd is None:
+            raise ConfigError("the cluster is on etcd: start this node with the same --coordinator")
+        if request.home is not None and self._etcd is not None:
+            raise ConfigError("the cluster has the embedded coordinator, this node was started with --coordinator")
+
+    async def leave(self, node: NodeName) -> None:
+        """Marks a member as leaving; the sentinel moves what it holds, then removes it. Raises ConfigError."""
+        async with self._changing:
+            membership = self.membership
+            if membership is None:
+                raise ConfigError("this node belongs to no cluster")
+            await membership.read_now()
+            view, home = membership.view, self.identity.home
+            registered = view.members.get(node)
+            if registered is None:
+                raise ConfigError(f"{node} is no member; {', '.join(sorted(view.members))} are")
+            if home is not None and node == home.node:
+                raise ConfigError(f"{node} has the coordinator of the cluster, which cannot do without it")
+            others = [name for name, each in view.members.items() if name != node and not each.member.leaving]
+            if not others:
+                raise ConfigError(f"{node} is the last member: nobody could take what it holds")
+            if not registered.member.leaving:
+                leaving = msgspec.structs.replace(registered.member, leaving=True)
+                revision = await membership.coordinator.change_member(leaving, registered.revision)
+                await membership.caught_up(revision, _SEEN_MS)
+                membership.nudge_others("map_change")
+
+    # ---------------------------------------------------------------- becoming a member
+
+    async def _found(self, partitions: int, replicas: int) -> None:
+        """This node makes a cluster of itself, and of what it holds."""
+        if self.identity.mode != "becoming":
+            host = self._options.host or self._listens.host
+            if host in _WILDCARDS:
+                raise ConfigError("say with --cluster-host under which name or address other nodes reach this one")
+            node = self._opened().server_name or new_server_name()
+            is_embedded = self._etcd is None
+            await self._write(
+                Identity(
+                    mode="becoming",
+                    replicas=replicas,
+                    node=node,
+                    cluster=new_cluster_name(),
+                    partitions=partitions,
+                    founder=True,
+                    host=host,
+                    port=self._listens.port,
+                    coordinator="embedded" if is_embedded else "etcd",
+                    home=Member(node, host, self._listens.port) if is_embedded else None,
+                )
+            )
+        await self._become()
+
+    async def _become(self) -> None:
+        """From wherever the node is to a running membership. Raises UnreachableError, ConfigError, InternalError."""
+        if self._membership is not None:
+            return
+        coordinator = self._open_coordinator()
+        view = await self._enrolled(coordinator) if self.identity.mode == "becoming" else None
+        identity, security = self.identity, self.security
+        assert security is not None
+        membership = Membership(identity.node, identity.cluster, coordinator, security, self._options.gone_after_ms)
+        self._data.attach(membership)
+        if view is not None:
+            assert view.settings is not None
+            store = self._opened()
+            if store.partitions is None:
+                await asyncio.to_thread(store.initialise, view.settings.partitions, identity.node)
+            await self._data.become_member(identity.node, view.placements)
+            await self._write(msgspec.structs.replace(identity, mode="member"))
+        self._membership = membership
+        membership.on_view(self._data.view)
+        membership.on_lease(self._data.lease)
+        membership.on_view(self._follow)
+        await membership.start()
+
+    async def _enrolled(self, coordinator: Coordinator) -> View:
+        """A view in which the node is a member of its cluster; where that cannot be, the node is what it was before."""
+        identity = self.identity
+        member = Member(identity.node, identity.host, identity.port)
+        try:
+            view = await coordinator.read()
+            if view.settings is None and identity.founder:
+                await self._initialise(coordinator, member)
+            elif view.settings is None or view.settings.cluster != identity.cluster:
+                raise ConfigError(
+                    "the coordinator has another cluster already; only an empty node can join it, when it is invited"
+                )
+            elif identity.node not in view.members:
+                await coordinator.add_member(member)
+            return await coordinator.read()
+        except (ConfigError, ConflictError) as error:
+            await self._close_coordinator()
+            await self._write(Identity(replicas=identity.replicas))
+            raise ConfigError(error.message) from error
+
+    async def _initialise(self, coordinator: Coordinator, member: Member) -> None:
+        identity = self.identity
+        session = await coordinator.open_session(member.node)
+        try:
+            sentinel = await coordinator.campaign(session)
+            if sentinel is None:
+                raise ConflictError("somebody else is initialising a cluster there")
+            await coordinator.initialise(sentinel, member, identity.partitions, identity.replicas, identity.cluster)
+        finally:
+            with suppress(UnreachableError):
+                await coordinator.end_session(session)
+
+    # ---------------------------------------------------------------- following the map
+
+    def _follow(self, view: View) -> None:
+        identity = self.identity
+        registered = view.members.get(identity.node)
+        if registered is None:
+            self._begin(self._removed())
+            return
+        host = self._options.host or identity.host
+        if (registered.member.host, registered.member.port) != (host, self._listens.port):
+            moved = msgspec.structs.replace(registered.member, host=host, port=self._listens.port)
+            self._begin(self._announce(moved, registered.revision))
+        home = None if identity.home is None else view.members.get(identity.home.node)
+        if home is not None and identity.home != msgspec.structs.replace(home.member, leaving=False):
+            self._begin(self._note_home(home.member))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._in_background(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with self._changing:
+                await work
+        except OpenSetError as error:
+            log.warning("a change of the cluster could not be followed", reason=error.message)
+        finally:
+            work.close()
+
+    async def _removed(self) -> None:
+        """The cluster does not count on this node any more."""
+        membership = self._membership
+        if membership is None or self.identity.node in membership.view.members:
+            return
+        await self._write(msgspec.structs.replace(self.identity, mode="removed"))
+        self._membership = None
+        await membership.close()
+        await self._close_coordinator()
+        log.warning("this node is no member of the cluster any more", node=self.identity.node)
+
+    async def _announce(self, moved: Member, expected: int) -> None:
+        """The node listens somewhere else than the cluster knows."""
+        assert self._membership is not None
+        with suppress(ConflictError):  # the next view shows what it is now
+            await self._membership.coordinator.change_member(moved, expected)
+        if (self.identity.host, self.identity.port) != (moved.host, moved.port):
+            await self._write(msgspec.structs.replace(self.identity, host=moved.host, port=moved.port))
+
+    async def _note_home(self, home: Member) -> None:
+        await self._write(msgspec.structs.replace(self.identity, home=msgspec.structs.replace(home, leaving=False)))
+
+    async def _until(self, is_so: Callable[[View], bool], otherwise: str) -> None:
+        """Waits for a view. Raises UnreachableError with what is otherwise the case."""
+        membership = self.membership
+        assert membership is not None
+        try:
+            async with asyncio.timeout(_SEEN_MS / 1_000):
+                while not is_so(membership.view):
+                    if not await membership.changed(_LOOK_SECONDS):
+                        await membership.read_now()
+        except TimeoutError as error:
+            raise UnreachableError(otherwise) from error
+
+    # ---------------------------------------------------------------- what it stands on
+
+    def _opened(self) -> Store:
+        assert self._store is not None, "it has started"
+        return self._store
+
+    async def _write(self, identity: Identity) -> None:
+        assert self._file is not None
+        await asyncio.to_thread(self._file.write, identity)

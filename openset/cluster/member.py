@@ -1,0 +1,238 @@
+"""A node's membership while it runs: alive by its lease, current by its watch, and the sentinel where it is elected.
+
+Views come from the watch, and from a reading where somebody knows of a later revision than the watch has told of. What
+holds the data hears of views and of the lease (`DataPlane`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from openset.cluster.coordinator import Coordinator
+from openset.cluster.keeper import Revision
+from openset.cluster.map import NodeName, Placed
+from openset.cluster.messages import LeaseRenewed
+from openset.cluster.peers import Address, Peers
+from openset.cluster.presence import Presence
+from openset.cluster.security import Security
+from openset.cluster.sentinel_run import SentinelRun
+from openset.cluster.view import View
+from openset.errors import OpenSetError, UnreachableError
+from openset.log import get_logger
+
+log = get_logger("openset.cluster")
+
+# The watch tells of a change about as fast as a reading would, when it is not broken.
+_WATCH_GRACE_SECONDS = 0.1
+_PAUSE_AFTER_FAILURE_SECONDS = 1.0
+_FAREWELL_SECONDS = 2.0
+_NUDGE_MS = 2_000
+
+
+class DataPlane(Protocol):
+    """What keeps a member's copies of partitions in step with the map. Methods without await are called in the loop."""
+
+    def attach(self, membership: Membership) -> None:
+        """Before anything else of this membership is told."""
+
+    async def become_member(self, node: NodeName, placements: Mapping[int, Placed]) -> None:
+        """Makes a member's data of that of a standalone or an empty node, durably. Called again after a failure."""
+
+    def view(self, view: View) -> None:
+        """What the coordinator holds now."""
+
+    def lease(self, renewed: LeaseRenewed) -> None:
+        """How long this node is held for alive."""
+
+    def transfers(self) -> Sequence[Mapping[str, Any]]:
+        """The transfers that run, for people."""
+
+    async def close(self) -> None:
+        """Nothing is told any more."""
+
+
+class NoData:
+    """A DataPlane of nodes whose data stays as it is."""
+
+    def attach(self, membership: Membership) -> None:
+        return
+
+    async def become_member(self, node: NodeName, placements: Mapping[int, Placed]) -> None:
+        return
+
+    def view(self, view: View) -> None:
+        return
+
+    def lease(self, renewed: LeaseRenewed) -> None:
+        return
+
+    def transfers(self) -> Sequence[Mapping[str, Any]]:
+        return ()
+
+    async def close(self) -> None:
+        return
+
+
+class Membership:
+    """node: this node's name.  view: the latest, there from `start` on.  sentinel_run: its part when it is elected."""
+
+    def __init__(self, node: NodeName, cluster: str, coordinator: Coordinator, security: Security, gone_after_ms: int):
+        self.node = node
+        self.coordinator = coordinator
+        self.peers = Peers(security, node, cluster, self.address_of, lambda: self.revision)
+        self.presence = Presence(coordinator, node, self._renewed, self._trouble)
+        self.sentinel_run = SentinelRun(self, gone_after_ms)
+        self._view: View | None = None
+        self._on_view: list[Callable[[View], None]] = []
+        self._on_lease: list[Callable[[LeaseRenewed], None]] = []
+        self._changed = asyncio.Event()
+        self._taking = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._nudges: set[asyncio.Task[None]] = set()
+        self._troubled = ""
+
+    @property
+    def view(self) -> View:
+        assert self._view is not None, "it has started"
+        return self._view
+
+    @property
+    def revision(self) -> Revision:
+        """Of the view, 0 before there is one."""
+        return 0 if self._view is None else self._view.revision
+
+    def address_of(self, node: NodeName) -> Address | None:
+        """Where a member is reached, None for who is none."""
+        registered = None if self._view is None else self._view.members.get(node)
+        return None if registered is None else Address(registered.member.host, registered.member.port)
+
+    def on_view(self, told: Callable[[View], None]) -> None:
+        """Calls it for every view from now on, and for the present one at once where there is one."""
+        self._on_view.append(told)
+        if self._view is not None:
+            told(self._view)
+
+    def on_lease(self, told: Callable[[LeaseRenewed], None]) -> None:
+        """Calls it whenever the lease is renewed."""
+        self._on_lease.append(told)
+
+    # ---------------------------------------------------------------- running
+
+    async def start(self) -> None:
+        """Returns when there is a view, however long that takes; the node is alive soon after."""
+        self._tasks.append(asyncio.create_task(self._for_good("watch", self._watch)))
+        while self._view is None:
+            await self._changed.wait()
+        self._tasks.append(asyncio.create_task(self._for_good("presence", self.presence.run)))
+        self._tasks.append(asyncio.create_task(self._for_good("sentinel", self.sentinel_run.run)))
+
+    async def close(self, *, leave_lease: bool = False) -> None:
+        """leave_lease: says nothing to the coordinator, which may be gone already. It is not closed."""
+        tasks = [*self._tasks, *self._nudges]
+        if self._reading is not None:
+            tasks.append(self._reading)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not leave_lease:
+            with suppress(TimeoutError, OpenSetError):
+                async with asyncio.timeout(_FAREWELL_SECONDS):
+                    await self.presence.end()
+        self.peers.close()
+
+    async def _for_good(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Operating errors end an attempt, not the node: the coordinator may be set right while it runs."""
+        while True:
+            try:
+                await run()
+            except OpenSetError as error:
+                self._report(what, error)
+            except Exception:
+                log.exception("a defect in the membership of the cluster", part=what)
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE_SECONDS)
+
+    def _trouble(self, error: UnreachableError) -> None:
+        self._report("coordinator", error)
+
+    def _report(self, what: str, error: OpenSetError) -> None:
+        """Once for each reason, until all is well again."""
+        if error.message != self._troubled:
+            self._troubled = error.message
+            log.warning("the cluster's coordinator cannot be used", part=what, reason=error.message)
+
+    def _renewed(self, renewed: LeaseRenewed) -> None:
+        if self._troubled:
+            self._troubled = ""
+            log.info("the cluster's coordinator can be used again")
+        for told in self._on_lease:
+            told(renewed)
+
+    # ---------------------------------------------------------------- views
+
+    async def _watch(self) -> None:
+        async for view in self.coordinator.views(self._trouble):
+            await self._take(view)
+
+    async def _take(self, view: View) -> None:
+        async with self._taking:
+            if view.revision <= self.revision:
+                return
+            self._view = view
+            for told in self._on_view:
+                told(view)
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    async def changed(self, seconds: float) -> bool:
+        """Waits for the next view; False when there is none in that time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def caught_up(self, revision: Revision, timeout_ms: int) -> None:
+        """Returns when the view is of that revision or a later one. Raises UnreachableError when it takes too long."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1_000):
+                while self.revision < revision:
+                    if not await self.changed(_WATCH_GRACE_SECONDS):
+                        await self.read_now()
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"{self.node} is at revision {self.revision} of the cluster, not {revision}, after {timeout_ms:,} ms"
+            ) from error
+
+    async def read_now(self) -> None:
+        """Takes what the coordinator has now; shared by all who want that. Where it is not reachable, nothing."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
+        with suppress(UnreachableError):
+            await self._take(await self.coordinator.read())
+
+    # ---------------------------------------------------------------- others
+
+    async def tell_others(self, route: str, *, but: NodeName = "") -> None:
+        """Has the living members catch up with this node's view, and waits for that, 2 s at most."""
+        others = [node for node in self.view.members if node in self.view.alive and node not in (self.node, but)]
+        await asyncio.gather(*(self._tell(node, route) for node in others))
+
+    def nudge_others(self, route: str) -> None:
+        """`tell_others`, without waiting."""
+        task = asyncio.create_task(self.tell_others(route))
+        self._nudges.add(task)
+        task.add_done_callback(self._nudges.discard)
+
+    async def _tell(self, node: NodeName, route: str) -> None:
+        try:
+            await self.peers.call(node, route, timeout_ms=_NUDGE_MS)
+        except OpenSetError as error:
+            log.info("a member could not be told", node=node, route=route, reason=error.message)

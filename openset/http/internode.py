@@ -1,0 +1,131 @@
+"""What routes for other nodes share: who may call them, for which node they are, and being as current as the caller.
+
+Bodies are bytes and are hostile until they are checked, also those of nodes that have proved who they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from tornado.iostream import SSLIOStream
+
+from openset.cluster.member import Membership
+from openset.cluster.peers import (
+    CLUSTER_HEADER,
+    ERROR_HEADER,
+    FROM_HEADER,
+    NODE_HEADER,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+    REVISION_HEADER,
+    TO_HEADER,
+    error_name,
+)
+from openset.cluster.security import HOW_TO, Caller
+from openset.errors import ForbiddenError, InternodeError, MisdirectedError, OpenSetError
+from openset.http.envelope import UnavailableError, as_error
+from openset.http.resource import Answer, Resource
+
+CATCH_UP_MS = 5_000
+
+Message = TypeVar("Message")
+
+
+class InternodeResource(Resource):
+    """Base of the routes below /v1/internode. The handler's method calls `serve` with what it does.
+
+    for_members: only nodes of the same cluster may call it.  catches_up: once this one has seen what the caller has.
+    """
+
+    error_kind: type[OpenSetError] = InternodeError
+    for_members = True
+    catches_up = True
+    # What shows the caller that this node knows the secret of the cluster.
+    _proof: Mapping[str, str] = {}
+
+    def prepare(self) -> None:
+        """Refuses strangers before anything of the body is kept."""
+        super().prepare()
+        if not self.node.cluster.is_open:
+            raise UnavailableError("the node starts")
+        self._check_caller()
+        self._say_who()
+        headers = self.request.headers
+        protocol = headers.get(PROTOCOL_HEADER)
+        if protocol != PROTOCOL:
+            raise InternodeError(f"this node runs another version of OpenSet, which speaks {PROTOCOL}, not {protocol}")
+        identity = self.node.cluster.identity
+        to = headers.get(TO_HEADER, "")
+        if to and to != self.node.cluster.name:
+            raise MisdirectedError(f"this is {self.node.cluster.name or 'a node without a name'}, not {to}")
+        if self.for_members and headers.get(CLUSTER_HEADER, "") != identity.cluster:
+            raise MisdirectedError("this node does not belong to that cluster")
+
+    def _check_caller(self) -> None:
+        security = self.node.cluster.security
+        if security is None:
+            raise ForbiddenError(f"this node does not speak to others: {HOW_TO}")
+        connection: Any = self.request.connection
+        stream = connection.stream
+        caller = Caller(
+            path=self.request.uri or "",
+            remote_ip=self.request.remote_ip or "",
+            local_port=stream.socket.getsockname()[1],
+            has_certificate=isinstance(stream, SSLIOStream) and bool(stream.socket.getpeercert()),
+            headers={name.lower(): value for name, value in self.request.headers.get_all()},
+        )
+        self._proof = security.check_request(caller)
+
+    def _say_who(self) -> None:
+        self.set_header(NODE_HEADER, self.node.cluster.name)
+        for name, value in self._proof.items():
+            self.set_header(name, value)
+
+    @property
+    def caller(self) -> str:
+        """The name of the node that asks, empty for one without."""
+        return self.request.headers.get(FROM_HEADER, "")
+
+    async def serve(self, work: Coroutine[Any, Any, Answer]) -> None:
+        """Answers with what the work gives, once this node has seen what the caller has."""
+        await self.respond(self._current(work) if self.for_members and self.catches_up else work)
+
+    async def _current(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        try:
+            await self.membership().caught_up(self._revision(), CATCH_UP_MS)
+        except BaseException:
+            work.close()
+            raise
+        return await work
+
+    def _revision(self) -> int:
+        text = self.request.headers.get(REVISION_HEADER, "0")
+        if not (text.isascii() and text.isdecimal() and len(text) < 20):
+            raise InternodeError(f"{text!a} is no revision")
+        return int(text)
+
+    def membership(self) -> Membership:
+        """Raises MisdirectedError on a node that is no member, or not yet."""
+        membership = self.node.membership
+        if membership is None:
+            raise MisdirectedError("this node belongs to no cluster")
+        return membership
+
+    async def message(self, kind: type[Message]) -> Message:
+        """The body as a message in msgpack. Raises InternodeError for what is none."""
+        try:
+            return msgspec.msgpack.decode(await self.body(), type=kind)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise InternodeError(f"the body is no {kind.__name__}: {error}") from error
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header(PROTOCOL_HEADER, PROTOCOL)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        raised = kwargs.get("exc_info", (None, None, None))[1]
+        self.set_header(ERROR_HEADER, error_name(as_error(raised, status_code)))
+        self._say_who()
+        super().write_error(status_code, **kwargs)

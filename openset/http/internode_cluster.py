@@ -1,0 +1,93 @@
+"""Routes between nodes that are about the cluster itself: joining, being told of changes, the embedded coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from openset.cluster.cluster_node import JoinAnswer, JoinRequest
+from openset.errors import ConfigError
+from openset.http.internode import InternodeResource
+from openset.http.resource import Answer
+
+
+class _Membered(InternodeResource):
+    for_members = False
+
+    async def get(self) -> None:
+        await self.serve(self._is_member())
+
+    async def _is_member(self) -> Answer:
+        await self.node.opened()
+        return {"part_of_cluster": self.node.cluster.is_part}
+
+
+class IsClusterMember(_Membered):
+    async def get(self) -> None:
+        await super().get()
+
+
+class InternodeIsMember(_Membered):
+    async def get(self) -> None:
+        await super().get()
+
+
+class JoinToCluster(InternodeResource):
+    """To an empty node, from the member that invites it."""
+
+    error_kind = ConfigError
+    for_members = False
+
+    async def post(self) -> None:
+        await self.serve(self._join())
+
+    async def _join(self) -> Answer:
+        request = await self.message(JoinRequest)
+        await self.node.opened()
+        # An inviting node that goes away does not leave half a member behind.
+        node = await asyncio.shield(asyncio.create_task(self.node.cluster.joined(request)))
+        return msgspec.msgpack.encode(JoinAnswer(node))
+
+
+class AddNode(InternodeResource):
+    """Somebody has joined: the caller's revision of the map says who."""
+
+    async def post(self) -> None:
+        await self.serve(self._seen())
+
+    async def _seen(self) -> Answer:
+        return {"revision": self.membership().revision}
+
+
+class MapChange(InternodeResource):
+    """The map has changed: up to the caller's revision."""
+
+    async def post(self) -> None:
+        await self.serve(self._seen())
+
+    async def _seen(self) -> Answer:
+        return {"revision": self.membership().revision}
+
+
+class CoordinatorRequest(InternodeResource):
+    """A request to the embedded coordinator, as `embedded_messages` has them."""
+
+    # From nodes of the cluster, but nobody can be asked to have seen what it is asking for.
+    catches_up = False
+
+    async def post(self) -> None:
+        await self.serve(self._ask())
+
+    async def _ask(self) -> Answer:
+        return await self.node.cluster.answer_coordinator(await self.body())
+
+
+class SentinelDecisions(InternodeResource):
+    """What this node has decided as the sentinel lately."""
+
+    async def post(self) -> None:
+        await self.serve(self._decisions())
+
+    async def _decisions(self) -> Answer:
+        return msgspec.msgpack.encode(list(self.membership().sentinel_run.decisions))

@@ -1,0 +1,417 @@
+"""Daemons that form a cluster: joining, mistakes, restarts, the sentinel's node down and back, leaving."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.certificates import make_certificates
+from support.cluster import Cluster, Node, alive, members, started, wait_until
+from support.daemon import Daemon, Response
+from support.etcd import Etcd, free_ports
+
+from openset.cluster.cluster_node import ClusterNode, ClusterOptions
+from openset.errors import ConfigError
+
+INTERNODE = [
+    ("GET", "is_cluster_member"),
+    ("GET", "is_member"),
+    ("POST", "join_to_cluster"),
+    ("POST", "add_node"),
+    ("POST", "map_change"),
+    ("POST", "coordinator"),
+    ("POST", "sentinel"),
+]
+
+
+def join(by: Node, port: int, host: str = "127.0.0.1") -> Response:
+    return by.request("PUT", "/v1/cluster/join", host=host, port=port)
+
+
+def refused(answer: Response) -> str:
+    """The reason of a request that was refused because of the set-up or of another node."""
+    assert answer.status == 400, answer.body
+    assert answer.error["class"] in ("config", "internode")
+    return str(answer.error["message"])
+
+
+# ---------------------------------------------------------------- the way of a cluster
+
+
+def test_a_node_by_itself_is_no_member(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "data", workers=1) as daemon:
+        assert daemon.request("GET", "/v1/cluster/is_member").json == {"part_of_cluster": False}
+        assert daemon.request("GET", "/v1/cluster").json == {"mode": "empty", "node": None, "partitions": None}
+        for replicas in ("0", "17", "x"):
+            assert refused(daemon.raw("PUT", f"/v1/cluster/init?partitions=4&replicas={replicas}"))
+        name = daemon.request("PUT", "/v1/cluster/init", partitions=64, replicas=3).json["server_name"]
+        assert daemon.request("GET", "/v1/cluster/is_member").json == {"part_of_cluster": True}
+        standalone = {"mode": "standalone", "node": name, "partitions": 64}
+        assert daemon.request("GET", "/v1/cluster").json == standalone
+        assert "no cluster" in refused(daemon.request("PUT", "/v1/cluster/leave", node=name))
+        assert "--cluster-cert" in refused(daemon.request("PUT", "/v1/cluster/join", host="127.0.0.1"))
+        for method, route in INTERNODE:
+            error = daemon.request(method, f"/v1/internode/{route}").error
+            assert error["class"] == "internode" and "--cluster-secret-file" in error["message"]
+    with Daemon(tmp_path / "data", workers=1) as daemon:
+        assert daemon.request("GET", "/v1/cluster").json == standalone
+
+
+def test_nodes_join_go_come_back_and_leave(tmp_path: Path) -> None:
+    with started(tmp_path, 3) as cluster:
+        first, second, third = cluster.nodes
+        names = {node.name for node in cluster.nodes}
+        assert len(names) == 3
+        cluster.wait_for("all live", lambda status: alive(status) == names)
+        for node in cluster.nodes:
+            status = node.status()
+            assert (status["mode"], status["partitions"], status["replicas"]) == ("member", 4, 2)
+            assert status["coordinator"] == first.name and status["transfers"] == []
+            assert [each["owner"] for each in status["map"]] == [first.name] * 4
+            assert status["sentinel"]["node"] == first.name
+            assert members(status)[first.name]["roles"] == ["sentinel"]
+            assert members(status)[second.name]["port"] == second.port
+            assert node.request("GET", "/v1/cluster/is_member").json == {"part_of_cluster": True}
+        cluster.wait_for(
+            "the sentinel says what it decides",
+            lambda status: any("1 of 2 copies" in each["reason"] for each in status["sentinel"]["decisions"]),
+        )
+
+        name = second.name
+        second.kill()
+        cluster.wait_for("it is missed", lambda status: name not in alive(status), [first, third])
+        second.start()
+        assert second.name == name
+        cluster.wait_for("it is back", lambda status: alive(status) == names)
+
+        # The node with the coordinator is away: what there is stays, and a member that starts says what it waits for.
+        first.kill()
+        third.stop()
+        third.start(wait=False)
+        error = wait_until("it says so", lambda: third.request("GET", "/v1/table", patience=10)).error
+        assert (error["class"], "coordinator" in error["message"]) == ("internode", True)
+        assert members(second.status()).keys() == names
+        first.start()
+        cluster.wait_for("all are back", lambda status: alive(status) == names)
+
+        assert "coordinator" in refused(second.request("PUT", "/v1/cluster/leave", node=first.name))
+        assert "no member" in refused(second.request("PUT", "/v1/cluster/leave", node="nobody"))
+        gone = third.name
+        assert second.request("PUT", "/v1/cluster/leave", node=gone).json == {"leaving": gone}
+        cluster.wait_for("it is removed", lambda status: gone not in members(status), [first, second])
+        assert third.status()["mode"] == "removed"
+        assert "has left" in refused(third.request("GET", "/v1/table"))
+        third.stop()
+        third.start()
+        assert third.status()["mode"] == "removed"
+        assert "only an empty node" in refused(join(first, third.port))
+
+
+def test_a_member_that_listens_somewhere_else_is_found(tmp_path: Path) -> None:
+    with started(tmp_path, 2) as cluster:
+        first, second = cluster.nodes
+        name = second.name
+        second.stop()
+        (second.port,) = free_ports(1)
+        second.start()
+        cluster.wait_for("the map says so", lambda status: members(status)[name]["port"] == second.port)
+        names = {first.name, name}
+        # All of it, the coordinator's node too; the other one is up and learns of it.
+        first.stop()
+        first.start()
+        cluster.wait_for("both live", lambda status: alive(status) == names)
+
+
+def test_a_node_killed_while_it_joins_is_a_member_or_empty(tmp_path: Path) -> None:
+    with started(tmp_path, 2, joined=1) as cluster:
+        first, second = cluster.nodes
+        for delay in (0.0, 0.005, 0.02, 0.04, 0.08):
+            asked = threading.Thread(target=lambda: join(first, second.port))
+            asked.start()
+            asked.join(delay)
+            second.kill()
+            asked.join()
+            second.start()
+            if second.status()["mode"] == "member":
+                break
+        answer = join(first, second.port)
+        assert answer.status == 200 or "a member of this cluster already" in refused(answer)
+        names = {node.name for node in cluster.nodes}
+        cluster.wait_for("both are members, and nobody else", lambda status: alive(status) == names)
+        assert members(first.status()).keys() == names
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A member, and an empty node."""
+    with started(tmp_path_factory.mktemp("pair"), 2, joined=1) as cluster:
+        yield cluster
+
+
+class _Answering(socketserver.BaseRequestHandler):
+    answer = b""
+
+    def handle(self) -> None:
+        self.request.recv(1 << 16)
+        self.request.sendall(self.answer)
+
+
+@pytest.fixture
+def impostor() -> Iterator[tuple[int, type[_Answering]]]:
+    """Something on a port that answers whatever the test wants."""
+
+    class Handler(_Answering):
+        pass
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], Handler
+        server.shutdown()
+
+
+def http_answer(body: bytes, **headers: str) -> bytes:
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{lines}\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "HTTP"),
+        (b"", "connection ended"),
+        (http_answer(b"hello"), "no node of OpenSet"),
+        (http_answer(b'{"part_of_cluster": false}', OpenSet_Protocol="1"), "does not know the secret"),
+        (http_answer(b'{"part_of_cluster": false}', OpenSet_Protocol="1", OpenSet_Proof="0" * 64), "the secret"),
+    ],
+)
+def test_what_is_no_node_cannot_be_invited(
+    pair: Cluster, impostor: tuple[int, type[_Answering]], answer: bytes, says: str
+) -> None:
+    port, handler = impostor
+    handler.answer = answer
+    assert says in refused(join(pair[0], port))
+
+
+def test_mistakes_of_an_invitation_are_named(pair: Cluster, tmp_path: Path) -> None:
+    member, empty = pair.nodes
+    (nobody,) = free_ports(1)
+    for answer, says in (
+        (member.request("PUT", "/v1/cluster/join"), "host="),
+        (member.request("PUT", "/v1/cluster/join", host="a/b"), "neither a name nor an address"),
+        (member.request("PUT", "/v1/cluster/join", host="x", port="70000"), "port"),
+        (member.request("PUT", "/v1/cluster/join", host="x", prot="1"), "port"),
+        (join(member, nobody), "refused"),
+        (join(member, member.port), "itself"),
+        (join(member, empty.port, host="10.1.2.3"), "loopback"),
+        (join(member, empty.port, host="no.such.host.invalid"), "cannot be reached"),
+        (join(empty, member.port), "not initialised"),
+    ):
+        assert says in refused(answer)
+    for settings, says in (
+        ({"secret": "another secret, as long as that"}, "another one"),
+        ({}, "does not speak to others"),
+    ):
+        with Daemon(tmp_path / f"stranger-{len(settings)}", workers=1, cluster=settings) as stranger:
+            assert says in refused(join(member, stranger.port))
+    with Daemon(tmp_path / "initialised", init=4, workers=1, cluster=member.cluster) as other:
+        assert "only an empty node" in refused(join(member, other.port))
+    assert empty.status()["mode"] == "empty"
+    assert member.status()["mode"] in ("standalone", "member")
+
+
+def test_strangers_are_turned_away(pair: Cluster) -> None:
+    member = pair[0]
+    for method, route in INTERNODE:
+        answer = member.request(method, f"/v1/internode/{route}", b"x" * 100 if method == "POST" else None)
+        assert (answer.status, answer.error["class"]) == (403, "internode")
+        forged = {"OpenSet-Signature": "1700000000000-00-" + "0" * 64, "OpenSet-Protocol": "1"}
+        assert member.request(method, f"/v1/internode/{route}", headers=forged).status == 403
+        for signature in ("", "-", "x-y-z", "ü", "9" * 400):
+            headers = {"OpenSet-Signature": signature.encode().decode("latin-1"), "OpenSet-Protocol": "1"}
+            assert member.request(method, f"/v1/internode/{route}", headers=headers).status == 403
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        ({"secret": "short"}, "16 bytes"),
+        ({"ca": "ca.pem"}, "belong together"),
+        ({"ca": "/no/ca.pem", "cert": "/no/cert.pem", "key": "/no/key.pem"}, "/no/cert.pem"),
+        ({"secret": "s" * 20, "ca": "a", "cert": "b", "key": "c"}, "both"),
+        ({"coordinator": "etcd://127.0.0.1"}, "--cluster-cert"),
+        ({"secret": "s" * 20, "coordinator": "http://x"}, "etcd://"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        ClusterNode(tmp_path, options=ClusterOptions(**settings))
+
+
+def test_a_daemon_with_such_options_does_not_start(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("short\n")
+    options = ["--data", str(tmp_path / "data"), "--port", "0", "--cluster-secret-file", str(secret)]
+    process = subprocess.run(
+        [sys.executable, "-m", "openset.cli", "serve", *options], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 1
+    assert "16 bytes" in process.stderr
+    secret.unlink()
+    process = subprocess.run(
+        [sys.executable, "-m", "openset.cli", "serve", *options], capture_output=True, text=True, timeout=60
+    )
+    assert (process.returncode, "cannot be read" in process.stderr) == (1, True)
+
+
+def test_a_member_cannot_be_started_as_something_else(tmp_path: Path) -> None:
+    with started(tmp_path, 2) as cluster:
+        second = cluster[1]
+        second.stop()
+        for settings, says in (
+            ({}, "--cluster-secret-file"),
+            ({**second.cluster, "coordinator": "etcd://127.0.0.1:1"}, "embedded"),
+        ):
+            daemon = Daemon(second.data, wait=False, workers=1, cluster=settings)
+            assert daemon.process.wait(30) == 1
+            assert any(says in str(line.get("reason")) for line in daemon.log())
+        (second.data / "cluster" / "member.json").write_bytes(b"{}")
+        daemon = Daemon(second.data, wait=False, workers=1, cluster=second.cluster)
+        assert daemon.process.wait(30) == 1
+        assert any("member.json is damaged" in str(line.get("reason")) for line in daemon.log())
+
+
+# ---------------------------------------------------------------- certificates
+
+
+def tls(directory: Path, name: str) -> dict[str, str]:
+    files = {
+        "ca": directory / f"{name}-ca.pem",
+        "cert": directory / f"{name}-cert.pem",
+        "key": directory / f"{name}-key.pem",
+    }
+    return {"secret": None, **{kind: str(path) for kind, path in files.items()}}  # type: ignore[dict-item]
+
+
+def test_nodes_with_certificates(tmp_path: Path) -> None:
+    make_certificates(tmp_path, "right")
+    make_certificates(tmp_path, "other")
+    with started(tmp_path, 3, joined=2, cluster=tls(tmp_path, "right")) as cluster:
+        first, second, third = cluster.nodes
+        names = {first.name, second.name}
+        cluster.wait_for("both live", lambda status: alive(status) == names, [first, second])
+
+        # Clients speak plain HTTP, or TLS without a certificate; only nodes get at the routes of nodes.
+        context = ssl.create_default_context(cafile=tmp_path / "right-ca.pem")
+        for path, status in (("/v1/cluster/is_member", 200), ("/v1/internode/is_member", 403)):
+            connection = http.client.HTTPSConnection("127.0.0.1", first.port, context=context, timeout=10)
+            connection.request("GET", path)
+            assert connection.getresponse().status == status
+            connection.close()
+            assert first.request("GET", path).status == status
+        context.load_cert_chain(tmp_path / "right-cert.pem", tmp_path / "right-key.pem")
+        connection = http.client.HTTPSConnection("127.0.0.1", first.port, context=context, timeout=10)
+        connection.request("GET", "/v1/internode/is_member", headers={"OpenSet-Protocol": "1"})
+        assert json.loads(connection.getresponse().read()) == {"part_of_cluster": True}
+        connection.request("GET", "/v1/internode/is_member", headers={"OpenSet-Protocol": "2"})
+        answer = json.loads(connection.getresponse().read())
+        assert "another version" in answer["error"]["message"]
+        connection.close()
+
+        assert "refused" in refused(join(first, third.port, host="localhost"))  # it is for 127.0.0.1
+        third.stop()
+        third.cluster = {**third.cluster, **tls(tmp_path, "other")}
+        third.start()
+        assert "certificate is refused" in refused(join(first, third.port))
+        # Who trusts the members, and is not trusted by them.
+        third.stop()
+        third.cluster["ca"] = str(tmp_path / "right-ca.pem")
+        third.start()
+        assert "certificate is refused" in refused(join(first, third.port))
+        third.stop()
+        third.cluster = {"secret": "a secret instead of certificates"}
+        third.start()
+        assert "TLS" in refused(join(first, third.port))
+        assert members(first.status()).keys() == names
+
+
+# ---------------------------------------------------------------- etcd
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    cluster = Etcd(tmp_path_factory.mktemp("etcd"))
+    yield cluster
+    cluster.close()
+
+
+def test_with_etcd_any_member_can_be_the_sentinel(tmp_path: Path, etcd: Etcd) -> None:
+    with started(tmp_path, 3, etcd=etcd, prefix="tests/1") as cluster:
+        names = {node.name for node in cluster.nodes}
+        cluster.wait_for("all live", lambda status: alive(status) == names and status["sentinel"])
+        status = cluster[0].status()
+        assert status["coordinator"] == "etcd" and status["sentinel"]["node"] in names
+        (sentinel,) = [node for node in cluster.nodes if node.name == status["sentinel"]["node"]]
+        others = [node for node in cluster.nodes if node is not sentinel]
+        name, term = sentinel.name, status["sentinel"]["term"]
+        sentinel.kill()
+        cluster.wait_for(
+            "another one is elected",
+            lambda status: status["sentinel"] and status["sentinel"]["term"] > term and name not in alive(status),
+            others,
+        )
+        sentinel.start()
+        assert sentinel.name == name
+        cluster.wait_for("it is back", lambda status: alive(status) == names)
+
+        # A node of another cluster, and one that knows nothing of etcd.
+        other = Node(tmp_path / "other", cluster[0].cluster)
+        try:
+            other.start()
+            answer = other.request("PUT", "/v1/cluster/init", partitions=4)
+            assert "another cluster already" in refused(answer)
+            assert other.status()["mode"] == "empty"
+            other.stop()
+            other.cluster = {key: value for key, value in other.cluster.items() if key != "coordinator"}
+            other.start()
+            assert "--coordinator" in refused(join(cluster[1], other.port))
+        finally:
+            other.close()
+
+        # Somebody who holds nothing can go, whoever is asked, the sentinel too.
+        leaving = next(node for node in others if node is not cluster[0])
+        gone = leaving.name
+        assert leaving.request("PUT", "/v1/cluster/leave", node=gone).json == {"leaving": gone}
+        rest = [node for node in cluster.nodes if node is not leaving]
+        cluster.wait_for("it is removed", lambda status: gone not in members(status), rest)
+        wait_until("it knows", lambda: leaving.status()["mode"] == "removed")
+
+
+def test_a_cluster_outlives_etcd(tmp_path: Path, etcd: Etcd) -> None:
+    with started(tmp_path, 2, etcd=etcd, prefix="tests/2") as cluster:
+        names = {node.name for node in cluster.nodes}
+        cluster.wait_for("both live", lambda status: alive(status) == names)
+        for member in etcd.members:
+            member.kill()
+        try:
+            assert cluster[0].request("GET", "/v1/table").status == 200
+            assert members(cluster[1].status()).keys() == names
+            answer = cluster[0].request("PUT", "/v1/cluster/leave", node=cluster[1].name)
+            assert (answer.status, answer.error["class"]) == (503, "internode")
+        finally:
+            for member in etcd.members:
+                member.start()
+            etcd.wait_until_ready()
+        cluster.wait_for("both live", lambda status: alive(status) == names)
