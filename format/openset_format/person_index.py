@@ -31,6 +31,7 @@ TABLE_CELLS_PER_ROW = 8
 # The smallest bitmap there is: one person, as a run.
 _LEAST_BITMAP_BYTES = 15
 _STEP_ROWS = 1 << 16
+_SORTED_ROWS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,17 +186,30 @@ def _by_table(
 def _by_sorting(
     values: NDArray[Any], person_of_row: NDArray[np.uint32], present: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """For many values or people of few rows."""
-    new = np.ones(len(values), np.bool_)
-    new[1:] = (values[1:] != values[:-1]) | (person_of_row[1:] != person_of_row[:-1])
-    values, person_of_row = values[new], person_of_row[new]
+    """For many values or people of few rows. Somebody whose rows are sorted in two steps may come twice."""
+    line = np.zeros(int(present[-1]) + 1, np.int64)
+    line[present] = np.arange(len(present))
+    steps = range(0, len(values), _SORTED_ROWS)
+    pairs = [_sorted_pairs(values[at : at + _SORTED_ROWS], person_of_row[at : at + _SORTED_ROWS]) for at in steps]
+    counts = [np.bincount(line[found], minlength=len(present)) for found, _ in pairs]
+    bounds = np.zeros(len(present) + 1, np.int64)
+    np.cumsum(sum(counts), out=bounds[1:])
+    having = np.empty(int(bounds[-1]), np.uint32)
+    free = bounds[:-1].copy()
+    for (_, people), count in zip(pairs, counts, strict=True):
+        # From places among the pairs of the step to places among all.
+        having[np.repeat(free - (np.cumsum(count) - count), count) + np.arange(len(people))] = people
+        free += count
+    return having, bounds
+
+
+def _sorted_pairs(values: NDArray[Any], person_of_row: NDArray[np.uint32]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+    """The distinct pairs of value and person in some rows, by value, then by person."""
     order = np.argsort(values, kind="stable")  # radix, because values are narrow; people stay in order
     values, people = values[order], person_of_row[order]
-    del order
     new = np.ones(len(values), np.bool_)
     new[1:] = (values[1:] != values[:-1]) | (people[1:] != people[:-1])
-    values, people = values[new], people[new]
-    return people, np.append(np.searchsorted(values, present.astype(values.dtype)), len(values))
+    return values[new], people[new]
 
 
 def _bitmaps(people: NDArray[np.uint32], bounds: NDArray[np.int64], size_bytes: int) -> list[bytes]:

@@ -66,6 +66,10 @@ class PartitionFile:
         manifest = decode_manifest(mapped[seal.manifest_offset : manifest_end], seal, path)
         return cls(path, mapped, seal, manifest)
 
+    def forget_pages(self) -> None:
+        """Gives up what this process has read of the map; the same arrays read it again from the page cache."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
     @property
     def table_id(self) -> int:
         return self.seal.table_id

@@ -28,7 +28,7 @@ from openset.query.time_zone import UTC_NAME, zone_of
 from openset.query.work import CompiledSections, WorkerState
 from openset.store.members import Compared, SegmentRef
 from openset.store.schema import TableSchema
-from openset.store.segments import Computed, Segments, StoredSegment
+from openset.store.segments import Computed, Segment, Segments, StoredSegment
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 from openset.store.views import PartitionView
@@ -229,6 +229,7 @@ def _store(
     sequence = max((part.sequence for part in parts), default=0)
     now_ms = time.time_ns() // 1_000_000
     computed: list[Computed] = []
+    again: list[tuple[StoredSegment, Segment]] = []
     for each, people in zip(definition.sections, counts, strict=True):
         name = each.section.name
         if name in cached:
@@ -237,9 +238,9 @@ def _store(
                 definition, each, earlier.made_at_ms, earlier.people, earlier.journal_id, earlier.sequence
             )  # fmt: skip
             if (wanted.ttl_seconds, wanted.refresh_seconds) != (earlier.ttl_seconds, earlier.refresh_seconds):
-                segments.describe_again(cached[name], wanted)
+                again.append((cached[name], wanted))
             continue
         segment = described(definition, each, now_ms, people, journal_id, sequence)
         computed.append(Computed(segment, {part.partition: part.members[name] for part in parts}))
-    if computed:
-        segments.put(definition.schema.id, computed, definition.replaces)
+    if computed or again:
+        segments.put(definition.schema.id, computed, definition.replaces, again)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openset.errors import InternalError
 from openset.store.delta import Piece
@@ -86,12 +87,12 @@ def compact(
         if isinstance(state.base, PartitionFile):
             _check_sound(state.base)
         state.add_imported(further, now_ms)
-        layer = without_expired(state.whole(), snapshot.expired_before)
-        content = _content(snapshot, state, layer)
+        # The layer is not kept: what is not written of it would be there all the while.
+        content = _content(snapshot, state, without_expired(state.whole(), snapshot.expired_before))
         write_partition(task.data_dir / task.staging, content, files)
     except (FormatError, OSError) as error:
         raise InternalError(f"table {snapshot.schema.name}, partition {snapshot.partition}: {error}") from error
-    return CompactionResult(content.generation, content.applied_sequence, layer.rows)
+    return CompactionResult(content.generation, content.applied_sequence, len(content.stamp))
 
 
 def _check_sound(file: PartitionFile) -> None:
@@ -121,9 +122,19 @@ def check_staged(task: CompactionTask, result: CompactionResult, journal_id: str
 def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -> PartitionContent:
     from openset_format.writer import PartitionContent
 
-    schema, delta = snapshot.schema, state.delta
+    schema, delta, base = snapshot.schema, state.delta, state.base
+    # Half as wide where row numbers allow, because it is there until the last column is written.
+    source: NDArray[Any] = layer.source
+    if base.rows + delta.rows <= 1 << 32:
+        source = source.astype(np.uint32)
     finished = _without_unused_texts if state.erased else _as_it_is
     columns = {column.id: column.type for column in schema.columns if delta.has_column(column.id)}
+
+    def gathered(column_id: int) -> Column:
+        if isinstance(base, PartitionFile):
+            base.forget_pages()  # those of the column before
+        return finished(delta.gather(column_id, columns[column_id], source))
+
     return PartitionContent(
         table_id=schema.id,
         partition=snapshot.partition,
@@ -137,7 +148,7 @@ def _content(snapshot: PartitionSnapshot, state: PartitionState, layer: Layer) -
         stamp=layer.stamp,
         event_start=None if layer.is_flat else layer.event_start,
         action=finished(delta.gather_action(layer.action)),
-        columns=_Gathered(columns, lambda key: finished(delta.gather(key, columns[key], layer.source))),
+        columns=_Gathered(columns, gathered),
         names={column.id: column.name for column in schema.columns},
     )
 

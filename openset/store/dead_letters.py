@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from openset.errors import InternalError
+from openset.store.health import Health
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset_format.block import PersonId
@@ -58,9 +59,10 @@ def dead_letters_path(table_id: int) -> Path:
 class DeadLetters:
     """The dead letters of a node. Methods may be called from any thread; those that change sync."""
 
-    def __init__(self, data_dir: Path, files: FileLayer = FILES):
+    def __init__(self, data_dir: Path, files: FileLayer = FILES, health: Health | None = None):
         self._data_dir = data_dir
         self._files = files
+        self._health = health or Health()
         self._lock = threading.Lock()
         self._read: dict[int, _Contents] = {}
 
@@ -72,18 +74,18 @@ class DeadLetters:
             return own, contents.fallen.get(f"{trigger_id} {subscription}", 0)
 
     def add(self, table_id: int, letters: Iterable[DeadLetter]) -> None:
-        """Keeps letters, each in place of one with the same message. Raises InternalError."""
+        """Keeps letters, each in place of one with the same message. Raises InternalError, ReadOnlyError."""
         self._change(table_id, lambda contents: reduce(_added, letters, contents))
 
     def remove(self, table_id: int, trigger_id: int, subscription: str, ids: Iterable[str] | None = None) -> None:
-        """Removes letters of a subscription: those of some messages, or all. Raises InternalError."""
+        """Removes letters of a subscription: those of some messages, or all. Raises InternalError, ReadOnlyError."""
         wanted = None if ids is None else set(ids)
         self._keep(
             table_id, lambda one: not _is_of(one, trigger_id, subscription) or not (wanted is None or one.id in wanted)
         )
 
     def try_again(self, table_id: int, trigger_id: int, subscription: str) -> int:
-        """Marks the letters of a subscription to be tried again; how many there are. Raises InternalError."""
+        """Marks a subscription's letters to be tried again; how many there are. Raises InternalError, ReadOnlyError."""
         own, _ = self.of(table_id, trigger_id, subscription)
         if own:
             self._change(
@@ -99,7 +101,7 @@ class DeadLetters:
         return len(own)
 
     def forget_person(self, table_id: int, person: PersonId) -> None:
-        """Removes what is about somebody who was erased. Raises InternalError."""
+        """Removes what is about somebody who was erased. Raises InternalError, ReadOnlyError."""
         self._keep(
             table_id,
             lambda one: one.message["person"] != person or type(one.message["person"]) is not type(person),
@@ -119,7 +121,7 @@ class DeadLetters:
 
     def _change(self, table_id: int, change: Callable[[_Contents], _Contents]) -> None:
         path = self._data_dir / dead_letters_path(table_id)
-        with self._lock:
+        with self._health.writing(), self._lock:
             changed = change(self._contents(table_id))
             try:
                 self._files.make_directory(path.parent)

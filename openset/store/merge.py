@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openset.store.ranges import expand_ranges, offsets_of
+from openset.store.ranges import expand_ranges, offsets_of, picked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,8 +196,8 @@ def splice(lower: Layer, upper: Layer) -> Layer:
     return Layer(
         people=people[order],
         row_start=offsets_of(lengths),
-        source=np.concatenate([lower.source, upper.source])[rows],
-        stamp=np.concatenate([lower.stamp, upper.stamp])[rows],
-        action=np.concatenate([lower.action, upper.action])[rows],
-        event_start=np.concatenate([lower.event_start, upper.event_start])[rows],
+        source=picked(lower.source, upper.source, rows),
+        stamp=picked(lower.stamp, upper.stamp, rows),
+        action=picked(lower.action, upper.action, rows),
+        event_start=picked(lower.event_start, upper.event_start, rows),
     )

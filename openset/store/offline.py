@@ -26,6 +26,7 @@ from openset.store.recovery import Partitions, known_partitions
 from openset.store.schema import TableSchema
 from openset.store.segments import SEGMENTS_DIRECTORY
 from openset.store.snapshot import JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, PartitionSnapshot, StaleSnapshotError
+from openset.store.unfinished import UNFINISHED_NAME, unfinished_names
 from openset.store.views import PartitionView, ViewCache
 from openset_format.block import PersonId
 from openset_format.errors import FormatError, MissingSegmentError
@@ -255,7 +256,10 @@ def lasting_files(data_dir: Path) -> list[Path]:
     found = []
     for parent, _, names in os.walk(data_dir):
         relative = Path(parent).relative_to(data_dir)
-        found += [relative / name for name in names if _lasts(relative / name)]
+        left_out: Collection[str] = ()
+        if UNFINISHED_NAME in names:
+            left_out = {UNFINISHED_NAME, *unfinished_names(Path(parent))}
+        found += [relative / name for name in names if name not in left_out and _lasts(relative / name)]
     return sorted(found)
 
 

@@ -7,13 +7,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Positions worked on at a time, so that temporaries fit the cache.
+_STEP = 1 << 16
+
 
 def expand_ranges(starts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """int64[sum(lengths)]: starts[0], starts[0]+1, … for lengths[0] positions, then the same for the next range."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     shift = np.asarray(starts, np.int64) - ends + lengths
-    return np.repeat(shift, lengths) + np.arange(total, dtype=np.int64)
+    expanded = np.repeat(shift, lengths)
+    for start in range(0, total, _STEP):
+        step = expanded[start : start + _STEP]
+        step += np.arange(start, start + len(step))
+    return expanded
+
+
+def picked(lower: NDArray[Any], upper: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
+    """The values at `places` of both arrays laid end to end, which takes no memory for laying them so."""
+    values = np.empty(len(places), np.result_type(lower, upper))
+    for start in range(0, len(places), _STEP):
+        step = places[start : start + _STEP]
+        in_lower = step < len(lower)
+        if in_lower.all():
+            values[start : start + _STEP] = lower[step]
+            continue
+        part = values[start : start + _STEP]
+        part[in_lower] = lower[step[in_lower]]
+        part[~in_lower] = upper[step[~in_lower] - len(lower)]
+    return values
 
 
 def offsets_of(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

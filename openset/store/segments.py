@@ -22,6 +22,7 @@ from openset.log import get_logger
 from openset.store.health import Health
 from openset.store.members import SegmentRef
 from openset.store.snapshot import TABLES_DIRECTORY
+from openset.store.unfinished import begin, finish, undo
 from openset_format.block import ColumnType
 from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
@@ -183,18 +184,30 @@ class Segments:
         """Raises ReadOnlyError when nothing can be stored now."""
         self._health.check()
 
-    def put(self, table_id: int, computed: Sequence[Computed], replaces: StoredSegment | None = None) -> None:
-        """Stores segments durably, each in place of the one of its name. Syncs: not for the event loop.
+    def put(
+        self,
+        table_id: int,
+        computed: Sequence[Computed],
+        replaces: StoredSegment | None = None,
+        described: Sequence[tuple[StoredSegment, Segment]] = (),
+    ) -> None:
+        """Stores segments durably, each in place of the one of its name; all or none. Syncs: not for the event loop.
 
-        replaces: only when this one is still the stored one. Raises InternalError, ReadOnlyError, QueryError for too
-        many segments and for a dropped table.
+        replaces: only when this one is still the stored one. described: stored ones that get another description (ttl,
+        refresh), those of them that are still stored. Raises InternalError, ReadOnlyError, QueryError for too many
+        segments and for a dropped table.
         """
         with self._health.writing(), self._writing:
             with self._lock:
                 if table_id in self._dropped_tables:
                     raise QueryError("the table was dropped while its segments were computed")
-                if replaces is not None and self._stored.get((table_id, replaces.segment.name)) is not replaces:
+                if replaces is not None and not self._is_stored(replaces):
                     return
+                again = [(stored, segment) for stored, segment in described if self._is_stored(stored)]
+            computed = [*computed, *(Computed(segment, self._read(stored).members) for stored, segment in again)]
+            if not computed:
+                return
+            with self._lock:
                 self._check_room(table_id, computed)
                 first = self._next_version.get(table_id, 1)
                 self._next_version[table_id] = first + len(computed)
@@ -210,13 +223,9 @@ class Segments:
                 idle = self._idle()
             self._unlink(idle)
 
-    def describe_again(self, stored: StoredSegment, segment: Segment) -> None:
-        """The same people under another description (another ttl or refresh). Raises InternalError."""
-        with self._writing:
-            with self._lock:
-                if self._stored.get((stored.table_id, segment.name)) is not stored:
-                    return
-            self.put(stored.table_id, [Computed(segment, self._read(stored).members)], replaces=stored)
+    def _is_stored(self, stored: StoredSegment) -> bool:
+        """Whether nothing has replaced it. The lock is held."""
+        return self._stored.get((stored.table_id, stored.segment.name)) is stored
 
     def forget_people(self, table_id: int, partition: int, ordinals: Collection[int], sequence: int) -> None:
         """Takes people who were erased out of every segment of a table, durably. Syncs: not for the event loop.
@@ -353,18 +362,23 @@ class Segments:
     def _write(self, table_id: int, written: Sequence[StoredSegment], computed: Sequence[Computed]) -> None:
         """Without the lock. All files or none, durably."""
         directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
-        done: list[Path] = []
+        paths = [self._data_dir / stored.ref.file for stored in written]
+        counts_together = len(paths) > 1
         try:
             self._make_directory(directory)
-            for stored, one in zip(written, computed, strict=True):
-                path = self._data_dir / stored.ref.file
+            if counts_together:
+                begin(directory, [path.name for path in paths], self._files)
+            for path, one in zip(paths, computed, strict=True):
                 write_membership(path, msgspec.json.encode(one.segment), one.members, self._files)
-                done.append(path)
             self._files.sync_directory(directory)
+            if counts_together:
+                finish(directory, self._files)
         except (OSError, FormatError) as error:
-            for path in done:
-                with suppress(OSError):  # the first error is the one to report; a start takes the newest of a name
-                    self._files.unlink(path)
+            with suppress(OSError):  # the first error is the one to report; a start takes the newest of a name
+                if counts_together:
+                    undo(directory, self._files)
+                else:
+                    self._files.discard(paths[0])
             raise InternalError(f"the segments could not be stored: {error}") from error
 
     def _make_directory(self, directory: Path) -> None:
@@ -380,6 +394,7 @@ class Segments:
     def _read_table(self, table_id: int, journal_id: str, last_sequence: int, now_ms: float) -> None:
         """The newest file of each name stays, the others go."""
         directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
+        undo(directory, self._files)
         for leftover in directory.glob(f"*{TEMPORARY_SUFFIX}"):
             self._files.unlink(leftover)
         for path in sorted(directory.glob(f"*{SEGMENT_SUFFIX}")):

@@ -78,7 +78,7 @@ class Store:
         # Guards partitions, compactions and pins; held for moments only.
         self._lock = threading.Lock()
         self._pins = Pins(data_dir, files)
-        self.dead_letters = DeadLetters(data_dir, files)
+        self.dead_letters = DeadLetters(data_dir, files, self.health)
         # Of a member of a cluster: what its other nodes agree with it about. None where the node stands alone.
         self.replicas: Replicas | None = None
         self.copies: Copies | None = None

@@ -17,9 +17,12 @@ from support.power_failure import UNSYNCED
 from support.store_model import COLUMNS, Z_ORDER, erase, insert, read_snapshots
 
 from openset.errors import QueryError
+from openset.store.dead_letters import DeadLetter
 from openset.store.segments import Computed, Segment, SegmentColumn
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
+from openset.store.trigger_changes import Acknowledged, Emitted, OnceMarked, Subscribed
+from openset.store.trigger_changes import Change as TriggerChange
 from openset.store.views import ViewCache
 from openset_format.membership import MembershipFile, serialized
 
@@ -42,21 +45,25 @@ def events(first: int, count: int, **attributes: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _segment(store: Store, name: str, person: int) -> None:
+def _segments(store: Store, people: dict[str, int]) -> None:
+    """Stores segments together: name and one of the people of partition 0."""
     table = store.table("t")
     with store.pinned_snapshot("t") as snapshots:
         if not snapshots:
             raise QueryError("there are no events")
         journal_id = snapshots[0].journal_id
         sequence = max(max(one.applied_sequence, one.records.last_sequence) for one in snapshots)
-    described = Segment(
-        name=name, script="tally", ttl_seconds=None, refresh_seconds=None, made_at_ms=FAR_AHEAD_MS, people=2,
-        parameters={}, session_time_ms=1, timeout_ms=1, columns=(SegmentColumn(1, "colour", "text"),),
-        journal_id=journal_id, sequence=sequence,
-    )  # fmt: skip
-    # Nobody who is erased later: whom a restart takes out of segments is not looked at here.
-    members = {0: serialized(BitMap([person])), 1: serialized(BitMap([0]))}
-    store.segments.put(table.id, [Computed(described, members)])
+    computed = []
+    for name, person in people.items():
+        described = Segment(
+            name=name, script="tally", ttl_seconds=None, refresh_seconds=None, made_at_ms=FAR_AHEAD_MS, people=2,
+            parameters={}, session_time_ms=1, timeout_ms=1, columns=(SegmentColumn(1, "colour", "text"),),
+            journal_id=journal_id, sequence=sequence,
+        )  # fmt: skip
+        # Nobody who is erased later: whom a restart takes out of segments is not looked at here.
+        members = {0: serialized(BitMap([person])), 1: serialized(BitMap([0]))}
+        computed.append(Computed(described, members))
+    store.segments.put(table.id, computed)
 
 
 def _trigger(store: Store) -> None:
@@ -65,6 +72,25 @@ def _trigger(store: Store) -> None:
         emit_as_event=False, filter=None, made_at_ms=1, columns=(), from_sequence=0,
     )  # fmt: skip
     store.triggers.put(store.table("t").id, trigger, None, lambda: store.visible_sequence)
+
+
+def _changes(store: Store, changes: list[TriggerChange], number: int = 0) -> None:
+    """What the triggers of a partition did."""
+    store.triggers.append(store.table("t").id, {number: changes}).result(timeout=30)
+
+
+def _emission(person: str, value: int) -> Emitted:
+    return Emitted(STAMP + value, value, person, 1, "told", "x", value)
+
+
+def _dead_letter(store: Store, person: str) -> None:
+    message = {"id": f"1-0-{person}", "person": person, "name": "x"}
+    store.dead_letters.add(store.table("t").id, [DeadLetter(1, "mail", message, "status 503", 8, STAMP)])
+
+
+def _try_again(store: Store) -> None:
+    if not store.dead_letters.try_again(store.table("t").id, 1, "mail"):
+        raise QueryError("there is nothing to be tried again")
 
 
 def _insert(first: int, count: int, table: str = "t", **attributes: Any) -> Change:
@@ -76,7 +102,7 @@ CHANGES: list[tuple[str, Change]] = [
     ("create t", lambda store: store.create_table("t", COLUMNS, Z_ORDER)),
     ("insert 1", _insert(0, 6)),
     ("insert 2", _insert(4, 6)),
-    ("segment a", lambda store: _segment(store, "a", 1)),
+    ("segment a", lambda store: _segments(store, {"a": 1})),
     ("compact 1", lambda store: store.compact_all()),
     ("add column", lambda store: store.add_column("t", "more", "int")),
     ("insert 3", _insert(10, 5, more=7)),
@@ -87,10 +113,16 @@ CHANGES: list[tuple[str, Change]] = [
     ("drop column", lambda store: store.drop_column("t", "more")),
     ("erase", lambda store: erase(store, "p1")),
     ("insert 5", _insert(15, 3)),
-    ("segment a again", lambda store: _segment(store, "a", 2)),
-    ("segment b", lambda store: _segment(store, "b", 1)),
+    ("segment a again", lambda store: _segments(store, {"a": 2})),
+    ("segment b", lambda store: _segments(store, {"b": 1})),
     ("trigger", _trigger),
+    ("emitted", lambda store: _changes(store, [Subscribed(1, "mail", 10**9), _emission("p2", 1), _emission("p3", 2)])),
+    ("dead letter", lambda store: _dead_letter(store, "p2")),
     ("compact 3", lambda store: store.compact_all()),
+    ("segments together", lambda store: _segments(store, {"b": 2, "c": 1, "d": 2})),
+    ("acknowledged", lambda store: _changes(store, [Acknowledged(1, "mail", [1]), OnceMarked(1, 0, [1, 2])])),
+    ("another dead letter", lambda store: _dead_letter(store, "p3")),
+    ("dead letters again", _try_again),
     ("remove segment", lambda store: store.segments.remove(store.table("t").id, "a", FAR_AHEAD_MS)),
     ("drop u", lambda store: store.drop_table("u")),
     ("retention", lambda store: store.set_retention("t", 1_000_000)),
@@ -111,7 +143,10 @@ def seen(store: Store) -> dict[str, Any]:
             file = MembershipFile.open(store.data_dir / stored.ref.file)
             segments[stored.segment.name] = [list(file.members(number)) for number in range(PARTITIONS)]
         triggers = [one.name for one in store.triggers.of_table(schema.id)]
-        found[schema.name] = (schema.columns, schema.retention_days, contents, segments, triggers)
+        with store.triggers.states(schema.id) as held:
+            states = {number: state.encode() for number, state in held.items()}
+        letters = store.dead_letters.of(schema.id, 1, "mail")
+        found[schema.name] = (schema.columns, schema.retention_days, contents, segments, triggers, states, letters)
     return found
 
 

@@ -23,6 +23,7 @@ from openset.store.segments import SEGMENTS_DIRECTORY, Segment
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset.store.trigger_catalog import read_catalog
+from openset.store.unfinished import unfinished_names
 from openset_format.errors import DamageError, FormatError
 from openset_format.journal_reading import JournalReading, read_journal
 from openset_format.membership import MembershipFile
@@ -158,7 +159,10 @@ def _segments(data_dir: Path, schema: TableSchema, problems: list[str]) -> list[
     """The stored segments: of several files of one name the newest."""
     found: dict[str, dict[str, Any]] = {}
     directory = data_dir / TABLES_DIRECTORY / str(schema.id) / SEGMENTS_DIRECTORY
+    unfinished = unfinished_names(directory)
     for path in sorted(directory.glob(f"*{STORED_SEGMENT_SUFFIX}")):
+        if path.name in unfinished:
+            continue
         try:
             segment = inspect_stored_segment(path)["segment"]
         except FileNotFoundError:

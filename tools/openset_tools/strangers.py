@@ -16,6 +16,7 @@ from openset.store.segments import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
 from openset.store.segments import SEGMENTS_DIRECTORY
 from openset.store.snapshot import JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
+from openset.store.unfinished import UNFINISHED_NAME
 from openset_format.files import TEMPORARY_SUFFIX
 from openset_format.journal import MARK_NAME
 from openset_format.revent_file import REVENT_SUFFIX
@@ -72,7 +73,8 @@ def _reason_in_table(relative: Path, is_directory: bool, catalog: Catalog | None
     if not rest:
         return None if is_directory else "not the directory of a table"
     if rest[0] == SEGMENTS_DIRECTORY:
-        return None if len(rest) == 1 or relative.suffix == STORED_SEGMENT_SUFFIX else "not a stored segment"
+        known = len(rest) == 1 or relative.suffix == STORED_SEGMENT_SUFFIX or rest[1] == UNFINISHED_NAME
+        return None if known else "not a stored segment"
     match = _PARTITION_FILE.fullmatch(rest[0])
     if len(rest) > 1 or (match is None and rest[0] not in (TRIGGERS_NAME, DEAD_LETTERS_NAME)):
         return "not part of a table"

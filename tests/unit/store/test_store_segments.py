@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from openset.errors import InternalError, QueryError
 from openset.store import segments as module
 from openset.store.members import MemberCache
 from openset.store.segments import Computed, Segment, SegmentColumn, Segments, segment_path
+from openset.store.unfinished import UNFINISHED_NAME, begin
 from openset_format.errors import DamageError, UnsupportedFormatError
 from openset_format.files import FileLayer
 from openset_format.membership import MembershipFile, bitmap_of, serialized, write_membership
@@ -163,10 +165,10 @@ def test_another_description_keeps_the_people(tmp_path: Path) -> None:
     stored = opened(tmp_path)
     stored.put(TABLE, [computed("a", {0: [1], 4: [2, 3]})])
     first = stored.all(TABLE, NOW)[0]
-    stored.describe_again(first, segment("a", ttl_seconds=5.0))
+    stored.put(TABLE, [], described=[(first, segment("a", ttl_seconds=5.0))])
     assert stored.all(TABLE, NOW)[0].segment.ttl_seconds == 5.0
     assert people(stored, tmp_path, "a", 4) == [2, 3]
-    stored.describe_again(first, segment("a", ttl_seconds=6.0))
+    stored.put(TABLE, [], described=[(first, segment("a", ttl_seconds=6.0))])
     assert stored.all(TABLE, NOW)[0].segment.ttl_seconds == 5.0, "it was replaced meanwhile"
 
 
@@ -277,3 +279,43 @@ def test_a_worker_forgets_what_it_used_least(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ordinals", [[], [0], [5, 6, 7], [1, 2**32 - 1], [7, 3, 5], [3, 4, 6]])
 def test_bitmaps_of_ordinals(ordinals: list[int]) -> None:
     assert list(bitmap_of(np.array(ordinals, np.int64))) == sorted(ordinals)
+
+
+def test_segments_of_one_request_are_there_together(tmp_path: Path) -> None:
+    """Whichever step fails: those from before are there, and after a start as well."""
+    for failing in range(60):
+        data = tmp_path / str(failing)
+        opened(data).put(TABLE, [computed("a", {0: [1]})])
+        files = FailingFiles(failing)
+        stored = opened(data, files)
+        try:
+            stored.put(TABLE, [computed(name, {0: [7]}) for name in ("a", "b", "c")])
+        except InternalError:
+            assert names(stored) == ["a"] and people(stored, data, "a", 0) == [1]
+            again = opened(data)
+            found = {name: people(again, data, name, 0) for name in names(again)}
+            # The last step is the sync behind the removal of the list: then they may be there, but all of them.
+            assert found in ({"a": [1]}, {"a": [7], "b": [7], "c": [7]}), failing
+            assert UNFINISHED_NAME not in files_of(data)
+            again.put(TABLE, [computed(name, {0: [8]}) for name in ("b", "c")])
+            assert people(opened(data), data, "c", 0) == [8]
+        else:
+            break
+    assert failing > 10
+    assert names(opened(data)) == ["a", "b", "c"] and UNFINISHED_NAME not in files_of(data)
+
+
+def test_what_a_crash_left_unfinished_is_removed(tmp_path: Path) -> None:
+    opened(tmp_path).put(TABLE, [computed("a", {0: [1]})])
+    stored = opened(tmp_path)
+    stored.put(TABLE, [computed("a", {0: [2]}), computed("b", {0: [2]})])
+    directory = tmp_path / "tables" / str(TABLE) / "segments"
+    shutil.copy(directory / "0000000003.segment", directory / "0000000001.segment")
+    begin(directory, [path.name for path in directory.glob("*[23].segment")], FileLayer())
+    # A second attempt does not make the first one count.
+    shutil.copy(directory / "0000000001.segment", directory / "0000000004.segment")
+    begin(directory, ["0000000004.segment"], FileLayer())
+    again = opened(tmp_path)
+    assert files_of(tmp_path) == ["0000000001.segment"] and names(again) == ["b"]
+    (directory / UNFINISHED_NAME).write_bytes(b"damaged")
+    assert names(opened(tmp_path)) == ["b"] and UNFINISHED_NAME not in files_of(tmp_path)

@@ -18,6 +18,9 @@ from openset.cli import main
 from openset.errors import ConfigError, InternalError
 from openset.store import lock
 from openset.store.store import Store
+from openset.store.unfinished import begin
+from openset_format.files import FileLayer
+from openset_format.membership import MembershipFile
 from openset_tools.backups import make as module
 from openset_tools.backups import restore as restore_module
 from openset_tools.backups.lists import Backup, listed
@@ -83,6 +86,67 @@ def test_what_is_restored_is_what_was_backed_up(data_dir: Path, tmp_path: Path) 
     assert restore(tmp_path / "b", tmp_path / "again") == outcome.backup
     assert contents(tmp_path / "again") == before
     assert verify(tmp_path / "again", deep=True) == []
+
+
+def test_leftovers_of_what_was_interrupted_are_not_in_a_backup(data_dir: Path, tmp_path: Path) -> None:
+    """Of an import and a compaction that were killed, of files half written, of segments that count together."""
+    source = tmp_path / "events.ndjson"
+    source.write_bytes(b"".join(json.dumps(event).encode() + b"\n" for event in batch(7)))
+    before = contents(data_dir)
+    killed = (
+        "import os, sys; from openset_tools.importing import importer;"
+        "importer._Import._merge = lambda *_: os._exit(9);"
+        "from openset.cli import main; main(sys.argv[1:])"
+    )
+    arguments = ["import", str(data_dir), "t", str(source), "--workers", "1"]
+    assert subprocess.run([sys.executable, "-c", killed, *arguments]).returncode == 9
+    left = {name for name in contents(data_dir) if name not in before}
+    assert left and all(name.startswith("import-") for name in left), left
+    table = data_dir / "tables" / "1"
+    for name in ("p0000.h5.1a2b3c4d.next", "p0000.h5.1a2b3c4d.next.77-abcd.tmp", "p0001.h5.5.old"):
+        (table / name).write_bytes(b"half")
+    (data_dir / "catalog.json.77-abcd.tmp").write_bytes(b"half")
+    (data_dir / "probe.77-abcd.tmp").write_bytes(b"full")
+    segments = table / "segments"
+    segments.mkdir()
+    (segments / "0000000001.segment").write_bytes(b"no segment, but it does not count")
+    begin(segments, ["0000000001.segment", "0000000002.segment"], FileLayer())
+    # `begin` removes what it finds; this is what a crash after it leaves.
+    (segments / "0000000001.segment").write_bytes(b"no segment, but it does not count")
+    outcome = backup(data_dir, tmp_path / "b")
+    assert {file.path for file in outcome.backup.files} == set(before)
+    restore(tmp_path / "b", tmp_path / "again")
+    assert contents(tmp_path / "again") == before
+    # Nor do they hurt the next start, which removes them.
+    Store.open(data_dir).close()
+    assert contents(data_dir) == before and not any(segments.iterdir())
+    assert backup(data_dir, tmp_path / "b").copied_files == 0
+
+
+def test_segments_that_are_stored_together_are_in_a_backup_together(data_dir: Path, tmp_path: Path) -> None:
+    stop, made = threading.Event(), [0]
+    with Daemon(data_dir) as daemon:
+
+        def count() -> None:
+            while not stop.is_set():
+                made[0] += 1
+                text = "".join(f"@segment s{at}:\n    match where n >= {made[0] % 2}: tally\n" for at in range(4))
+                assert daemon.request("POST", "/v1/query/t/counts", text).status == 200
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        found = []
+        for number in range(6):
+            while made[0] < 3 * number + 2:
+                assert thread.is_alive()
+            found.append(backup(data_dir, tmp_path / "b").backup.id)
+        stop.set()
+        thread.join()
+    for backup_id in found:
+        again = tmp_path / backup_id
+        restore(tmp_path / "b", again, backup_id)
+        scripts = {json.loads(MembershipFile.open(path).description)["script"] for path in again.rglob("*.segment")}
+        assert len(list(again.rglob("*.segment"))) == 4 and len(scripts) == 1
 
 
 def test_a_backup_while_a_daemon_ingests_and_compacts(tmp_path: Path) -> None:

@@ -65,12 +65,11 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
     for _ in range(_ATTEMPTS):
         with ExitStack() as attempt:
             try:
-                before = fingerprint(data_dir)
-                sources = [
-                    _open(data_dir, path, attempt)
-                    for path in lasting_files(data_dir)
-                    if path.parts[0] != JOURNAL_DIRECTORY
-                ]
+                before, paths = fingerprint(data_dir), _lasting_files(data_dir)
+                sources = [_open(data_dir, path, attempt) for path in paths]
+                # Segments that are stored together are there together.
+                if _lasting_files(data_dir) != paths:
+                    continue
                 store = read_data_dir(data_dir)
                 if store.problems:
                     raise InternalError("a damaged data directory is not backed up", detail=store.problems)
@@ -98,6 +97,11 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
                 reason = str(error)
         time.sleep(_PAUSE_SECONDS)
     raise ConfigError(f"{data_dir} cannot be backed up: {reason}")
+
+
+def _lasting_files(data_dir: Path) -> list[Path]:
+    """All but the journal, which grows all the time."""
+    return [path for path in lasting_files(data_dir) if path.parts[0] != JOURNAL_DIRECTORY]
 
 
 def _open(data_dir: Path, relative: Path, attempt: ExitStack) -> Source:
