@@ -110,6 +110,12 @@ class MisdirectedError(InternodeError):
     status = 421
 
 
+class PartitionsError(InternodeError):
+    """Nobody answers for some partitions. `detail` lists them as missing_partitions."""
+
+    status = 503
+
+
 class LimitError(OpenSetError):
     """A limit of the server was reached (body size, load)."""
 

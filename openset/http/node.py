@@ -16,6 +16,7 @@ from openset.query.disk_guard import DiskGuard
 from openset.query.executor import Executor
 from openset.query.frame import Tools
 from openset.query.refresher import Refresher
+from openset.query.spread import Spread
 from openset.query.work import PlanCache
 from openset.revent.board import Board
 from openset.revent.deliveries import Deliveries
@@ -83,6 +84,8 @@ class Node:
         self._webhooks: Webhooks | None = None
         self._registry: Registry | None = None
         self._store: Store | None = None
+        # The other nodes, for queries; None on a node that stands alone.
+        self.spread: Spread | None = None
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
     async def open(self, init: int | None = None) -> None:
@@ -107,7 +110,7 @@ class Node:
         self._guard = DiskGuard(store)
         self.scrubber = Scrubber(self.data_dir, store.damage, self._scrubbing)
         self._compactor = Compactor(store)
-        self._refresher = Refresher(Tools(store, self.executor, self.plans))
+        self._refresher = Refresher(self._tools(store))
         self._watcher = Watcher(store, self.executor, self.plans)
         self._runner = Runner(store, self.executor, self._watcher, self.trigger_errors)
         self._board = Board(store, self._watcher)
@@ -147,6 +150,13 @@ class Node:
         if store.partitions is None:
             raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
         return store
+
+    async def tools(self) -> Tools:
+        """What queries run with. Raises ConfigError before the cluster is initialised."""
+        return self._tools(await self.store())
+
+    def _tools(self, store: Store) -> Tools:
+        return Tools(store, self.executor, self.plans, self.spread)
 
     async def compactor(self) -> Compactor:
         """What compacts. Raises ConfigError before the cluster is initialised."""

@@ -21,6 +21,7 @@ def common_parameters(parameters: RequestParameters) -> Common:
         timeout_ms=parameters.integer("timeout", 1, MAX_TIMEOUT_MS) or DEFAULT_TIMEOUT_MS,
         info=parameters.flag("info"),
         explain=parameters.flag("explain"),
+        partial=parameters.flag("partial"),
     )
 
 
@@ -40,11 +41,11 @@ def time_zone(parameters: RequestParameters) -> str:
 
 
 class QueryResource(Resource):
-    """Base of the resources that answer a query over all partitions."""
+    """Base of the resources that answer queries."""
 
     async def tools(self) -> Tools:
         """What queries run with, when recovery is done."""
-        return Tools(await self.node.store(), self.node.executor, self.node.plans)
+        return await self.node.tools()
 
     async def answer(self, query: Query) -> Answer:
         """Runs a query and writes its answer in the format the client asks for."""

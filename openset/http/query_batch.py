@@ -58,7 +58,7 @@ def _query(table: str, item: Any, max_script_bytes: int) -> Entry:
     if kind == "person":
         parameters = _parameters(given)
         person = asked_person(parameters)
-        return lambda tools: find_person(tools.store, tools.executor, table, person)
+        return lambda tools: find_person(tools, table, person)
     name = _text(given, "name") if kind == "histogram" else ""
     script = _text(given, "script")
     if len(script.encode()) > max_script_bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from openset.errors import QueryError
-from openset.http.resource import Answer, Resource, whole_or_pieces
+from openset.http.query import QueryResource
+from openset.http.resource import Answer, whole_or_pieces
 from openset.query.parameters import RequestParameters
 from openset.query.person import PersonRequest, person_pieces
 from openset.store.stamps import BadStamp, parse_stamp
@@ -59,11 +60,10 @@ def stamp_parameter(name: str, value: str | None) -> int | None:
         raise QueryError(f"{name}=: {error}") from None
 
 
-class PersonQuery(Resource):
+class PersonQuery(QueryResource):
     async def get(self, table: str) -> None:
         await self.respond(self._person(table), cancellable=True)
 
     async def _person(self, table: str) -> Answer:
         request = asked_person(self.parameters())
-        store = await self.node.store()
-        return await whole_or_pieces(person_pieces(store, self.node.executor, table, request))
+        return await whole_or_pieces(person_pieces(await self.tools(), table, request))

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,9 @@ from openset.query.fan_out import Portion, turn
 from openset.query.frame import Common, Facts, Prepared, Tools
 from openset.query.parameters import bucket_width
 from openset.query.result import leaf_tree
-from openset.query.value_counts import Key, ValueCounter, ValueCounts, bucket_key, merged
+from openset.query.value_counts import Key, ValueCounter, ValueCounts, bucket_key
 from openset.query.value_filter import FilteredType, Number, ValueFilter, value_filter
+from openset.query.wire.answers import ColumnAnswer, ColumnCodec
 from openset.query.work import WorkerState
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
@@ -41,6 +43,7 @@ PEOPLE = "people"
 class ColumnRequest:
     """A column query as it was asked. filters: the parameters of FILTERS that were given, as text."""
 
+    kind: ClassVar[str] = "column"
     table: str
     column: str
     common: Common
@@ -67,17 +70,9 @@ class ColumnRequest:
         grouped = "" if bucket is None else f" in buckets of {bucket}"
         plan = f"distinct people per value of {column}{grouped}, counted on codes, without a script"
         shape = _Shape(column, bucket, self.ascending, self.trim, tuple(self.segments or ()))
-        return Prepared(work, frozenset({column}), plan, partial(_rendered, shape, self.common.info))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ColumnAnswer:
-    """What was counted, and how many people, events and rows were looked at; zeros when nobody asks for that."""
-
-    counts: ValueCounts
-    people: int
-    events: int
-    rows: int
+        return Prepared(
+            work, frozenset({column}), plan, shape.codec, partial(_rendered, shape, self.common.info)
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,17 +177,17 @@ class _Shape:
     trim: int | None
     segments: tuple[str, ...]
 
+    @property
+    def codec(self) -> ColumnCodec:
+        return ColumnCodec(max(1, len(self.segments)))
+
 
 def _rendered(shape: _Shape, info: bool, answers: Sequence[ColumnAnswer], facts: Facts) -> QueryAnswer:
-    counts = merged([answer.counts for answer in answers], max(1, len(shape.segments)))
-    keys, people = _ranked(counts, shape)
-    body = leaf_tree(shape.column, counts.any_value, keys, people)
+    answer = shape.codec.merged(answers)
+    keys, people = _ranked(answer.counts, shape)
+    body = leaf_tree(shape.column, answer.counts.any_value, keys, people)
     if info:
-        body["info"] = facts.shown(
-            sum(answer.people for answer in answers),
-            sum(answer.events for answer in answers),
-            sum(answer.rows for answer in answers),
-        )
+        body["info"] = facts.shown(answer.people, answer.events, answer.rows)
     return QueryAnswer(body, aggregate_names([PEOPLE], shape.segments))
 
 

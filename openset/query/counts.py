@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from pyroaring import BitMap
 
@@ -21,10 +22,11 @@ from openset.query.answer import QueryAnswer
 from openset.query.definition import Definition, cached_sections, described, operands
 from openset.query.fan_out import Portion, turn
 from openset.query.frame import Common, Facts, Prepared, Tools
-from openset.query.membership import Scanned, algebra_members, operand_names, script_members
+from openset.query.membership import algebra_members, operand_names, script_members
 from openset.query.parameters import RequestParameters
 from openset.query.section_plan import describe_section
 from openset.query.time_zone import UTC_NAME, zone_of
+from openset.query.wire.answers import CountsCodec, PartitionCounts
 from openset.query.work import CompiledSections, WorkerState
 from openset.store.members import Compared, SegmentRef
 from openset.store.schema import TableSchema
@@ -39,6 +41,7 @@ from openset_format.membership import serialized
 class CountsRequest:
     """A counts query as it was asked. `parameters` still holds the scripts' values and what is unknown."""
 
+    kind: ClassVar[str] = "counts"
     table: str
     script: str
     common: Common
@@ -70,23 +73,6 @@ class CountsRequest:
                 prepared.held.close()
                 raise
         return prepared
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PartitionCounts:
-    """What a partition knows of the sections.
-
-    counts: people by section.  members: serialized bitmaps of what was computed, by name.  journal_id, sequence: the
-    record up to which it knew the events.  people: in the partition.  scanned: what the scripts went through.
-    """
-
-    partition: int
-    counts: list[int]
-    members: dict[str, bytes]
-    journal_id: str
-    sequence: int
-    people: int
-    scanned: Scanned
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +173,7 @@ def prepared_counts(segments: Segments, definition: Definition, common: Common, 
             work,
             frozenset().union(*(each.section.script.columns for each in computed if each.section.script is not None)),
             "\n".join(describe_section(each, cached, facts.now_ms) for each in definition.sections),
+            CountsCodec(len(definition.sections), frozenset(each.section.name for each in computed)),
             partial(_rendered, segments, definition, cached, common.info),
             held=held.pop_all(),
         )

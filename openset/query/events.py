@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
-from openset.pyql import tree
 from openset.pyql.lanes.engine import EngineRun
-from openset.pyql.partial import Partial
 from openset.pyql.settings import SESSION_TIME_MS, RunSettings
 from openset.query.answer import QueryAnswer, aggregate_names
 from openset.query.compare import compared_blocks, scanned
@@ -22,6 +21,7 @@ from openset.query.parameters import RequestParameters
 from openset.query.pruning import blocks_to_read, shown_candidates
 from openset.query.result import Order, compared_tree, sort_index
 from openset.query.time_zone import UTC_NAME, zone_of
+from openset.query.wire.answers import EventsAnswer, EventsCodec
 from openset.query.work import WorkerState
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
@@ -32,6 +32,7 @@ from openset.store.snapshot import PartitionSnapshot
 class EventsRequest:
     """An events query as it was asked. `parameters` still holds the script's values and what is unknown."""
 
+    kind: ClassVar[str] = "events"
     table: str
     script: str
     common: Common
@@ -64,30 +65,10 @@ class EventsRequest:
         if self.debug:
             return QueryAnswer({"debug": shown})
         work = EventsWork(self.script, schema, (), settings, self.common.info, None)
-        render = partial(_rendered, script.aggregators, order, tuple(self.segments or ()), self.common.info)
-        return Prepared(work, script.columns, shown, render, possible)
-
-
-@dataclass(slots=True, eq=False)
-class EventsAnswer:
-    """What was found so far. partials: one for each compared segment, else one.
-
-    people, events, rows: how many the answer is about, whichever segments they belong to and whether or not they had to
-    be read; counted when there is to be `info`.
-    """
-
-    partials: list[Partial]
-    people: int = 0
-    events: int = 0
-    rows: int = 0
-
-    def merge(self, other: EventsAnswer) -> None:
-        """Adds what was found among other people."""
-        for mine, theirs in zip(self.partials, other.partials, strict=True):
-            mine.merge(theirs)
-        self.people += other.people
-        self.events += other.events
-        self.rows += other.rows
+        segments = tuple(self.segments or ())
+        codec = EventsCodec(script.aggregators, max(1, len(segments)))
+        render = partial(_rendered, codec, order, segments, self.common.info)
+        return Prepared(work, script.columns, shown, codec, render, possible)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,18 +106,16 @@ class EventsWork:
 
 
 def _rendered(
-    aggregators: Sequence[tree.Aggregator],
+    codec: EventsCodec,
     order: Order,
     segments: tuple[str, ...],
     info: bool,
     answers: Sequence[EventsAnswer],
     facts: Facts,
 ) -> QueryAnswer:
-    merged = answers[0] if answers else EventsAnswer([Partial(aggregators) for _ in segments or (None,)])
-    for answer in answers[1:]:
-        merged.merge(answer)
+    merged = codec.merged(answers)
     body = compared_tree(merged.partials, order)
     if info:
         body["info"] = facts.shown(merged.people, merged.events, merged.rows)
         body["log"] = [line for each in merged.partials for line in each.log]
-    return QueryAnswer(body, aggregate_names([aggregator.alias for aggregator in aggregators], segments))
+    return QueryAnswer(body, aggregate_names([aggregator.alias for aggregator in codec.aggregators], segments))

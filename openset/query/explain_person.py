@@ -19,17 +19,20 @@ from openset.pyql.interpreter.interpreter import trace_person
 from openset.pyql.names import IS_NEW, ON_INSERT
 from openset.pyql.settings import ParameterValue, RunSettings
 from openset.pyql.syntax.parse import parse_script, parse_sections, parse_trigger
-from openset.query.executor import Executor
-from openset.query.frame import DEFAULT_TIMEOUT_MS, Facts
+from openset.query.frame import DEFAULT_TIMEOUT_MS, Facts, Tools
+from openset.query.one_owner import OwnerRequest, ask_owner
 from openset.query.parameters import RequestParameters
 from openset.query.time_zone import zone_of
+from openset.query.wire.asking import request_bytes, request_of
+from openset.query.wire.codec import decoded, encoded
 from openset.query.work import WorkerState
 from openset.store.fold import iso_text
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
-from openset.store.store import Store
 from openset_format.block import Block, Column, PersonId
 from openset_format.hashing import partition_of
+
+KIND = "explain"
 
 _TRIGGER = re.compile(r"^def[ \t]+on_insert\b", re.MULTILINE)
 _SECTIONS = re.compile(r"^[ \t]*@segment\b", re.MULTILINE)
@@ -114,9 +117,26 @@ def _add_times(steps: Sequence[dict[str, Any]]) -> None:
                 shown["stamp_iso"] = iso_text(shown["stamp"])
 
 
-async def explain_person(store: Store, executor: Executor, request: ExplainRequest) -> dict[str, Any]:
+async def explain_person(tools: Tools, request: ExplainRequest) -> dict[str, Any]:
     """What a script does for a person. Raises ParseError, QueryError, RunTimeError."""
     facts = Facts()
+    if tools.spread is None:
+        return await explained_here(tools, request, facts)
+    number = partition_of(request.person, tools.store.partitions or 1)
+    # Once for each time it is read: who answers here takes the script's values from its parameters.
+    data = request_bytes(request)
+
+    async def answer() -> bytes:
+        return encoded(await explained_here(tools, request_of(data, ExplainRequest), facts))
+
+    asked = OwnerRequest(KIND, request, number, request.timeout_ms)
+    found: dict[str, Any] = decoded(await ask_owner(tools.spread, asked, facts, answer), dict[str, Any])
+    return found
+
+
+async def explained_here(tools: Tools, request: ExplainRequest, facts: Facts) -> dict[str, Any]:
+    """`explain_person` from this node's data."""
+    store, executor = tools.store, tools.executor
     number = partition_of(request.person, store.partitions or 1)
     with store.pinned_table(request.table, facts.now_ms) as (schema, snapshots):
         placeholders: frozenset[str] = frozenset().union(

@@ -24,6 +24,7 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 ARROW = "application/vnd.apache.arrow.stream"
 INFO_HEADER = "OpenSet-Info"
+MISSING_HEADER = "OpenSet-Missing-Partitions"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,6 +174,9 @@ def document(answer: QueryAnswer, media_type: str = JSON) -> Document:
     if media_type == JSON or answer.aggregates is None:
         return Document(encode(answer.body), f"{JSON}; charset=utf-8", {})
     body = _WRITERS[media_type](flat_table(answer))
-    info = answer.body.get("info")
-    headers = {} if info is None else {INFO_HEADER: msgspec.json.encode(info).decode()}
+    headers = {
+        header: msgspec.json.encode(answer.body[name]).decode()
+        for name, header in (("info", INFO_HEADER), ("missing_partitions", MISSING_HEADER))
+        if name in answer.body
+    }
     return Document(body, _CONTENT_TYPES.get(media_type, media_type), headers)

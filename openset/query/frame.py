@@ -1,5 +1,8 @@
 """What every query over all partitions has in common: preparing, one pass, explaining instead of running, facts.
 
+On a member of a cluster the pass is over the partitions of all nodes (`openset.query.spread`): each is sent the query
+as it was asked, and answers for the partitions it owns by `run_here`, as this node does for its own.
+
 A query prepares itself (compiles, checks its parameters) into a `Prepared`: the work of the workers, what an
 explanation says of it, and how the results become an answer. The event loop only looks things up and waits; compiling,
 merging and rendering run in threads.
@@ -9,19 +12,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from openset.query.answer import QueryAnswer
 from openset.query.compare import compared_segments
 from openset.query.executor import Executor
-from openset.query.explain import ExplainWork, explanation
+from openset.query.explain import ExplainWork, Extent, explanation
 from openset.query.fan_out import PartitionedWork, fan_out
 from openset.query.index_only import Candidates
+from openset.query.spread import (
+    Asking,
+    Gathered,
+    OtherSchemaError,
+    Share,
+    Spread,
+    gather,
+    wait_for_schema,
+)
+from openset.query.wire.asking import VERSION, Ask, request_bytes, request_of, schema_mark
+from openset.query.wire.codec import Codec, Lists, encoded
 from openset.query.work import PlanCache
+from openset.store.members import Compared
 from openset.store.schema import TableSchema
+from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 
 DEFAULT_TIMEOUT_MS = 30_000
@@ -30,29 +46,41 @@ MAX_TIMEOUT_MS = 3_600_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
-    """What queries run with: the store, the workers, the compiled scripts of the daemon."""
+    """What queries run with: the store, the workers, the compiled scripts of the daemon.
+
+    spread: the other nodes; None where this node has all partitions.
+    """
 
     store: Store
     executor: Executor
     plans: PlanCache
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """The parameters all queries have. info: facts are wanted besides the answer. explain: instead of it."""
+    """The parameters all queries have. info: facts are wanted besides the answer. explain: instead of it.
+
+    partial: an answer without some partitions is better than none; it says which are missing.
+    """
 
     timeout_ms: int = DEFAULT_TIMEOUT_MS
     info: bool = False
     explain: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """When a query began. now_ms: its `now`, and the moment of its snapshot. started: time.monotonic() seconds."""
+    """When a query began. now_ms: its `now`, and the moment of its snapshot. started: time.monotonic() seconds.
+
+    partitions: how many with data were read.  missing: those that were not, whose nodes gave no answer.
+    """
 
     now_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     started: float = field(default_factory=time.monotonic)
     partitions: int = 0
+    missing: Sequence[int] = ()
 
     def deadline(self, common: Common) -> float:
         """Until when the query may run, in time.monotonic() seconds."""
@@ -75,7 +103,7 @@ class Prepared:
     """A query that is ready to run over a table.
 
     work: what workers do, without snapshots and without what is compared (fields `snapshots` and `compared`).
-    columns: what it reads.  plan: how, as readable text.
+    columns: what it reads.  plan: how, as readable text.  codec: of the results.
     render: makes an answer of the results of the work; called in a thread, may raise OpenSetError.
     candidates: what indexes say about whom it does anything for, None when they say nothing.
     held: what has to stay until the work is done; whoever runs the query closes it.
@@ -84,6 +112,7 @@ class Prepared:
     work: PartitionedWork
     columns: frozenset[str]
     plan: str
+    codec: Codec[Any]
     render: Callable[[Sequence[Any], Facts], QueryAnswer]
     candidates: Candidates | None = None
     held: ExitStack = field(default_factory=ExitStack)
@@ -92,8 +121,11 @@ class Prepared:
 class Query(Protocol):
     """A query as it was asked. `table` names the table, `common` is what all queries have.
 
-    segments: the names that are compared, None for everyone and no comparison.
+    kind: by which other nodes know what it is.  segments: the names that are compared, None for everyone and no
+    comparison.
     """
+
+    kind: ClassVar[str]
 
     @property
     def table(self) -> str: ...
@@ -109,25 +141,153 @@ class Query(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Runnable:
+    """What is run for a query, or measured for one that is to be explained.
+
+    work: without snapshots.  codec: of its results.  finish: makes the answer of them, in a thread.
+    """
+
+    work: PartitionedWork
+    codec: Codec[Any]
+    finish: Callable[[Sequence[Any], Facts], QueryAnswer]
+
+
+def runnable(query: Query, prepared: Prepared, compared: Compared | None) -> Runnable:
+    """The query itself, or its explanation. compared: what `segments` of the query are."""
+    work: Any = prepared.work
+    if not query.common.explain:
+        return Runnable(replace(work, compared=compared), prepared.codec, prepared.render)
+    return Runnable(
+        ExplainWork(prepared.columns, (), work.settings, compared, prepared.candidates),
+        Lists(Extent),
+        lambda portions, facts: QueryAnswer(explanation(prepared.plan, portions, facts.partitions)),
+    )
+
+
 async def run_query(tools: Tools, query: Query) -> QueryAnswer:
-    """The answer of a query. Raises ParseError, QueryError, RunTimeError."""
+    """The answer of a query. Raises ParseError, QueryError, RunTimeError; PartitionsError where nodes do not answer."""
     facts = Facts()
+    if tools.spread is not None:
+        return await _run_spread(tools, tools.spread, query, facts)
     with ExitStack() as held:
         # A script is compiled with the columns of its snapshot, whatever is added or dropped meanwhile.
         schema, snapshots = held.enter_context(tools.store.pinned_table(query.table, facts.now_ms))
-        prepared = await query.prepare(tools, schema, facts)
-        if not isinstance(prepared, QueryAnswer):
-            held.enter_context(prepared.held)
-        compared = held.enter_context(
-            compared_segments(tools.store.segments, schema.id, query.segments, facts.now_ms)
-        )  # fmt: skip
-        if isinstance(prepared, QueryAnswer):
-            return prepared
+        ready = await made_ready(tools, query, schema, facts, held)
+        if isinstance(ready, QueryAnswer):
+            return ready
         facts = replace(facts, partitions=len(snapshots))
-        if query.common.explain:
-            settings = prepared.work.settings
-            looking = ExplainWork(prepared.columns, snapshots, settings, compared, prepared.candidates)
-            return QueryAnswer(explanation(prepared.plan, await fan_out(tools.executor, looking), len(snapshots)))
-        work: Any = prepared.work
-        results = await fan_out(tools.executor, replace(work, snapshots=snapshots, compared=compared))
-    return await asyncio.to_thread(prepared.render, results, facts)
+        work: Any = ready.work
+        results = await fan_out(tools.executor, replace(work, snapshots=snapshots))
+    return with_missing(await asyncio.to_thread(ready.finish, results, facts), query.common, facts)
+
+
+async def made_ready(
+    tools: Tools, query: Query, schema: TableSchema, facts: Facts, held: ExitStack
+) -> Runnable | QueryAnswer:
+    """The query ready to run; what it refers to stays until `held` is closed. Raises ParseError, QueryError."""
+    prepared = await query.prepare(tools, schema, facts)
+    if not isinstance(prepared, QueryAnswer):
+        held.enter_context(prepared.held)
+    compared = held.enter_context(compared_segments(tools.store.segments, schema.id, query.segments, facts.now_ms))
+    return prepared if isinstance(prepared, QueryAnswer) else runnable(query, prepared, compared)
+
+
+def with_missing(answer: QueryAnswer, common: Common, facts: Facts) -> QueryAnswer:
+    """An answer that was asked for even when it is partial says which partitions it lacks."""
+    if common.partial:
+        answer.body["missing_partitions"] = list(facts.missing)
+    return answer
+
+
+# ---------------------------------------------------------------- across nodes
+
+
+async def _run_spread(tools: Tools, spread: Spread, query: Query, facts: Facts) -> QueryAnswer:
+    # Whoever prepares a query takes the script's values from its parameters, so each time it is made of these bytes.
+    request = request_bytes(query)
+    while True:
+        try:
+            return await _spread_once(tools, spread, query, request, facts)
+        except OtherSchemaError:
+            await wait_for_schema(facts.deadline(query.common))
+
+
+async def _spread_once(tools: Tools, spread: Spread, query: Query, request: bytes, facts: Facts) -> QueryAnswer:
+    """Raises OtherSchemaError when the table was changed while nodes were asked."""
+    with ExitStack() as held:
+        schema = tools.store.table(query.table)
+        ready = await made_ready(tools, request_of(request, type(query)), schema, facts, held)
+        if isinstance(ready, QueryAnswer):
+            return ready
+        mark = schema_mark(schema)
+
+        async def here(numbers: Sequence[int]) -> Share[Any]:
+            again = request_of(request, type(query))
+            return (await run_here(tools, again, facts, mark, numbers, spread.may_answer))[0]
+
+        deadline = facts.deadline(query.common)
+        found = await gather(
+            Asking(
+                spread,
+                ready.codec,
+                here,
+                lambda numbers: ask_bytes(query.kind, request, mark, facts, deadline, numbers),
+                deadline,
+                query.common.timeout_ms,
+                query.common.partial,
+            ),
+            range(tools.store.partitions or 0),
+        )
+        return await finished(ready, query.common, replace(facts, partitions=found.read, missing=found.missing), found)
+
+
+async def finished(ready: Runnable, common: Common, facts: Facts, found: Gathered[Any]) -> QueryAnswer:
+    """The answer of what was gathered. Raises OpenSetError."""
+    results = [] if found.result is None else [found.result]
+    return with_missing(await asyncio.to_thread(ready.finish, results, facts), common, facts)
+
+
+def ask_bytes(kind: str, request: bytes, mark: int, facts: Facts, deadline: float, numbers: Sequence[int]) -> bytes:
+    """What another node is sent for partitions."""
+    left_ms = max(1, round(1000 * (deadline - time.monotonic())))
+    return encoded(Ask(VERSION, kind, request, mark, facts.now_ms, left_ms, list(numbers)))
+
+
+async def run_here(
+    tools: Tools, query: Query, facts: Facts, mark: int, numbers: Sequence[int], may_answer: Callable[[int], bool]
+) -> tuple[Share[Any], Codec[Any] | None]:
+    """This node's share of a query: merged results of those partitions it may answer for, as far as it still may then;
+    and the codec of a result.
+
+    mark: of the schema that whoever asks has prepared the query for. Raises OpenSetError.
+    """
+    allowed = [number for number in numbers if may_answer(number)]
+    if not allowed:
+        return Share(None, refused=numbers), None
+    with ExitStack() as held:
+        schema, snapshots = held.enter_context(tools.store.pinned_table(query.table, facts.now_ms))
+        if schema_mark(schema) != mark:
+            return Share(None, other_schema=True), None
+        ready = await made_ready(tools, query, schema, facts, held)
+        assert isinstance(ready, Runnable), "what needs no run is answered where it was asked"
+        own = pinned_of(snapshots, allowed)
+        work: Any = ready.work
+        results = await fan_out(tools.executor, replace(work, snapshots=own))
+    merged = await asyncio.to_thread(ready.codec.merged, results)
+    return share_of(merged, len(own), numbers, allowed, may_answer), ready.codec
+
+
+def pinned_of(snapshots: Sequence[PartitionSnapshot], numbers: Collection[int]) -> list[PartitionSnapshot]:
+    """The snapshots of some partitions."""
+    wanted = frozenset(numbers)
+    return [snapshot for snapshot in snapshots if snapshot.partition in wanted]
+
+
+def share_of(
+    result: Any, read: int, numbers: Sequence[int], allowed: Collection[int], may_answer: Callable[[int], bool]
+) -> Share[Any]:
+    """The share of a run that took in the allowed partitions; nothing where one of them was lost meanwhile."""
+    if not all(may_answer(number) for number in allowed):
+        return Share(None, refused=numbers)
+    return Share(result, read, [number for number in numbers if number not in allowed])

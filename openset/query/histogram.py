@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from openset.query.result import leaf_tree
 from openset.query.time_zone import UTC_NAME, zone_of
 from openset.query.value_counts import Counts, bucket_key, bucket_numbers, coded, merged_numbers
 from openset.query.value_filter import Number
+from openset.query.wire.answers import HistogramAnswer, HistogramCodec
 from openset.query.work import WorkerState
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
@@ -95,6 +96,7 @@ def _shown(number: int | float) -> int | float:
 class HistogramRequest:
     """A histogram query as it was asked. `parameters` still holds the script's values and what is unknown."""
 
+    kind: ClassVar[str] = "histogram"
     table: str
     name: str
     script: str
@@ -123,22 +125,23 @@ class HistogramRequest:
         if self.debug:
             return QueryAnswer({"debug": plan.describe()})
         work = HistogramWork(self.script, schema, self.scale, (), settings, self.common.info, None)
-        return Prepared(work, plan.script.columns, plan.describe(), partial(_rendered, self))
+        return Prepared(work, plan.script.columns, plan.describe(), self._codec, partial(self._rendered, self._codec))
 
+    @property
+    def _codec(self) -> HistogramCodec:
+        return HistogramCodec(max(1, len(self.segments or ())), self.scale.bucket is not None)
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HistogramAnswer:
-    """groups: numbers, or numbers of buckets, ascending. counts: int64[segments, groups].
-
-    people, events, rows, log: what was gone through and the lines of log(); zeros and none when nobody asks for that.
-    """
-
-    groups: NDArray[Any]
-    counts: Counts
-    people: int
-    events: int
-    rows: int
-    log: Sequence[str]
+    def _rendered(self, codec: HistogramCodec, answers: Sequence[HistogramAnswer], facts: Facts) -> QueryAnswer:
+        answer = codec.merged(answers)
+        totals = answer.counts.sum(axis=1)
+        keys, counts = self.scale.filled(answer.groups, answer.counts)
+        if self.descending:
+            keys, counts = keys[::-1], counts[:, ::-1]
+        body = leaf_tree(self.name, totals, keys[: self.trim], counts[:, : self.trim])
+        if self.common.info:
+            body["info"] = facts.shown(answer.people, answer.events, answer.rows)
+            body["log"] = answer.log
+        return QueryAnswer(body, aggregate_names([PEOPLE], tuple(self.segments or ())))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,23 +219,3 @@ def _by_group(
         counts[segment] = np.bincount(codes if mask is None else codes[mask[people]], minlength=len(distinct))
     some = np.flatnonzero(counts.any(axis=0))
     return distinct[some], counts[:, some]
-
-
-def _rendered(request: HistogramRequest, answers: Sequence[HistogramAnswer], facts: Facts) -> QueryAnswer:
-    segments = tuple(request.segments or ())
-    groups, counts = merged_numbers(
-        [(answer.groups, answer.counts) for answer in answers if len(answer.groups)], max(1, len(segments))
-    )
-    totals = counts.sum(axis=1)
-    keys, counts = request.scale.filled(groups, counts)
-    if request.descending:
-        keys, counts = keys[::-1], counts[:, ::-1]
-    body = leaf_tree(request.name, totals, keys[: request.trim], counts[:, : request.trim])
-    if request.common.info:
-        body["info"] = facts.shown(
-            sum(answer.people for answer in answers),
-            sum(answer.events for answer in answers),
-            sum(answer.rows for answer in answers),
-        )
-        body["log"] = [line for answer in answers for line in answer.log][:LOG_LIMIT_LINES]
-    return QueryAnswer(body, aggregate_names([PEOPLE], segments))

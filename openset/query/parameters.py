@@ -129,6 +129,10 @@ class RequestParameters:
                              f"or bool_{name}=")  # fmt: skip
         return values
 
+    def unread(self) -> list[tuple[str, str]]:
+        """The parameters that nobody has read: what they mean is known when the script is."""
+        return [(name, value) for name, value in self._values.items() if name not in self._known]
+
     def finish(self) -> None:
         """Refuses parameters that nobody has read."""
         for name in self._values:

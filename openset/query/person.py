@@ -13,17 +13,17 @@ import msgspec
 import numpy as np
 
 from openset.errors import QueryError
-from openset.query.executor import Executor
 from openset.query.explain import Extent, column_bytes, explanation
-from openset.query.frame import Facts
+from openset.query.frame import DEFAULT_TIMEOUT_MS, Facts, Tools
+from openset.query.one_owner import OwnerRequest, ask_owner
 from openset.query.result import encode
 from openset.query.work import WorkerState
 from openset.store.fold import fold_events
 from openset.store.snapshot import PartitionSnapshot
-from openset.store.store import Store
 from openset_format.block import Block, PersonId
 from openset_format.hashing import partition_of
 
+KIND = "person"
 EVENTS_PER_PIECE = 2_000
 
 
@@ -118,13 +118,38 @@ def _events_of(block: Block, first: int, last: int) -> Block:
     )
 
 
-async def person_pieces(
-    store: Store, executor: Executor, table: str, request: PersonRequest
-) -> AsyncGenerator[bytes, None]:
-    """A person's events as JSON, piece by piece. Raises QueryError, before the first, when there is no such person."""
-    facts = Facts(partitions=1)
-    with store.pinned_snapshot(table) as snapshots:
-        number = partition_of(request.person, store.partitions or 1)
+@dataclass(frozen=True, slots=True)
+class PersonAsk:
+    """What the node that owns the person's partition is sent."""
+
+    table: str
+    request: PersonRequest
+
+
+async def person_pieces(tools: Tools, table: str, request: PersonRequest) -> AsyncGenerator[bytes, None]:
+    """A person's events as JSON, piece by piece. Raises QueryError, before the first, when there is no such person.
+
+    What another node has comes as one piece.
+    """
+    spread, number = tools.spread, partition_of(request.person, tools.store.partitions or 1)
+    if spread is None or (spread.owners().of.get(number) == spread.node and spread.may_answer(number)):
+        async for piece in pieces_here(tools, table, request):
+            yield piece
+        return
+    asked = OwnerRequest(KIND, PersonAsk(table, request), number, DEFAULT_TIMEOUT_MS)
+    yield await ask_owner(spread, asked, Facts(), lambda: person_here(tools, table, request))
+
+
+async def person_here(tools: Tools, table: str, request: PersonRequest) -> bytes:
+    """The whole answer, from this node's data. Raises QueryError when there is no such person."""
+    return b"".join([piece async for piece in pieces_here(tools, table, request)])
+
+
+async def pieces_here(tools: Tools, table: str, request: PersonRequest) -> AsyncGenerator[bytes, None]:
+    """`person_pieces` from this node's data."""
+    facts, executor = Facts(partitions=1), tools.executor
+    with tools.store.pinned_snapshot(table) as snapshots:
+        number = partition_of(request.person, tools.store.partitions or 1)
         snapshot = next((own for own in snapshots if own.partition == number), None)
         worker = executor.worker_of(number)
         if request.explain:
@@ -158,6 +183,6 @@ def _nobody(request: PersonRequest, table: str) -> QueryError:
     return QueryError(f"there is no person {request.person!r} in table {table!r}")
 
 
-async def find_person(store: Store, executor: Executor, table: str, request: PersonRequest) -> bytes:
+async def find_person(tools: Tools, table: str, request: PersonRequest) -> bytes:
     """The whole answer at once. Raises QueryError when there is no such person."""
-    return b"".join([piece async for piece in person_pieces(store, executor, table, request)])
+    return b"".join([piece async for piece in person_pieces(tools, table, request)])

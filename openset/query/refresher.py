@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from openset.errors import OpenSetError, QueryError
 from openset.log import get_logger
@@ -72,13 +73,14 @@ class Refresher:
         schema = next((schema for schema in self._tools.store.tables() if schema.id == stored.table_id), None)
         if schema is None:
             return  # dropped since
-        await run_query(self._tools, _Refresh(schema.name, Common(stored.segment.timeout_ms), stored))
+        await run_query(self._tools, RefreshRequest(schema.name, Common(stored.segment.timeout_ms), stored))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Refresh:
+class RefreshRequest:
     """The counts query that computes a stored segment again."""
 
+    kind: ClassVar[str] = "refresh"
     table: str
     common: Common
     stored: StoredSegment

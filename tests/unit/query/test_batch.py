@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from support.work import Partitions
 
 from openset.errors import OpenSetError
 from openset.pyql.settings import RunSettings
-from openset.query.batch import one_pass
+from openset.query.passes import one_pass
 from openset.query.process_executor import ProcessExecutor
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot, RecordList
@@ -24,7 +25,7 @@ EVERY = list(range(5))
 
 @pytest.fixture(autouse=True)
 def importable_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
 
 
 def snapshots() -> list[PartitionSnapshot]:

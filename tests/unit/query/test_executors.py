@@ -22,7 +22,7 @@ TESTS = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def importable_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
 
 
 @asynccontextmanager
