@@ -33,6 +33,7 @@ $(READY): pyproject.toml
 	  { echo "Python's venv is missing. On Debian: apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m compileall -q openset format tools
 	@touch $@
 
 demo: $(READY)

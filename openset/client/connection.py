@@ -8,7 +8,6 @@ would then be inserted twice.
 from __future__ import annotations
 
 import gzip
-import http.client
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -60,6 +59,8 @@ class Connection:
             raise Unreachable(f"{url!r} is not the address of a daemon; one looks like {DEFAULT_URL}")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._prefix = parts.path.rstrip("/")
+        import http.client  # here, because commands that work on files have no connection and should not wait for it
+
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._http = kind(parts.hostname, port, timeout=timeout_seconds)
 
@@ -123,6 +124,8 @@ class Connection:
         headers: Mapping[str, str],
     ) -> tuple[int, bytes, str | None]:
         """Status, body and facts of an answer. Raises Unreachable."""
+        import http.client  # as above
+
         query = f"?{urlencode(parameters)}" if parameters else ""
         try:
             self._http.request(method, f"{self._prefix}{path}{query}", body=body, headers=dict(headers))

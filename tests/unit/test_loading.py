@@ -10,7 +10,8 @@ import pytest
 
 NEVER_BY_ITSELF = {"rich", "regex", "pandas", "pyarrow", "fsspec", "h5py"}
 NOT_IN_A_WORKER = {"tornado", "structlog", "click", "re2", "openset.http", "openset.client", "openset.revent.webhooks"}
-NOT_IN_A_CLIENT = {"numpy", "pyparsing", "tornado", "structlog", "openset.pyql", "openset.store", "openset_format"}
+NOT_IN_A_CLIENT = {"numpy", "pyparsing", "tornado", "structlog", "asyncio", "http.client", "ssl"}
+NOT_IN_A_CLIENT |= {"openset.pyql", "openset.store", "openset_format"}
 
 
 def loaded(program: str) -> set[str]:

@@ -7,19 +7,25 @@ restarted. Not a test: a machine's load decides the figures.
 
 from __future__ import annotations
 
+import compileall
 import os
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
 import msgspec
 
+import openset
+import openset_format
+import openset_tools
 from openset.client.connection import Connection, Unreachable
 from openset.client.daemon import free_port
 from openset.client.query import stored_counts
@@ -38,40 +44,73 @@ _MOST_SECONDS = 600.0
 @click.option("--batch", default=5_000, show_default=True, type=click.IntRange(1, 1_000_000), help="Events a request.")
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False, exists=True), help="For the data.")
-def main(events: int, people: int, partitions: int, batch: int, runs: int, directory: Path | None) -> None:
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Leave the data in this directory and take those that are there, whatever --directory says.",
+)
+def main(
+    events: int, people: int, partitions: int, batch: int, runs: int, directory: Path | None, keep: Path | None
+) -> None:
     """Measures restarts of a daemon over made-up events."""
-    with tempfile.TemporaryDirectory(prefix="openset-", dir=directory) as place:
-        data = Path(place) / "data"
-        with _serving(data, partitions) as (process, url):
-            _until_it_answers(url, None)
-            with Connection(url) as connection:
-                definition = {"columns": COLUMNS, "z-order": Z_ORDER}
-                connection.request("POST", f"/v1/table/{TABLE}", body=msgspec.json.encode(definition))
-                stored_counts(connection, TABLE)  # what this process needs for it is loaded before it is measured
-            insert_events(url, TABLE, events, people, batch, 2)
-            # No compaction has had its time: as much as there can be is in the journal.
-            process.kill()
-            process.wait()
-        _say(data, "after SIGKILL, right behind the inserts")
-        for _ in range(runs):
-            _measure(data, events, partitions, signal.SIGKILL)
-        with _serving(data, partitions) as (_, url):
-            _until_it_answers(url, events)
-            with Connection(url) as connection:
-                connection.request("POST", f"/v1/table/{TABLE}/compact")
-        _say(data, "after SIGTERM, compacted")
-        for _ in range(runs):
-            _measure(data, events, partitions, signal.SIGTERM)
+    _compile()
+    with ExitStack() as stack:
+        if keep is None:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openset-", dir=directory)))
+        else:
+            place = keep / f"restart-{events}-{people}-{partitions}"
+        killed, compacted = place / "killed", place / "compacted"
+        if not compacted.exists():
+            shutil.rmtree(place, ignore_errors=True)
+            _make(killed, events, people, partitions, batch)
+            shutil.copytree(killed, place / "copy")
+            with _serving(place / "copy", partitions) as (_, url):
+                _until_it_answers(url, events)
+                with Connection(url) as connection:
+                    connection.request("POST", f"/v1/table/{TABLE}/compact")
+            (place / "copy").rename(compacted)
+        _say(killed, "after SIGKILL, right behind the inserts")
+        _measure(killed, events, partitions, signal.SIGKILL, runs)
+        _say(compacted, "after SIGTERM, compacted")
+        _measure(compacted, events, partitions, signal.SIGTERM, runs)
 
 
-def _measure(data: Path, events: int, partitions: int, end: signal.Signals) -> None:
-    started = time.perf_counter()
+def _compile() -> None:
+    """Has Python keep the modules compiled, as pip does where it installs them. Of a source tree it may not have."""
+    for package in (openset, openset_format, openset_tools):
+        for directory in package.__path__:
+            compileall.compile_dir(directory, quiet=1)
+
+
+def _make(data: Path, events: int, people: int, partitions: int, batch: int) -> None:
+    """A data directory as it is after SIGKILL behind the inserts."""
+    data.parent.mkdir(parents=True)
     with _serving(data, partitions) as (process, url):
-        opened = _until_it_answers(url, None) - started
-        answered = _until_it_answers(url, events) - started
-        process.send_signal(end)
+        _until_it_answers(url, None)
+        with Connection(url) as connection:
+            definition = {"columns": COLUMNS, "z-order": Z_ORDER}
+            connection.request("POST", f"/v1/table/{TABLE}", body=msgspec.json.encode(definition))
+        insert_events(url, TABLE, events, people, batch, 2)
+        # No compaction has had its time: as much as there can be is in the journal.
+        process.kill()
         process.wait()
-    click.echo(f"  HTTP {opened:.2f} s, the first right answer {answered:.2f} s")
+
+
+def _measure(data: Path, events: int, partitions: int, end: signal.Signals, runs: int) -> None:
+    """Restarts; each daemon is ended by this signal. The first only warms up what all of them read."""
+    opened, answered = [], []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        with _serving(data, partitions) as (process, url):
+            opened.append(_until_it_answers(url, None) - started)
+            answered.append(_until_it_answers(url, events) - started)
+            process.send_signal(end)
+            process.wait()
+    for http, answer in zip(opened[1:], answered[1:], strict=True):
+        click.echo(f"  HTTP {http:.2f} s, the first right answer {answer:.2f} s")
+    http, answer = statistics.median(opened[1:]), statistics.median(answered[1:])
+    worst = f"at best {min(answered[1:]):.2f} s, at worst {max(answered[1:]):.2f} s"
+    click.echo(f"  median: HTTP {http:.2f} s, the first right answer {answer:.2f} s, {worst}")
 
 
 def _say(data: Path, what: str) -> None:
