@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BENCHMARKS := insert import files load query column segments restart revent
+BENCHMARKS := insert import files load query column overlay segments restart revent
 
 .PHONY: help demo test lint fuzz format crash clean $(BENCHMARKS:%=bench-%)
 
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-load    bytes rewritten while ten million events come in, and what compactions do to latency"
 	@echo "make bench-query   query times over a million events"
 	@echo "make bench-column  times of column queries over a million people"
+	@echo "make bench-overlay times of one person, everyone and a trigger, each after an insert"
 	@echo "make bench-segments  segments over a million people"
 	@echo "make bench-restart  from the start of a daemon to its first answer"
 	@echo "make bench-revent  what triggers cost, and how soon they tell"

@@ -6,7 +6,8 @@ plans and the next generation of a file refer to the same codes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -108,18 +109,44 @@ class ExtendedDictionary(TextDictionary):
     The new texts must not occur in the base (the caller has just looked them up).
     """
 
-    def __init__(self, base: TextDictionary, added: Sequence[str]):
+    def __init__(
+        self,
+        base: TextDictionary,
+        added: Sequence[str],
+        *,
+        count: int | None = None,
+        codes: Mapping[str, int] | None = None,
+    ):
+        """count: how many of `added` count, None for all; more may come. codes: of them, of those that come later,
+        and of some texts of the base; made when None.
+        """
         self.base = base
-        self.added = list(added)
-        self._added_codes = {text: len(base) + position for position, text in enumerate(self.added)}
+        self._added = added
+        self._count = len(added) if count is None else count
+        self._given_codes = codes
         self._joined: list[str] | None = None
 
+    @cached_property
+    def added(self) -> list[str]:
+        """The new texts alone."""
+        return list(self._added[: self._count])
+
+    @cached_property
+    def _all_codes(self) -> Mapping[str, int]:
+        if self._given_codes is not None:
+            return self._given_codes
+        return {text: len(self.base) + position for position, text in enumerate(self.added)}
+
     def __len__(self) -> int:
-        return len(self.base) + len(self.added)
+        return len(self.base) + self._count
 
     def text(self, code: int) -> str:
         known = len(self.base)
-        return self.base.text(code) if code < known else self.added[code - known]
+        if code < known:
+            return self.base.text(code)
+        if code >= len(self):
+            raise IndexError(f"code {code} of a dictionary with {len(self)} texts")
+        return self._added[code - known]
 
     def texts(self) -> list[str]:
         if self._joined is None:
@@ -127,8 +154,10 @@ class ExtendedDictionary(TextDictionary):
         return self._joined
 
     def code(self, text: str) -> int | None:
-        added = self._added_codes.get(text)
-        return self.base.code(text) if added is None else added
+        code = self._all_codes.get(text)
+        if code is None:
+            return self.base.code(text)
+        return code if code < len(self) else None
 
 
 def packed(dictionary: TextDictionary) -> PackedTexts:

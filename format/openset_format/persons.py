@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,31 +34,77 @@ class MappedPersonIds(PersonIds):
 
 
 class ExtendedPersonIds(PersonIds):
-    """People with new ones added behind them: the ordinals of the base stay.
+    """People with new ones added behind them: the ordinals of the base stay. Arrays of everybody are made when read.
 
     The new ids must not occur in the base (the caller has just looked them up), but for those who were erased in it.
     erased: ordinals, of the base or added, that nobody has any more; what is in `added` for them does not matter.
     """
 
-    def __init__(self, base: PersonIds, added: Sequence[PersonId], erased: Iterable[int] = ()):
-        extra = PersonIds.of(added)
-        gone = np.fromiter(erased, np.int64)
-        kinds = np.concatenate([base.kinds, extra.kinds])
-        integers = np.concatenate([base.integers, extra.integers])
-        kinds[gone], integers[gone] = ERASED_PERSON, 0
-        texts = ExtendedDictionary(base.texts, extra.texts.texts())
-        super().__init__(kinds, integers, without_texts(texts, gone) if len(gone) else texts)
+    def __init__(
+        self,
+        base: PersonIds,
+        added: Sequence[PersonId],
+        erased: Iterable[int] = (),
+        *,
+        count: int | None = None,
+        ordinals: Mapping[PersonId, int] | None = None,
+    ):
+        """count: how many of `added` count, None for all; more may come. ordinals: of those of
+        them who are not erased, and of those who come later; made when None.
+        """
         self.base = base
-        self.added = extra
-        self._gone = frozenset(gone.tolist())
-        self._added_index = {
-            person_id: ordinal for ordinal, person_id in enumerate(added, len(base)) if ordinal not in self._gone
-        }  # fmt: skip
+        self._added = added
+        self._count = len(added) if count is None else count
+        self._gone = frozenset(erased)
+        self._given_ordinals = ordinals
+
+    @cached_property
+    def added(self) -> PersonIds:
+        """The new ones alone."""
+        return PersonIds.of(self._added[: self._count])
+
+    @cached_property
+    def kinds(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        kinds = np.concatenate([self.base.kinds, self.added.kinds])
+        kinds[self._erased] = ERASED_PERSON
+        return kinds
+
+    @cached_property
+    def integers(self) -> NDArray[np.int64]:  # type: ignore[override]
+        integers = np.concatenate([self.base.integers, self.added.integers])
+        integers[self._erased] = 0
+        return integers
+
+    @cached_property
+    def texts(self) -> TextDictionary:  # type: ignore[override]
+        texts = ExtendedDictionary(self.base.texts, self.added.texts.texts())
+        return without_texts(texts, self._erased) if self._gone else texts
+
+    @property
+    def _erased(self) -> NDArray[np.int64]:
+        return np.fromiter(self._gone, np.int64, len(self._gone))
+
+    @cached_property
+    def _ordinals(self) -> Mapping[PersonId, int]:
+        if self._given_ordinals is not None:
+            return self._given_ordinals
+        numbered = enumerate(self._added[: self._count], len(self.base))
+        return {person_id: ordinal for ordinal, person_id in numbered if ordinal not in self._gone}
+
+    def __len__(self) -> int:
+        return len(self.base) + self._count
+
+    def __getitem__(self, person: int) -> PersonId:
+        person = range(len(self))[person]
+        if person in self._gone:
+            return ""
+        known = len(self.base)
+        return self.base[person] if person < known else self._added[person - known]
 
     def index(self, person_id: PersonId) -> int | None:
-        added = self._added_index.get(person_id)
-        if added is not None:
-            return added
+        ordinal = self._ordinals.get(person_id)
+        if ordinal is not None and ordinal < len(self):
+            return ordinal
         known = self.base.index(person_id)
         return None if known in self._gone else known
 

@@ -24,10 +24,10 @@ from openset.query.membership import members_of_block, plan_of
 from openset.query.work import ScriptCache, WorkerState, budget_error
 from openset.revent.run_time import ACCOUNT_MS, Allowance, runs, timed
 from openset.store.members import SegmentRef
+from openset.store.ranges import people_ranges
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.touched import Touched, TouchedPeople, Wave
-from openset.store.views import people_ranges
 from openset_format.block import Block
 from openset_format.membership import bitmap_of
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openset.store.identity import GrowingDictionary, GrowingPersons, join_persons, join_texts
-from openset.store.merge import Events
+from openset.store.merge import Events, Layer
 from openset.store.ranges import expand_ranges, narrowest, offsets_of
 from openset_format.batch import EventBatch, PartitionSlice
 from openset_format.block import Column, ColumnType, PersonIds, TextDictionary
@@ -93,6 +94,27 @@ class Piece:
         return PersonIds(persons.kinds[people], persons.integers[people], texts)
 
 
+class _GrowingArray:
+    """An array that is added to at its end, with room to spare: what is there is copied only when it has doubled."""
+
+    def __init__(self, dtype: Any):
+        self._room: NDArray[Any] = np.zeros(0, dtype)
+        self._count = 0
+
+    def extend(self, values: NDArray[Any]) -> None:
+        end = self._count + len(values)
+        if end > len(self._room):
+            room = np.empty(max(end, 2 * len(self._room)), self._room.dtype)
+            room[: self._count] = self._room[: self._count]
+            self._room = room
+        self._room[self._count : end] = values
+        self._count = end
+
+    def view(self) -> NDArray[Any]:
+        """What is there now; it does not change when more comes."""
+        return self._room[: self._count]
+
+
 class _DeltaColumn:
     """One column over the rows of the delta, translated up to some piece."""
 
@@ -103,23 +125,24 @@ class _DeltaColumn:
             self.dictionary = GrowingDictionary(below)
         self._id = column_id
         self._pieces = 0
-        self._values: NDArray[Any] = np.zeros(0, _VALUE_TYPES[column_type])
-        self._valid = np.zeros(0, np.bool_)
+        self._type = _VALUE_TYPES[column_type]
+        self._values = _GrowingArray(self._type)
+        self._valid = _GrowingArray(np.bool_)
 
     def over(self, pieces: Sequence[Piece]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Values and validity over all rows of the pieces, the first of which it may know already."""
         new = pieces[self._pieces :]
         if new:
             values, valid = self._translate(new)
-            self._values = np.concatenate([self._values, values])
-            self._valid = np.concatenate([self._valid, valid])
+            self._values.extend(values)
+            self._valid.extend(valid)
             self._pieces = len(pieces)
-        return self._values, self._valid
+        return self._values.view(), self._valid.view()
 
     def _translate(self, pieces: Sequence[Piece]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The values of some pieces, one after the other; where a piece lacks the column there are none."""
         bounds = offsets_of(np.array([piece.row_count for piece in pieces], np.int64))
-        values = np.zeros(int(bounds[-1]), self._values.dtype)
+        values = np.zeros(int(bounds[-1]), self._type)
         valid = np.zeros(int(bounds[-1]), np.bool_)
         present = [number for number, piece in enumerate(pieces) if self._id in piece.batch.columns]
         if not present:
@@ -158,6 +181,7 @@ class Delta:
         self._pieces: list[Piece] = []
         self._columns: dict[int, _DeltaColumn] = {}
         self._present: set[int] = set()
+        self._kept: WeakKeyDictionary[Layer, dict[int, Column]] = WeakKeyDictionary()
 
     def add(self, pieces: Sequence[Piece]) -> Events:
         """Takes the pieces of further records, at least one, in journal order, and returns their events."""
@@ -205,6 +229,10 @@ class Delta:
         """The action column of a layer, from its codes."""
         dictionary = self.actions.view()
         return Column("text", action.astype(narrowest(len(dictionary)), copy=False), None, dictionary)
+
+    def kept(self, layer: Layer) -> dict[int, Column]:
+        """Columns over the rows of a layer by id, for whoever gathers them: kept as long as the layer is."""
+        return self._kept.setdefault(layer, {})
 
 
 def pick(

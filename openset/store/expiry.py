@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openset.store.delta import Base
-from openset.store.merge import Layer, layer_of, splice
+from openset.store.merge import Layer
 from openset.store.ranges import offsets_of
-from openset.store.state import PartitionState, base_events
 
 
 def without_expired(layer: Layer, expired_before: int) -> Layer:
@@ -29,13 +28,6 @@ def without_expired(layer: Layer, expired_before: int) -> Layer:
         action=layer.action[living],
         event_start=layer.event_start[living],
     )
-
-
-def living_overlay(state: PartitionState, expired_before: int) -> Layer:
-    """The overlay without expired rows, to which everyone of the file who has some of them is added."""
-    stamps, people = first_stamps(state.base)
-    touched = np.setdiff1d(people[stamps < expired_before], state.overlay.people, assume_unique=True)
-    return without_expired(splice(layer_of(base_events(state.base, touched)), state.overlay), expired_before)
 
 
 def first_stamps(rows: Base | Layer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,6 +7,7 @@ next generation of the file takes them over as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,9 @@ class GrowingDictionary:
     def view(self) -> TextDictionary:
         """The dictionary as it is now; it does not change when this one grows."""
         if len(self._view) < len(self):
-            self._view = ExtendedDictionary(self._base, list(self._codes.added))
+            self._view = ExtendedDictionary(
+                self._base, self._codes.added, count=len(self._codes.added), codes=self._codes
+            )
         return self._view
 
 
@@ -77,6 +80,12 @@ class _Ordinals(dict[PersonId, int]):
         super().__init__()
         self._first = first
         self.added: list[PersonId] = []
+
+    def copy(self) -> _Ordinals:
+        copied = _Ordinals(self._first)
+        copied.update(self)
+        copied.added = list(self.added)
+        return copied
 
     def __missing__(self, person_id: PersonId) -> int:
         ordinal = self[person_id] = self._first + len(self.added)
@@ -93,6 +102,7 @@ class GrowingPersons:
         self._view = base
         self._erased: set[int] = set()
         self._view_is_current = True
+        self._is_shared = False
 
     def __len__(self) -> int:
         return len(self._base) + len(self._ordinals.added)
@@ -114,6 +124,9 @@ class GrowingPersons:
 
         The same id is a new person when it comes again.
         """
+        if self._is_shared and person_id in self._ordinals:
+            # Views share what only grows.
+            self._ordinals, self._is_shared = self._ordinals.copy(), False
         ordinal = self._ordinals.pop(person_id, None)
         if ordinal is None:
             ordinal = self._base.index(person_id)
@@ -135,8 +148,9 @@ class GrowingPersons:
     def view(self) -> PersonIds:
         """The people as they are now; it does not change when this grows."""
         if not self._view_is_current:
-            self._view = ExtendedPersonIds(self._base, list(self._ordinals.added), self._erased)
-            self._view_is_current = True
+            added = self._ordinals.added
+            self._view = ExtendedPersonIds(self._base, added, self._erased, count=len(added), ordinals=self._ordinals)
+            self._view_is_current = self._is_shared = True
         return self._view
 
 
@@ -211,13 +225,29 @@ def _extent(texts: PackedTexts, codes: NDArray[np.int64]) -> tuple[NDArray[np.in
 
 
 class SelectedPersonIds(PersonIds):
-    """Some people of a larger set, in ascending order of their ordinals; texts are decoded one at a time."""
+    """Some people of a larger set, in ascending order of their ordinals; what is read of them is looked up then."""
 
     def __init__(self, all_people: PersonIds, ordinals: Sequence[int] | NDArray[np.int64]):
         self._people = all_people
         self._chosen = np.asarray(ordinals, np.int64)
-        texts = _SelectedTexts(all_people.texts, self._chosen)
-        super().__init__(all_people.kinds[self._chosen], all_people.integers[self._chosen], texts)
+
+    @cached_property
+    def kinds(self) -> NDArray[np.uint8]:  # type: ignore[override]
+        return self._people.kinds[self._chosen]
+
+    @cached_property
+    def integers(self) -> NDArray[np.int64]:  # type: ignore[override]
+        return self._people.integers[self._chosen]
+
+    @cached_property
+    def texts(self) -> TextDictionary:  # type: ignore[override]
+        return _SelectedTexts(self._people.texts, self._chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, person: int) -> PersonId:
+        return self._people[int(self._chosen[person])]
 
     def index(self, person_id: PersonId) -> int | None:
         ordinal = self._people.index(person_id)

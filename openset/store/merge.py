@@ -84,23 +84,44 @@ class Layer:
         """Whether every event is one row."""
         return bool(self.event_start.all())
 
-    def events_of(self, people: NDArray[np.int64]) -> Events:
-        """The events of those of `people` (ascending) that this layer has, in order."""
+    def find(self, people: NDArray[np.int64]) -> tuple[Events, NDArray[np.int64]]:
+        """The events of those of `people` (ascending) that this layer has, in order, and the people it has not."""
         place = np.searchsorted(self.people, people)
-        place = place[(place < len(self.people))]
-        place = place[np.isin(self.people[place], people, assume_unique=True)]
+        place[place == len(self.people)] = 0
+        here = self.people[place] == people if len(self.people) else np.zeros(len(people), np.bool_)
+        place = place[here]
         lengths = self.row_start[place + 1] - self.row_start[place]
         rows = expand_ranges(self.row_start[place], lengths)
         person = np.repeat(self.people[place], lengths)
         starts = np.flatnonzero(self.event_start[rows])
         first = rows[starts]
-        return Events(
+        events = Events(
             person[starts],
             self.stamp[first],
             self.action[first],
             self.source[first],
             np.diff(np.append(starts, len(rows))),
         )
+        return events, people[~here]
+
+    def part(self, first: int, last: int) -> Layer:
+        """The people at places first…last-1 as a layer of their own that shares all memory."""
+        low, high = int(self.row_start[first]), int(self.row_start[last])
+        rows = slice(low, high)
+        return Layer(
+            people=self.people[first:last],
+            row_start=self.row_start[first : last + 1] - low,
+            source=self.source[rows],
+            stamp=self.stamp[rows],
+            action=self.action[rows],
+            event_start=self.event_start[rows],
+        )
+
+
+def no_events() -> Events:
+    """Nobody's."""
+    nothing = np.zeros(0, np.int64)
+    return Events(nothing, nothing, np.zeros(0, np.uint8), nothing, nothing)
 
 
 def empty_layer() -> Layer:

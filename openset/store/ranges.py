@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,17 @@ def offsets_of(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def people_ranges(row_start: NDArray[np.int64], max_rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of people with at most `max_rows` rows each, or one person; ranges without a row are left out."""
+    first, people = 0, len(row_start) - 1
+    while first < people:
+        last = int(np.searchsorted(row_start, row_start[first] + max_rows, side="right")) - 1
+        last = min(max(last, first + 1), people)
+        if row_start[last] > row_start[first]:
+            yield first, last
+        first = last
 
 
 def count_within(groups: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

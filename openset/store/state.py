@@ -1,6 +1,7 @@
-"""A partition put together from its file and the journal records on top: base, delta, and the overlay merged from both.
+"""A partition put together from its file and the journal records on top: base, delta, and the overlay merged of both.
 
-The overlay holds every person the delta touches, complete. New records only re-merge the people they touch.
+The overlay holds every person the delta touches, complete. New records only re-merge the people they touch. What a
+state is at a moment can be kept, because everything it consists of only grows.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 
 from openset.errors import InternalError
 from openset.store.delta import Base, Delta, EmptyBase, Piece
-from openset.store.merge import Events, Layer, empty_layer, layer_of, layer_without_rows, merge, splice
+from openset.store.merge import Events, Layer, layer_of, layer_without_rows, merge, splice
 from openset.store.now import with_now
+from openset.store.overlay import Levels
 from openset.store.ranges import expand_ranges
 from openset.store.records import ERASURE_RECORD, EVENT_KINDS, Erasure, decode_erasure
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
 from openset_format.batch import EventBatch, PartitionSlice, decode_batch
-from openset_format.block import PersonId
+from openset_format.block import PersonId, PersonIds
 from openset_format.errors import MissingSegmentError
 from openset_format.reader import PartitionFile
 from openset_format.segment import RecordRef, read_records
@@ -34,16 +36,60 @@ RECORDS_KEPT_BYTES = 64 * 1024 * 1024
 Change = Piece | Erasure
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """A partition after some record. It stays as it is when the state goes on.
+
+    erased: the ordinals of everybody whom a record erased, oldest record first.
+    """
+
+    base: Base
+    delta: Delta
+    overlay: Levels
+    persons: PersonIds
+    erased: tuple[int, ...]
+
+    def events_of(self, people: NDArray[np.int64]) -> Events:
+        """The events of these people (ascending ordinals) in final order, file and delta merged."""
+        found, elsewhere = self.overlay.find(people)
+        in_base = base_events(self.base, elsewhere[elsewhere < self.base.people])
+        events = Events.concatenate([in_base, found])
+        return events.take(np.argsort(events.person, kind="stable"))
+
+    def whole_base(self) -> Layer:
+        """Everybody in the file."""
+        base = self.base
+        flat = base.event_start is None
+        return Layer(
+            people=np.arange(base.people),
+            row_start=base.row_start,
+            source=np.arange(base.rows),
+            stamp=base.stamp,
+            action=base.action.values,
+            event_start=np.ones(base.rows, np.bool_) if flat or base.event_start is None else base.event_start,
+        )
+
+
 class PartitionState:
     """Everything known of one generation of a partition; `advance` takes further records in."""
 
     def __init__(self, base: Base, z_order: tuple[str, ...]):
         self.base = base
         self.delta = Delta(base)
-        self.overlay = empty_layer()
-        # The ordinals of everybody whom a record erased, oldest record first.
         self.erased: tuple[int, ...] = ()
+        self._overlay = Levels()
         self._z_order = z_order
+
+    @property
+    def moment(self) -> Moment:
+        """What it is now."""
+        return Moment(self.base, self.delta, self._overlay, self.delta.persons.view(), self.erased)
+
+    def whole(self) -> Layer:
+        """All people, file and delta merged, and not kept: ordinal p is person p of the layer."""
+        layer = splice(self.moment.whole_base(), self._overlay.whole())
+        assert len(layer.people) == len(self.delta.persons)
+        return layer
 
     def advance(self, changes: Sequence[Change]) -> None:
         """Takes what further records have for this partition, in journal order."""
@@ -57,7 +103,7 @@ class PartitionState:
         """Those of them who are here have no rows any more, in file and delta, and their ordinals are nobody's."""
         ordinals = [ordinal for ordinal in map(self.delta.persons.erase, people) if ordinal is not None]
         self.erased += tuple(ordinals)
-        self.overlay = splice(self.overlay, layer_without_rows(np.unique(np.array(ordinals, np.int64))))
+        self._overlay = self._overlay.put(layer_without_rows(np.unique(np.array(ordinals, np.int64))))
 
     def add_imported(self, pieces: Sequence[Piece], now_ms: int) -> None:
         """Takes events that are in no journal. now_ms: what NOW among their stamps means."""
@@ -68,36 +114,8 @@ class PartitionState:
         new = self.delta.add(pieces)
         if now_ms is not None:
             new = replace(new, stamp=with_now(new.person, new.action, new.stamp, now_ms))
-        touched = np.unique(new.person)
-        in_overlay = self.overlay.events_of(touched)
-        elsewhere = np.setdiff1d(touched, self.overlay.people, assume_unique=True)
-        in_base = base_events(self.base, elsewhere[elsewhere < self.base.people])
-        merged = merge(Events.concatenate([in_base, in_overlay, new]), self._ranks())
-        self.overlay = splice(self.overlay, layer_of(merged))
-
-    def _whole_base(self) -> Layer:
-        base = self.base
-        flat = base.event_start is None
-        return Layer(
-            people=np.arange(base.people),
-            row_start=base.row_start,
-            source=np.arange(base.rows),
-            stamp=base.stamp,
-            action=base.action.values,
-            event_start=np.ones(base.rows, np.bool_) if flat or base.event_start is None else base.event_start,
-        )
-
-    def whole(self, overlay: Layer | None = None) -> Layer:
-        """All people, file and delta merged: ordinal p is person p of the layer. overlay: another than its own."""
-        layer = splice(self._whole_base(), self.overlay if overlay is None else overlay)
-        assert len(layer.people) == len(self.delta.persons)
-        return layer
-
-    def touched_in_base(self, overlay: Layer) -> NDArray[np.bool_]:
-        """bool[people of the file]: whom an overlay answers for."""
-        touched = np.zeros(self.base.people, np.bool_)
-        touched[overlay.people[overlay.people < self.base.people]] = True
-        return touched
+        known = self.moment.events_of(np.unique(new.person))
+        self._overlay = self._overlay.put(layer_of(merge(Events.concatenate([known, new]), self._ranks())))
 
     def _ranks(self) -> NDArray[np.int64]:
         """int64[actions]: the place of each action in the z-order; those that are not in it share the last."""

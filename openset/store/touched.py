@@ -22,10 +22,10 @@ from openset.errors import InternalError
 from openset.store.delta import Piece
 from openset.store.expiry import without_expired
 from openset.store.identity import GrowingPersons
-from openset.store.merge import Layer, layer_of, splice
+from openset.store.merge import Layer, layer_of
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
-from openset.store.state import Change, PartitionState, RecordReader, base_events, load_state
+from openset.store.state import Change, PartitionState, RecordReader, load_state
 from openset_format.block import Block, Column, PersonId, PersonIds, TextDictionary
 from openset_format.errors import FormatError
 
@@ -62,10 +62,7 @@ class Touched:
         schema: which columns there are, by which names.
         """
         state = self._state
-        in_overlay = state.overlay.events_of(people)
-        elsewhere = np.setdiff1d(people, state.overlay.people, assume_unique=True)
-        in_base = base_events(state.base, elsewhere[elsewhere < state.base.people])
-        layer = splice(layer_of(in_base), layer_of(in_overlay))
+        layer = layer_of(state.moment.events_of(people))
         if self._snapshot.expired_before:
             layer = without_expired(layer, self._snapshot.expired_before)
         if not layer.rows:

@@ -25,6 +25,7 @@ from openset.query.index_only import candidates, membership
 from openset.query.result import Order, result_tree
 from openset.query.value_counts import ValueCounter
 from openset.query.value_filter import value_filter
+from openset.store import tiers
 from openset.store.store import Store
 from openset.store.views import PartitionView, ViewCache
 from openset_format.block import Block
@@ -131,6 +132,16 @@ def tables() -> Iterator[list[list[PartitionView]]]:
         insert([3, *people[20:]], 60, 6)
         compact()
         insert(people[5:9], 200, 6)
+        cache = ViewCache(Path(data_dir))
+        views_of(store, cache)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tiers, "SETTLED_ROWS", 0)
+            patch.setattr(tiers, "WHOLE_ABOVE", 100.0)
+            for chosen, events in ((people[:9], 300), (people[2:7], 40), ([4, *people[30:]], 8)):
+                insert(chosen, events, 6)
+                states.append(views_of(store, cache))
+                assert max(len(view.blocks()) for view in states[-1]) > 1
+        assert max(len(view.blocks()) for view in states[-1]) > 2, "a file and layers above it"
         insert(people, 3_000, 6)
         store.compact_all()
         compact()

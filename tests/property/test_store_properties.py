@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import store_model as model
 
+from openset.store import tiers
 from openset.store.compaction import compact
 from openset.store.expand import expand
 from openset.store.fold import fold, fold_events
 from openset.store.ingest import prepare_insert
 from openset.store.schema import ColumnSchema, TableSchema
+from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 from openset.store.views import ViewCache
 from openset_format.batch import encode_batch
+from openset_format.block import PersonId
 from openset_format.verify import verify_partition
 
 SCHEMA = TableSchema(1, "t", tuple(ColumnSchema(n + 1, name, kind) for n, (name, kind) in enumerate(model.COLUMNS)))
@@ -47,9 +51,19 @@ def directory() -> Iterator[Path]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=steps, partitions=st.sampled_from([1, 3]), max_rows=st.sampled_from([1, 4, 1000]))
-def test_store_equals_model(steps: list[Any], partitions: int, max_rows: int, directory: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=directory) as data_dir:
+@given(
+    steps=steps,
+    partitions=st.sampled_from([1, 3]),
+    max_rows=st.sampled_from([1, 4, 1000]),
+    settled_rows=st.sampled_from([0, 5, tiers.SETTLED_ROWS]),
+    whole_above=st.sampled_from([0.0, tiers.WHOLE_ABOVE, 100.0]),
+)
+def test_store_equals_model(
+    steps: list[Any], partitions: int, max_rows: int, settled_rows: int, whole_above: float, directory: Path
+) -> None:
+    with tempfile.TemporaryDirectory(dir=directory) as data_dir, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiers, "SETTLED_ROWS", settled_rows)
+        patch.setattr(tiers, "WHOLE_ABOVE", whole_above)
         _assert_equals_model(Path(data_dir), steps, partitions, max_rows)
 
 
@@ -88,9 +102,11 @@ def _assert_equals_model(data_dir: Path, steps: list[Any], partitions: int, max_
                 table.insert(step)
             if "compact" in str(step):
                 earlier = []
+            assert _person_by_person(cache, store.snapshot("t")) == table.contents()
             assert model.read_snapshots(cache, store.snapshot("t"), max_rows) == table.contents()
             if earlier:
                 assert model.read_snapshots(cache, earlier, max_rows) == before
+                assert _person_by_person(cache, earlier) == before
         assert model.read_snapshots(ViewCache(data_dir), store.snapshot("t"), max_rows) == table.contents()
         store.compact_all()
         for path in data_dir.rglob("*.h5"):
@@ -102,6 +118,17 @@ def _assert_equals_model(data_dir: Path, steps: list[Any], partitions: int, max_
             assert [(e["stamp"], e["action"], model.expanded(e["attr"])) for e in folded] == events
     finally:
         store.close()
+
+
+def _person_by_person(cache: ViewCache, snapshots: Sequence[PartitionSnapshot]) -> dict[PersonId, model.Events]:
+    """Everybody who may be there, each asked for alone."""
+    found: dict[PersonId, model.Events] = {}
+    for snapshot, person_id in product(snapshots, model.PERSONS):
+        block = cache.person_rows(snapshot, person_id)
+        if block is not None:
+            assert block.people == 1 and list(block.runnable) == [0]
+            found |= model.read_block(block)
+    return found
 
 
 def _compact_one(store: Store) -> None:

@@ -32,7 +32,8 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "price": st.sampled_from([0.0, 1.5, -2.25, 3]),
     "gift": st.booleans(),
 }
-persons = st.sampled_from(["ann", "bob", "7", 7, 8, -1, "zoë"])
+PERSONS: list[PersonId] = ["ann", "bob", "7", 7, 8, -1, "zoë"]
+persons = st.sampled_from(PERSONS)
 actions = st.sampled_from(["view", "cart", "login", "logout"])
 
 

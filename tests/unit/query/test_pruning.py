@@ -127,7 +127,7 @@ def test_info_counts_everyone_the_answer_is_about(store: Store, state: WorkerSta
 
 def stored(store: Store, state: WorkerState, name: str, people: list[int]) -> SegmentRef:
     """A segment of these people, among them one who came later than everybody known."""
-    ids = state.views.view(store.snapshot("t")[0])._persons
+    ids = state.views.view(store.snapshot("t")[0]).persons
     ordinals = [ordinal for person in people if (ordinal := ids.index(person)) is not None]
     path = store.data_dir / name
     if not path.exists():

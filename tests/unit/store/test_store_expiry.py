@@ -29,7 +29,11 @@ def living(contents: Any, before: int) -> Any:
 
 
 def read(cache: ViewCache, store: Store, before: int) -> Any:
-    return model.read_snapshots(cache, [replace(each, expired_before=before) for each in store.snapshot("t")])
+    snapshots = [replace(each, expired_before=before) for each in store.snapshot("t")]
+    found = model.read_snapshots(cache, snapshots)
+    alone = [cache.person_rows(each, person) for each in snapshots for person in model.PERSONS]
+    assert dict(entry for block in alone if block is not None for entry in model.read_block(block).items()) == found
+    return found
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
