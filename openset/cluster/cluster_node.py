@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from openset.cluster.keeper import Keeper
 from openset.cluster.map import Member, NodeName
 from openset.cluster.member import DataPlane, Membership, NoData
 from openset.cluster.peers import Address, Peers
+from openset.cluster.schema_changes import ClusterSchema, LocalSchema, SchemaChanges
 from openset.cluster.security import HOW_TO, Security, security_of
 from openset.cluster.view import View, checked_node
 from openset.errors import ConfigError, ConflictError, InternodeError, OpenSetError, UnreachableError
@@ -135,6 +136,8 @@ class ClusterNode:
         self._membership: Membership | None = None
         # One step into or out of the cluster at one time.
         self._changing = asyncio.Lock()
+        # Held while tables are changed in the store alone.
+        self._local_schema = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waits_since: float | None = None
 
@@ -439,7 +442,25 @@ class ClusterNode:
                     home=Member(node, host, self._listens.port) if is_embedded else None,
                 )
             )
-        await self._become()
+        # Nothing changes between what the coordinator is told of tables and what the store has then.
+        async with self._local_schema:
+            await self._become()
+
+    @asynccontextmanager
+    async def schema_changes(self) -> AsyncIterator[SchemaChanges]:
+        """How tables are changed here. Raises ConfigError, UnreachableError."""
+        store = self._opened()
+        if self._membership is None:
+            async with self._local_schema:
+                if self._membership is None:
+                    if self.identity.mode == "becoming":
+                        raise ConfigError("this node is becoming a member of a cluster: try again when it is one")
+                    yield LocalSchema(store)
+                    return
+        membership = self.membership
+        if membership is None:
+            raise UnreachableError("this node has not seen its cluster yet")
+        yield ClusterSchema(membership, store)
 
     async def _become(self) -> None:
         """From wherever the node is to a running membership. Raises UnreachableError, ConfigError, InternalError."""
@@ -449,7 +470,9 @@ class ClusterNode:
         view = await self._enrolled(coordinator) if self.identity.mode == "becoming" else None
         identity, security = self.identity, self.security
         assert security is not None
-        membership = Membership(identity.node, identity.cluster, coordinator, security, self._options.gone_after_ms)
+        membership = Membership(
+            identity.node, identity.cluster, coordinator, security, self._opened(), self._options.gone_after_ms
+        )
         self._data.attach(membership)
         if view is not None:
             assert view.settings is not None
@@ -491,7 +514,10 @@ class ClusterNode:
             sentinel = await coordinator.campaign(session)
             if sentinel is None:
                 raise ConflictError("somebody else is initialising a cluster there")
-            await coordinator.initialise(sentinel, member, identity.partitions, identity.replicas, identity.cluster)
+            schema = self._opened().shared_schema()
+            await coordinator.initialise(
+                sentinel, member, identity.partitions, identity.replicas, identity.cluster, schema
+            )
         finally:
             with suppress(UnreachableError):
                 await coordinator.end_session(session)

@@ -17,6 +17,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from openset.cluster.keeper import (
+    MOST_VALUE_BYTES,
     NO_LEASE,
     Change,
     CompactedError,
@@ -32,6 +33,7 @@ from openset.cluster.map import Member, NodeName, Placement, encode_placement
 from openset.cluster.messages import LeaseRenewed
 from openset.cluster.sentinel import first_placements
 from openset.cluster.view import (
+    SCHEMA_KEY,
     SENTINEL_KEY,
     SETTINGS_KEY,
     Alive,
@@ -46,7 +48,8 @@ from openset.cluster.view import (
     view_of,
     viewed,
 )
-from openset.errors import ConflictError, LeaseLostError, UnreachableError
+from openset.errors import ConfigError, ConflictError, LeaseLostError, UnreachableError
+from openset.store.shared_schema import SharedSchema
 
 # Of the lease that the coordinator grants, what a node believes in, counted from before it asked: clocks differ.
 _BELIEVED = 0.8
@@ -182,9 +185,17 @@ class Coordinator:
     # ---------------------------------------------------------------- changing
 
     async def initialise(
-        self, sentinel: Sentinel, member: Member, partitions: int, replicas: int, cluster: str | None = None
+        self,
+        sentinel: Sentinel,
+        member: Member,
+        partitions: int,
+        replicas: int,
+        cluster: str | None = None,
+        schema: SharedSchema | None = None,
     ) -> Settings:
-        """Makes a cluster of one node. cluster: its name, a new one unless given. ConflictError, LeaseLostError.
+        """Makes a cluster of one node. cluster: its name, a new one unless given.  schema: the tables that it has.
+
+        ConflictError, LeaseLostError, ConfigError when there are too many tables.
 
         Until the last commit there is none, whatever an attempt that was broken off has left.
         """
@@ -199,7 +210,11 @@ class Coordinator:
         for first in range(0, len(changes), _PLACEMENTS_AT_ONCE):
             await self._change([fresh], changes[first : first + _PLACEMENTS_AT_ONCE], sentinel)
         settings = Settings(cluster or new_cluster_name(), partitions, replicas)
-        last = [Change(member_key(member.node), encode(member)), Change(SETTINGS_KEY, encode(settings))]
+        last = [
+            Change(member_key(member.node), encode(member)),
+            Change(SCHEMA_KEY, _encoded_schema(schema or SharedSchema())),
+            Change(SETTINGS_KEY, encode(settings)),
+        ]
         await self._change([fresh], last, sentinel)
         return settings
 
@@ -250,6 +265,11 @@ class Coordinator:
         condition = Expected(SETTINGS_KEY, revision=expected_revision)
         return await self._change([condition], [Change(SETTINGS_KEY, encode(settings))], None)
 
+    async def change_schema(self, schema: SharedSchema, expected_revision: Revision) -> Revision:
+        """Replaces the tables of the cluster. ConflictError, ConfigError when they are too many."""
+        condition = Expected(SCHEMA_KEY, revision=expected_revision)
+        return await self._change([condition], [Change(SCHEMA_KEY, _encoded_schema(schema))], None)
+
     async def _change(
         self, conditions: Sequence[Expected], changes: Sequence[Change], sentinel: Sentinel | None
     ) -> Revision:
@@ -261,6 +281,13 @@ class Coordinator:
             raise LeaseLostError(f"{sentinel.node} is not the sentinel any more: its term {sentinel.term} is over")
         broken = next(each for each in conditions if not each.holds(outcome.items[each.key]))
         raise ConflictError(_conflict(broken, outcome.items[broken.key]))
+
+
+def _encoded_schema(schema: SharedSchema) -> bytes:
+    encoded = encode(schema)
+    if len(encoded) > MOST_VALUE_BYTES:
+        raise ConfigError(f"the cluster has too many columns: {MOST_VALUE_BYTES:,} bytes have to describe all tables")
+    return encoded
 
 
 def new_cluster_name() -> str:
@@ -280,6 +307,8 @@ def _conflict(broken: Expected, found: Item | None) -> str:
             return f"member {name} was removed meanwhile" if found is None else f"member {name} was changed meanwhile"
         case "alive":
             return f"{name} is alive"
+        case "schema":
+            return "the tables of the cluster have been changed meanwhile"
         case _ if absent:
             return "the cluster is initialised already"
         case _:

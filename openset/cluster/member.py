@@ -22,6 +22,7 @@ from openset.cluster.sentinel_run import SentinelRun
 from openset.cluster.view import View
 from openset.errors import OpenSetError, UnreachableError
 from openset.log import get_logger
+from openset.store.store import Store
 
 log = get_logger("openset.cluster")
 
@@ -79,13 +80,27 @@ class NoData:
 class Membership:
     """node: this node's name.  view: the latest, there from `start` on.  sentinel_run: its part when it is elected."""
 
-    def __init__(self, node: NodeName, cluster: str, coordinator: Coordinator, security: Security, gone_after_ms: int):
+    def __init__(
+        self,
+        node: NodeName,
+        cluster: str,
+        coordinator: Coordinator,
+        security: Security,
+        store: Store,
+        gone_after_ms: int,
+    ):
+        """store: gets the tables of the cluster, before anybody hears of a view that has them."""
         self.node = node
+        self._store = store
         self.coordinator = coordinator
         self.peers = Peers(security, node, cluster, self.address_of, lambda: self.revision)
         self.presence = Presence(coordinator, node, self._renewed, self._trouble)
         self.sentinel_run = SentinelRun(self, gone_after_ms)
         self._view: View | None = None
+        # The revision of the schema that the store has.
+        self._adopted: Revision = 0
+        # Why it has no later one.
+        self._refused = ""
         self._on_view: list[Callable[[View], None]] = []
         self._on_lease: list[Callable[[LeaseRenewed], None]] = []
         self._changed = asyncio.Event()
@@ -123,9 +138,10 @@ class Membership:
     # ---------------------------------------------------------------- running
 
     async def start(self) -> None:
-        """Returns when there is a view, however long that takes; the node is alive soon after."""
+        """Returns when there is a view whose tables the store has, however long that takes; it is alive soon after."""
         self._tasks.append(asyncio.create_task(self._for_good("watch", self._watch)))
-        while self._view is None:
+        self._tasks.append(asyncio.create_task(self._for_good("tables", self._adopt_again)))
+        while self._view is None or self._lacks_schema:
             await self._changed.wait()
         self._tasks.append(asyncio.create_task(self._for_good("presence", self.presence.run)))
         self._tasks.append(asyncio.create_task(self._for_good("sentinel", self.sentinel_run.run)))
@@ -181,11 +197,40 @@ class Membership:
         async with self._taking:
             if view.revision <= self.revision:
                 return
+            await self._adopt(view)
             self._view = view
             for told in self._on_view:
                 told(view)
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    @property
+    def _lacks_schema(self) -> bool:
+        return self._view is not None and self._adopted < self._view.schema_revision
+
+    async def _adopt(self, view: View) -> None:
+        """Gives the store the tables of a view. Where the disk refuses that is tried again, and map and lease go on."""
+        if view.schema is None or view.schema_revision <= self._adopted:
+            return
+        try:
+            await asyncio.to_thread(self._store.adopt_schema, view.schema)
+        except OpenSetError as error:
+            if error.message != self._refused:
+                log.error("the cluster's tables could not be taken over", reason=error.message, detail=error.detail)
+            self._refused = error.message
+            return
+        self._adopted, self._refused = view.schema_revision, ""
+
+    async def _adopt_again(self) -> None:
+        while True:
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE_SECONDS)
+            async with self._taking:
+                if self._lacks_schema:
+                    await self._adopt(self.view)
+                    self._wake()
 
     async def changed(self, seconds: float) -> bool:
         """Waits for the next view; False when there is none in that time."""
@@ -197,10 +242,13 @@ class Membership:
         return True
 
     async def caught_up(self, revision: Revision, timeout_ms: int) -> None:
-        """Returns when the view is of that revision or a later one. Raises UnreachableError when it takes too long."""
+        """Returns when the view is of that revision or a later one, and the store has its tables.
+
+        Raises UnreachableError when it takes too long.
+        """
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
-                while self.revision < revision:
+                while self.revision < revision or self._lacks_schema:
                     if not await self.changed(_WATCH_GRACE_SECONDS):
                         await self.read_now()
         except TimeoutError as error:

@@ -1,6 +1,7 @@
 """What a coordinator holds of a cluster: which key has what, and the view of all of it that nodes and sentinel act on.
 
 cluster                 what was settled when the cluster was initialised
+schema                  its tables
 members/{node}          who belongs to it
 placements/{partition}  where a partition is
 alive/{node}            kept by the node's lease
@@ -19,8 +20,10 @@ import msgspec
 from openset.cluster.keeper import Changes, Contents, Item, Revision
 from openset.cluster.map import ClusterMap, Member, NodeName, Placed, decode_placement
 from openset.errors import ConfigError, InternalError
+from openset.store.shared_schema import SharedSchema
 
 SETTINGS_KEY = "cluster"
+SCHEMA_KEY = "schema"
 SENTINEL_KEY = "sentinel"
 _MEMBERS = "members/"
 _PLACEMENTS = "placements/"
@@ -71,7 +74,7 @@ class Alive(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything, as of a revision. settings: None before the cluster is initialised.
+    """Everything, as of a revision. settings, schema: None before the cluster is initialised.
 
     alive: nodes whose lease lasts, each with the revision since which it does so without a gap.
     """
@@ -79,6 +82,8 @@ class View:
     revision: Revision
     settings: Settings | None = None
     settings_revision: Revision = 0
+    schema: SharedSchema | None = None
+    schema_revision: Revision = 0
     members: Mapping[NodeName, Registered] = field(default_factory=dict)
     placements: Mapping[int, Placed] = field(default_factory=dict)
     alive: Mapping[NodeName, Revision] = field(default_factory=dict)
@@ -102,6 +107,7 @@ def view_of(contents: Contents) -> View:
 def viewed(before: View, changes: Changes) -> View:
     """The view after changes. Raises InternalError for what cannot be read."""
     settings, settings_revision, sentinel = before.settings, before.settings_revision, before.sentinel
+    schema, schema_revision = before.schema, before.schema_revision
     members, placements, alive = dict(before.members), dict(before.placements), dict(before.alive)
     for key, item in changes.items.items():
         kind, slash, name = key.partition("/")
@@ -109,6 +115,9 @@ def viewed(before: View, changes: Changes) -> View:
             case "cluster":
                 settings = None if item is None else _decoded(key, item, Settings)
                 settings_revision = 0 if item is None else item.revision
+            case "schema":
+                schema = None if item is None else _decoded(key, item, SharedSchema)
+                schema_revision = 0 if item is None else item.revision
             case "sentinel":
                 sentinel = None if item is None else Sentinel(_decoded(key, item, str), item.created)
             case "members/":
@@ -119,7 +128,9 @@ def viewed(before: View, changes: Changes) -> View:
                 _put(alive, name, None if item is None else item.revision)
             case _:
                 pass  # of a newer version, which keeps more
-    return View(changes.revision, settings, settings_revision, members, placements, alive, sentinel)
+    return View(
+        changes.revision, settings, settings_revision, schema, schema_revision, members, placements, alive, sentinel
+    )
 
 
 def member_key(node: NodeName) -> str:

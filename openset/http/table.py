@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -53,10 +52,11 @@ class TableResource(Resource):
     async def _create(self, table: str) -> Answer:
         self.parameters().finish()
         columns, z_order, retention_days = table_definition(await self.body())
-        store = await self.node.store()
-        return description(
-            await asyncio.to_thread(store.create_table, table, columns, z_order, RESERVED_COLUMN_NAMES, retention_days)
-        )
+        await self.node.store()
+        async with self.node.cluster.schema_changes() as changes:
+            return description(
+                await changes.create_table(table, columns, z_order, RESERVED_COLUMN_NAMES, retention_days)
+            )
 
     async def _change(self, table: str) -> Answer:
         parameters = self.parameters()
@@ -69,12 +69,14 @@ class TableResource(Resource):
         days = None if wanted == "forever" else read_number(wanted)
         if days is None and wanted != "forever":
             raise ConfigError(f"retention_days={wanted} is neither a number of days nor forever")
-        return description(await asyncio.to_thread(store.set_retention, table, days))
+        async with self.node.cluster.schema_changes() as changes:
+            return description(await changes.set_retention(table, days))
 
     async def _drop(self, table: str) -> Answer:
         self.parameters().finish()
-        store = await self.node.store()
-        return {"deleted": (await asyncio.to_thread(store.drop_table, table)).name}
+        await self.node.store()
+        async with self.node.cluster.schema_changes() as changes:
+            return {"deleted": (await changes.drop_table(table)).name}
 
 
 class _Column(Resource):
@@ -98,12 +100,14 @@ class _Column(Resource):
             raise ConfigError(
                 f"what type is column {name!a}? Write it behind a colon: {name}:text, int, double or bool"
             )
-        return description(await asyncio.to_thread(store.add_column, table, name, column_type, RESERVED_COLUMN_NAMES))
+        async with self.node.cluster.schema_changes() as changes:
+            return description(await changes.add_column(table, name, column_type, RESERVED_COLUMN_NAMES))
 
     async def _drop(self, table: str, name: str) -> Answer:
         self.parameters().finish()
-        store = await self.node.store()
-        return description(await asyncio.to_thread(store.drop_column, table, name))
+        await self.node.store()
+        async with self.node.cluster.schema_changes() as changes:
+            return description(await changes.drop_column(table, name))
 
 
 class NewColumn(_Column):

@@ -24,8 +24,8 @@ from openset.store.schema import (
     check_z_order,
 )
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
+from openset.store.shared_schema import ColumnDefinition, SharedSchema, TableDefinition
 from openset.suggestion import suggestion
-from openset_format.block import ColumnType
 from openset_format.files import FILES, FileLayer, replace_file
 
 CATALOG_NAME = "catalog.json"
@@ -34,23 +34,10 @@ _MEMBER = "catalog"
 MOST_PARTITIONS = 1_000
 
 
-class _StoredColumn(msgspec.Struct):
-    id: int
-    name: str
-    type: ColumnType
+class _StoredTable(TableDefinition):
+    """files: the partitions that have a file on this node, which must not be missing."""
 
-
-class _StoredTable(msgspec.Struct):
-    """files: the partitions that have a file, which must not be missing."""
-
-    id: int
-    name: str
-    columns: list[_StoredColumn]
-    z_order: list[str]
-    version: int
-    next_column_id: int
-    retention_days: int | float | None = None
-    files: list[int] = []
+    files: list[int] = msgspec.field(default_factory=list)
 
 
 class _Contents(msgspec.Struct):
@@ -64,15 +51,21 @@ class _Contents(msgspec.Struct):
 class Catalog:
     """The catalog in memory, kept in step with its file. Not thread-safe: one thread changes it."""
 
-    def __init__(self, directory: Path, files: FileLayer = FILES, is_draft: bool = False):
+    def __init__(
+        self, directory: Path, files: FileLayer = FILES, is_draft: bool = False, schema: SharedSchema | None = None
+    ):
         """Reads the file when there is one. Raises InternalError when it is damaged, ConfigError when it is newer.
 
-        is_draft: changes stay in memory; whoever makes them writes `encoded` in the end.
+        is_draft: changes stay in memory; whoever makes them writes `encoded` in the end.  schema: what a draft begins
+        with instead of the file.
         """
+        assert is_draft or schema is None
         self._is_draft = is_draft
         self._path = directory / CATALOG_NAME
         self._files = files
-        self._contents = _read(self._path)
+        self._contents = _read(self._path) if schema is None else _Contents()
+        if schema is not None:
+            self._contents = self._with(schema)
         self._tables = {table.name: _schema(table) for table in self._contents.tables}
 
     @property
@@ -83,6 +76,36 @@ class Catalog:
     @property
     def server_name(self) -> str | None:
         return self._contents.server_name
+
+    def shared(self) -> SharedSchema:
+        """The tables, without what is this node's own."""
+        tables = [
+            TableDefinition(**{name: getattr(table, name) for name in TableDefinition.__struct_fields__})
+            for table in self._contents.tables
+        ]
+        return SharedSchema(self._contents.next_table_id, tables)
+
+    def adopt(self, schema: SharedSchema) -> tuple[list[TableSchema], list[TableSchema]]:
+        """Has the tables of another catalog from now on; those that there were and those that are new.
+
+        Raises InternalError for a schema that cannot be, or one that is older than this node's.
+        """
+        problems = Catalog(Path(), is_draft=True, schema=schema).mistakes()
+        if schema.next_table_id < self._contents.next_table_id:
+            problems.append(f"it gives away table {schema.next_table_id} again")
+        if problems:
+            raise InternalError("the tables of the cluster cannot be used here", detail=problems)
+        before = self.tables()
+        self._store(self._with(schema))
+        there, here = {one.id for one in before}, {one.id for one in self.tables()}
+        return [one for one in before if one.id not in here], [one for one in self.tables() if one.id not in there]
+
+    def _with(self, schema: SharedSchema) -> _Contents:
+        files = {table.id: table.files for table in self._contents.tables}
+        tables = [
+            _StoredTable(**msgspec.structs.asdict(table), files=files.get(table.id, [])) for table in schema.tables
+        ]
+        return msgspec.structs.replace(self._contents, tables=tables, next_table_id=schema.next_table_id)
 
     def encoded(self) -> bytes:
         """The bytes of the catalog's file."""
@@ -120,11 +143,13 @@ class Catalog:
         self.check_new_table(name)
         check_z_order(z_order)
         check_retention(retention_days)
-        stored: list[_StoredColumn] = []
+        stored: list[ColumnDefinition] = []
         for column_name, column_type in columns:
             if any(column.name == column_name for column in stored):
                 raise ConfigError(f"column {column_name!r} is named twice")
-            stored.append(_StoredColumn(len(stored) + 1, column_name, check_column(column_name, column_type, reserved)))
+            stored.append(
+                ColumnDefinition(len(stored) + 1, column_name, check_column(column_name, column_type, reserved))
+            )
         _check_column_count(len(stored))
         table_id = self._contents.next_table_id
         table = _StoredTable(table_id, name, stored, list(z_order), 1, len(stored) + 1, retention_days)
@@ -231,7 +256,7 @@ class Catalog:
             raise ConfigError(f"table {table!r} has a column {name!r} already")
         stored = self._stored(table)
         _check_column_count(len(stored.columns) + 1)
-        columns = [*stored.columns, _StoredColumn(stored.next_column_id, name, checked)]
+        columns = [*stored.columns, ColumnDefinition(stored.next_column_id, name, checked)]
         return self._replace(stored, columns=columns, next_column_id=stored.next_column_id + 1)
 
     def drop_column(self, table: str, name: str) -> TableSchema:

@@ -45,6 +45,7 @@ from openset.store.recovery import NoRecords, Records, recover, recover_member
 from openset.store.replicas import Replicas
 from openset.store.schema import TableSchema
 from openset.store.segments import Segments
+from openset.store.shared_schema import SharedSchema
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.trigger_store import Triggers
 from openset_format.block import PersonId
@@ -292,21 +293,52 @@ class Store:
         self._initialised()
         with self._changing():
             schema = self._catalog.drop_table(name)
-            with self._lock:
-                self.compactions.dropped.add(schema.id)
-                for key in [key for key in self._partitions if key[0] == schema.id]:
-                    del self._partitions[key]
-        self._now_stamps.pop(schema.id, None)
-        self.segments.drop_table(schema.id)
-        self.triggers.drop_table(schema.id)
+            self._hide(schema)
+        self._forget([schema])
+        return schema
+
+    def shared_schema(self) -> SharedSchema:
+        """The tables as a cluster's coordinator keeps them."""
+        with self._catalog_lock:
+            return self._catalog.shared()
+
+    def adopt_schema(self, schema: SharedSchema) -> None:
+        """Has these tables from now on, durably: those that are missing there are dropped as `drop_table` does.
+
+        Raises ReadOnlyError, and InternalError, also for a schema older than this one; then nothing has changed.
+        """
+        with self._changing():
+            if schema == self._catalog.shared():
+                return
+            dropped, created = self._catalog.adopt(schema)
+            for table in created:
+                self.triggers.create_table(table.id)
+            for table in dropped:
+                self._hide(table)
+        if dropped:
+            self._forget(dropped)
+
+    def _hide(self, table: TableSchema) -> None:
+        """No snapshot has a table any more that the catalog does not have. The catalog's lock is held."""
+        with self._lock:
+            self.compactions.dropped.add(table.id)
+            for key in [key for key in self._partitions if key[0] == table.id]:
+                del self._partitions[key]
+
+    def _forget(self, dropped: Sequence[TableSchema]) -> None:
+        """Removes what belongs to dropped tables as far as nobody needs it. Raises InternalError."""
+        for table in dropped:
+            self._now_stamps.pop(table.id, None)
+            self.segments.drop_table(table.id)
+            self.triggers.drop_table(table.id)
         self.compactions.delete_dropped_tables()
         try:
             self._journals.rotate()
             self.compactions.drop_segments()
         except FormatError as error:
             # The table is gone all the same. The journal says again what is wrong with it at the next insert.
-            log.error("records of a dropped table cannot be removed", table=name, reason=str(error))
-        return schema
+            names = [table.name for table in dropped]
+            log.error("records of dropped tables cannot be removed", tables=names, reason=str(error))
 
     def is_dropped(self, table_id: int) -> bool:
         """Whether a table that there was is no more."""
