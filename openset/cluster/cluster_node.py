@@ -25,7 +25,6 @@ from openset.cluster.etcd import EtcdKeeper
 from openset.cluster.etcd_address import parse_address
 from openset.cluster.identity import (
     AUTOMATIC_REPLICAS,
-    CLUSTER_DIRECTORY,
     COORDINATOR_DIRECTORY,
     Identity,
     IdentityFile,
@@ -39,6 +38,7 @@ from openset.cluster.security import HOW_TO, Security, security_of
 from openset.cluster.view import View, checked_node
 from openset.errors import ConfigError, ConflictError, InternodeError, OpenSetError, UnreachableError
 from openset.log import get_logger
+from openset.store.snapshot import CLUSTER_DIRECTORY
 from openset.store.store import Store, new_server_name
 from openset_format.files import FILES, FileLayer
 

@@ -85,10 +85,9 @@ class EmbeddedServer:
 
         Raises ConfigError when there is none or it cannot be used, InternalError when it is damaged.
         """
-        state = read_sealed(directory / STATE_FILE, _MEMBER, State)
+        state = read_state(directory)
         try:
             if state is not None:
-                check_version(directory / STATE_FILE, state.format_version, FORMAT_VERSION)
                 for leftover in directory.glob(f"*{TEMPORARY_SUFFIX}"):
                     files.discard(leftover)
                 files.sync_directory(directory)  # the last rename may not be durable yet
@@ -228,6 +227,15 @@ class EmbeddedServer:
         for future, answer in answers:
             if not future.done():
                 future.set_result(answer)
+
+
+def read_state(directory: Path) -> State | None:
+    """What a coordinator's directory holds, None for nothing. Raises InternalError when it is damaged, ConfigError."""
+    path = directory / STATE_FILE
+    state = read_sealed(path, _MEMBER, State)
+    if state is not None:
+        check_version(path, state.format_version, FORMAT_VERSION)
+    return state
 
 
 _CLOSED = Failed("unreachable", "the coordinator of this node does not answer any more: it is closed")

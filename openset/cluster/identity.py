@@ -11,9 +11,9 @@ import msgspec
 from openset.cluster.map import Member, NodeName
 from openset.errors import ConfigError, InternalError
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
+from openset.store.snapshot import CLUSTER_DIRECTORY
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer, replace_file
 
-CLUSTER_DIRECTORY = "cluster"
 COORDINATOR_DIRECTORY = "coordinator"
 MEMBER_FILE = "member.json"
 FORMAT_VERSION = 1

@@ -25,7 +25,13 @@ from openset.store.placing import is_placing
 from openset.store.recovery import Partitions, known_partitions
 from openset.store.schema import TableSchema
 from openset.store.segments import SEGMENTS_DIRECTORY
-from openset.store.snapshot import JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, PartitionSnapshot, StaleSnapshotError
+from openset.store.snapshot import (
+    CLUSTER_DIRECTORY,
+    JOURNAL_DIRECTORY,
+    SUPERSEDED_SUFFIX,
+    PartitionSnapshot,
+    StaleSnapshotError,
+)
 from openset.store.unfinished import UNFINISHED_NAME, unfinished_names
 from openset.store.views import PartitionView, ViewCache
 from openset_format.block import PersonId
@@ -252,7 +258,7 @@ def fingerprint(data_dir: Path) -> tuple[object, ...]:
 
 
 def lasting_files(data_dir: Path) -> list[Path]:
-    """All files that last, relative to the data directory: no lock, no leftovers of unfinished work."""
+    """All files that last, relative to the data directory: no lock, no leftovers, nothing about a cluster."""
     found = []
     for parent, _, names in os.walk(data_dir):
         relative = Path(parent).relative_to(data_dir)
@@ -264,4 +270,6 @@ def lasting_files(data_dir: Path) -> list[Path]:
 
 
 def _lasts(relative: Path) -> bool:
-    return relative.parts[0] != LOCK_NAME and not any(part.endswith(_PASSING) for part in relative.parts)
+    return relative.parts[0] not in (LOCK_NAME, CLUSTER_DIRECTORY) and not any(
+        part.endswith(_PASSING) for part in relative.parts
+    )

@@ -18,6 +18,8 @@ from openset_format.segment import RecordRef
 
 JOURNAL_DIRECTORY = "journal"
 TABLES_DIRECTORY = "tables"
+# What the node is in a cluster; of it alone, so neither backups nor copies have it.
+CLUSTER_DIRECTORY = "cluster"
 SUPERSEDED_SUFFIX = ".old"
 # Sequence, number of the segment in a list of names, offset, size.
 _FIELDS = 4

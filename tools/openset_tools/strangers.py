@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from openset.cluster.embedded import STATE_FILE
+from openset.cluster.identity import COORDINATOR_DIRECTORY, MEMBER_FILE
 from openset.errors import OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.compaction import STAGING_SUFFIX
@@ -14,7 +16,7 @@ from openset.store.lock import LOCK_NAME
 from openset.store.placing import PLACING_NAME
 from openset.store.segments import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
 from openset.store.segments import SEGMENTS_DIRECTORY
-from openset.store.snapshot import JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, TABLES_DIRECTORY
+from openset.store.snapshot import CLUSTER_DIRECTORY, JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset.store.unfinished import UNFINISHED_NAME
 from openset_format.files import TEMPORARY_SUFFIX
@@ -22,6 +24,7 @@ from openset_format.journal import MARK_NAME
 from openset_format.revent_file import REVENT_SUFFIX
 from openset_format.segment import SEGMENT_SUFFIX
 
+_OF_THE_CLUSTER = ((), (MEMBER_FILE,), (COORDINATOR_DIRECTORY,), (COORDINATOR_DIRECTORY, STATE_FILE))
 _LEFTOVERS = (TEMPORARY_SUFFIX, STAGING_SUFFIX, SUPERSEDED_SUFFIX)
 _PARTITION_FILE = re.compile(rf"p(\d{{4}})(\.h5|{re.escape(REVENT_SUFFIX)})")
 
@@ -53,6 +56,8 @@ def _reason(relative: Path, is_directory: bool, catalog: Catalog | None) -> str 
     if parts[0] == JOURNAL_DIRECTORY:
         known = len(parts) == 1 or (len(parts) == 2 and (parts[1] == MARK_NAME or relative.suffix == SEGMENT_SUFFIX))
         return None if known else "not part of the journal"
+    if parts[0] == CLUSTER_DIRECTORY:
+        return None if parts[1:] in _OF_THE_CLUSTER else "not part of what a node knows of its cluster"
     if parts[0] != TABLES_DIRECTORY:
         return (
             None if len(parts) == 1 and parts[0] in (CATALOG_NAME, LOCK_NAME, PLACING_NAME) else "not part of OpenSet"

@@ -12,12 +12,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from openset.cluster.embedded import STATE_FILE, read_state
+from openset.cluster.identity import COORDINATOR_DIRECTORY, MEMBER_FILE, read_identity
 from openset.errors import ConfigError, OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.dead_letters import DEAD_LETTERS_NAME
 from openset.store.offline import read_data_dir
 from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
-from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
+from openset.store.snapshot import CLUSTER_DIRECTORY, JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset_format.errors import DamageError, FormatError, MissingSegmentError
 from openset_format.journal_reading import read_journal
@@ -45,7 +47,7 @@ def verify(
     if not any((data_dir / name).exists() for name in (CATALOG_NAME, JOURNAL_DIRECTORY, TABLES_DIRECTORY)):
         raise ConfigError(f"{data_dir} is not a data directory")
     reading = _Reading(data_dir, advance)
-    problems = [*_catalog(data_dir)]
+    problems = [*_catalog(data_dir), *_cluster(data_dir)]
     journal = data_dir / JOURNAL_DIRECTORY
     reading.begins(journal)
     problems += _journal(journal)
@@ -75,6 +77,23 @@ def verify(
         if not any(file in message for file in known)
     ]
     return [*problems, *verify_contents(store, advance)] if deep else problems
+
+
+def _cluster(data_dir: Path) -> list[Problem]:
+    """What the node knows of its cluster, and the embedded coordinator's state where it has it."""
+    directory = data_dir / CLUSTER_DIRECTORY
+    coordinator = directory / COORDINATOR_DIRECTORY
+    checks: list[tuple[Path, Callable[[], object]]] = [
+        (directory / MEMBER_FILE, lambda: read_identity(data_dir)),
+        (coordinator / STATE_FILE, lambda: read_state(coordinator)),
+    ]
+    problems = []
+    for path, check in checks:
+        try:
+            check()
+        except OpenSetError as error:
+            problems.append(Problem(str(path), None, None, error.message))
+    return problems
 
 
 class _Reading:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from openset.cluster.identity import refuse_member
 from openset.errors import ConfigError, InternalError
 from openset.store.adopting import adopt_table
 from openset.store.catalog import CATALOG_NAME, Catalog
@@ -59,6 +60,7 @@ def _into(
     free, wanted = shutil.disk_usage(data_dir).free, backup.size_bytes
     if free < wanted:
         raise ConfigError(f"up to {wanted:,} bytes are needed in {data_dir}, and {free:,} are free")
+    refuse_member(data_dir)
     try:
         # What a start of the daemon makes good after a crash.
         Store.open(data_dir, files=files).close()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from openset.client.load import Spool
+from openset.cluster.identity import refuse_member
 from openset.errors import ConfigError, InsertError, InternalError, QueryError
 from openset.pyql.names import RESERVED_COLUMN_NAMES
 from openset.store.catalog import CATALOG_NAME, Catalog
@@ -132,6 +133,7 @@ def _locked(data_dir: Path, files: FileLayer) -> DirectoryLock:
         files.make_directory(data_dir)
     except OSError as error:
         raise ConfigError(f"data directory {data_dir} cannot be made: {error.strerror}") from error
+    refuse_member(data_dir)
     try:
         # What a start of the daemon makes good after a crash: people are forgotten whom records erase, and so on.
         Store.open(data_dir, files=files).close()
