@@ -20,6 +20,7 @@ from openset.http.internode_cluster import (
     MapChange,
     SentinelDecisions,
 )
+from openset.http.internode_query import InternodeQuery
 from openset.http.logs import log_request
 from openset.http.node import Node
 from openset.http.ping import Ping
@@ -58,6 +59,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/internode/add_node/?", AddNode),
     (r"/v1/internode/map_change/?", MapChange),
     (r"/v1/internode/coordinator/?", CoordinatorRequest),
+    (r"/v1/internode/query/?", InternodeQuery),
     (r"/v1/internode/sentinel/?", SentinelDecisions),
     (r"/v1/table/?", TableList),
     (rf"/v1/table/{_TABLE}/?", TableResource),

@@ -88,9 +88,13 @@ class InternodeResource(Resource):
         """The name of the node that asks, empty for one without."""
         return self.request.headers.get(FROM_HEADER, "")
 
-    async def serve(self, work: Coroutine[Any, Any, Answer]) -> None:
-        """Answers with what the work gives, once this node has seen what the caller has."""
-        await self.respond(self._current(work) if self.for_members and self.catches_up else work)
+    async def serve(self, work: Coroutine[Any, Any, Answer], *, cancellable: bool = False) -> None:
+        """Answers with what the work gives, once this node has seen what the caller has.
+
+        cancellable: it ends when the caller goes away.
+        """
+        work = self._current(work) if self.for_members and self.catches_up else work
+        await self.respond(work, cancellable=cancellable)
 
     async def _current(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         try:

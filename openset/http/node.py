@@ -110,7 +110,7 @@ class Node:
         self._guard = DiskGuard(store)
         self.scrubber = Scrubber(self.data_dir, store.damage, self._scrubbing)
         self._compactor = Compactor(store)
-        self._refresher = Refresher(self._tools(store))
+        self._refresher = Refresher(lambda: self._tools(store))
         self._watcher = Watcher(store, self.executor, self.plans)
         self._runner = Runner(store, self.executor, self._watcher, self.trigger_errors)
         self._board = Board(store, self._watcher)

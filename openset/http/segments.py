@@ -21,4 +21,4 @@ class SegmentResource(Resource):
 
     async def _remove(self, table: str, name: str) -> Answer:
         self.parameters().finish()
-        return await remove_segment(await self.node.store(), table, name)
+        return await remove_segment(await self.node.tools(), table, name)

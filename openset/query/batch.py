@@ -20,7 +20,7 @@ from openset.query.counts import CountsRequest
 from openset.query.frame import Facts, Query, Runnable, Tools, made_ready, run_query, with_missing
 from openset.query.passes import one_pass, spread_pass
 from openset.query.result import encode
-from openset.query.spread import Gathered, OtherSchemaError, Spread, wait_for_schema
+from openset.query.spread import Gathered, OutdatedError, Spread, wait_for_others
 from openset.query.wire.asking import request_bytes, request_of
 from openset.store.schema import TableSchema
 
@@ -91,8 +91,8 @@ async def _pass_everywhere(
             asked = [(query, requests[index], one) for index, query, one in ready]
             try:
                 found = await spread_pass(tools, spread, schema, asked, facts)
-            except OtherSchemaError:
-                await wait_for_schema(deadline)
+            except OutdatedError:
+                await wait_for_others(deadline)
                 continue
             except OpenSetError as error:
                 failed: list[Any] = [error] * len(ready)

@@ -7,6 +7,7 @@ the daemon adds the counts up and stores what was computed before it answers.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import msgspec
 from pyroaring import BitMap
 
 from openset.errors import QueryError, ReadOnlyError
@@ -61,7 +63,7 @@ class CountsRequest:
         definition = Definition(
             self.script, schema, sections, values, self.session_time_ms, self.time_zone, self.common.timeout_ms
         )  # fmt: skip
-        prepared = prepared_counts(tools.store.segments, definition, self.common, facts)
+        prepared = prepared_counts(tools, definition, self.common, facts)
         if self.debug:
             prepared.held.close()
             return QueryAnswer({"debug": prepared.plan})
@@ -141,8 +143,9 @@ def _check_names(store: Store, schema: TableSchema, names: Sequence[str], now_ms
             raise QueryError(f"{name!r} is the name of a trigger, and subscriptions are to either by name")
 
 
-def prepared_counts(segments: Segments, definition: Definition, common: Common, facts: Facts) -> Prepared:
+def prepared_counts(tools: Tools, definition: Definition, common: Common, facts: Facts) -> Prepared:
     """The sections ready to run; what they refer to is held. Raises QueryError."""
+    segments = tools.store.segments
     wanted = [
         name for each in definition.sections if each.section.algebra for name, _ in operand_names(each.section.algebra)
     ]
@@ -174,8 +177,10 @@ def prepared_counts(segments: Segments, definition: Definition, common: Common, 
             frozenset().union(*(each.section.script.columns for each in computed if each.section.script is not None)),
             "\n".join(describe_section(each, cached, facts.now_ms) for each in definition.sections),
             CountsCodec(len(definition.sections), frozenset(each.section.name for each in computed)),
-            partial(_rendered, segments, definition, cached, common.info),
+            partial(_rendered, segments, definition, cached, common.info, tools.spread is not None),
             held=held.pop_all(),
+            segments=tuple(dict.fromkeys(wanted)),
+            makes=tuple(each.section.name for each in definition.sections),
         )
     raise AssertionError  # nothing above swallows an exception
 
@@ -185,13 +190,15 @@ def _rendered(
     definition: Definition,
     cached: Mapping[str, StoredSegment],
     info: bool,
+    in_cluster: bool,
     portions: Sequence[Sequence[PartitionCounts]],
     facts: Facts,
 ) -> QueryAnswer:
-    """Stores what was computed, then answers. Raises InternalError, QueryError."""
+    """Stores what was computed, unless partitions are missing, then answers. Raises InternalError, QueryError."""
     parts = [part for portion in portions for part in portion]
     counts = [sum(part.counts[position] for part in parts) for position in range(len(definition.sections))]
-    _store(segments, definition, cached, counts, parts)
+    if not facts.missing:
+        _store(segments, definition, cached, counts, parts, in_cluster)
     names = [each.section.name for each in definition.sections]
     body: dict[str, object] = {"_": [{"g": name, "c": [people]} for name, people in zip(names, counts, strict=True)]}
     if info:
@@ -210,11 +217,22 @@ def _store(
     cached: Mapping[str, StoredSegment],
     counts: Sequence[int],
     parts: Sequence[PartitionCounts],
+    in_cluster: bool,
 ) -> None:
     """Stores what was computed. What was answered from an earlier computation takes the new ttl and refresh."""
     journal_id = next((part.journal_id for part in parts), "")
     sequence = max((part.sequence for part in parts), default=0)
     now_ms = time.time_ns() // 1_000_000
+
+    def shared(segment: Segment) -> Segment:
+        """In a cluster every partition has sequences of its own, and other nodes have to know the computation again."""
+        if not in_cluster:
+            return segment
+        known = {part.partition: part.sequence for part in parts}
+        return msgspec.structs.replace(
+            segment, journal_id="", sequence=0, known=known, published_at_ms=now_ms, computation=secrets.token_hex(8)
+        )
+
     computed: list[Computed] = []
     again: list[tuple[StoredSegment, Segment]] = []
     for each, people in zip(definition.sections, counts, strict=True):
@@ -224,10 +242,12 @@ def _store(
             wanted = described(
                 definition, each, earlier.made_at_ms, earlier.people, earlier.journal_id, earlier.sequence
             )  # fmt: skip
+            if in_cluster:
+                wanted = msgspec.structs.replace(shared(wanted), known=earlier.known)
             if (wanted.ttl_seconds, wanted.refresh_seconds) != (earlier.ttl_seconds, earlier.refresh_seconds):
                 again.append((cached[name], wanted))
             continue
-        segment = described(definition, each, now_ms, people, journal_id, sequence)
+        segment = shared(described(definition, each, now_ms, people, journal_id, sequence))
         computed.append(Computed(segment, {part.partition: part.members[name] for part in parts}))
     if computed or again:
         segments.put(definition.schema.id, computed, definition.replaces, again)

@@ -12,31 +12,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from openset.query.answer import QueryAnswer
-from openset.query.compare import compared_segments
+from openset.query.compare import EVERYONE, compared_segments
 from openset.query.executor import Executor
 from openset.query.explain import ExplainWork, Extent, explanation
 from openset.query.fan_out import PartitionedWork, fan_out
 from openset.query.index_only import Candidates
+from openset.query.shared_segments import bring, catch_up, other_segments, publish
 from openset.query.spread import (
     Asking,
-    Gathered,
-    OtherSchemaError,
+    OutdatedError,
     Share,
     Spread,
     gather,
-    wait_for_schema,
+    wait_for_others,
 )
-from openset.query.wire.asking import VERSION, Ask, request_bytes, request_of, schema_mark
+from openset.query.wire.asking import Ask, request_bytes, request_of, schema_mark
 from openset.query.wire.codec import Codec, Lists, encoded
 from openset.query.work import PlanCache
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
+from openset.store.segments import Edition, StoredSegment
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 
@@ -107,6 +108,8 @@ class Prepared:
     render: makes an answer of the results of the work; called in a thread, may raise OpenSetError.
     candidates: what indexes say about whom it does anything for, None when they say nothing.
     held: what has to stay until the work is done; whoever runs the query closes it.
+    segments: names of stored segments that it may read, besides those that are compared.
+    makes: names of segments that `render` stores.
     """
 
     work: PartitionedWork
@@ -116,6 +119,8 @@ class Prepared:
     render: Callable[[Sequence[Any], Facts], QueryAnswer]
     candidates: Candidates | None = None
     held: ExitStack = field(default_factory=ExitStack)
+    segments: Sequence[str] = ()
+    makes: Sequence[str] = ()
 
 
 class Query(Protocol):
@@ -145,23 +150,28 @@ class Query(Protocol):
 class Runnable:
     """What is run for a query, or measured for one that is to be explained.
 
-    work: without snapshots.  codec: of its results.  finish: makes the answer of them, in a thread.
+    work: without snapshots.  codec: of its results.  finish: makes the answer of them, in a thread.  segments: names
+    of stored ones that it may read.  makes: names of those that `finish` stores.
     """
 
     work: PartitionedWork
     codec: Codec[Any]
     finish: Callable[[Sequence[Any], Facts], QueryAnswer]
+    segments: Sequence[str] = ()
+    makes: Sequence[str] = ()
 
 
 def runnable(query: Query, prepared: Prepared, compared: Compared | None) -> Runnable:
     """The query itself, or its explanation. compared: what `segments` of the query are."""
     work: Any = prepared.work
+    names = [*prepared.segments, *(name for name in query.segments or () if name != EVERYONE)]
     if not query.common.explain:
-        return Runnable(replace(work, compared=compared), prepared.codec, prepared.render)
+        return Runnable(replace(work, compared=compared), prepared.codec, prepared.render, names, prepared.makes)
     return Runnable(
         ExplainWork(prepared.columns, (), work.settings, compared, prepared.candidates),
         Lists(Extent),
         lambda portions, facts: QueryAnswer(explanation(prepared.plan, portions, facts.partitions)),
+        names,
     )
 
 
@@ -209,73 +219,129 @@ async def _run_spread(tools: Tools, spread: Spread, query: Query, facts: Facts) 
     while True:
         try:
             return await _spread_once(tools, spread, query, request, facts)
-        except OtherSchemaError:
-            await wait_for_schema(facts.deadline(query.common))
+        except OutdatedError:
+            await wait_for_others(facts.deadline(query.common))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What other nodes are asked for. mark: `schema_mark` of the table. segments: the computations that are read."""
+
+    kind: str
+    request: bytes
+    mark: int = 0
+    segments: Mapping[str, Edition | None] = field(default_factory=dict)
 
 
 async def _spread_once(tools: Tools, spread: Spread, query: Query, request: bytes, facts: Facts) -> QueryAnswer:
-    """Raises OtherSchemaError when the table was changed while nodes were asked."""
+    """Raises OutdatedError when the table or a segment was changed while nodes were asked."""
     with ExitStack() as held:
         schema = tools.store.table(query.table)
         ready = await made_ready(tools, request_of(request, type(query)), schema, facts, held)
         if isinstance(ready, QueryAnswer):
             return ready
-        mark = schema_mark(schema)
+        found = held.enter_context(tools.store.segments.pinned(schema.id, ready.segments, facts.now_ms))
+        target = Target(query.kind, request, schema_mark(schema), editions(ready.segments, found))
 
         async def here(numbers: Sequence[int]) -> Share[Any]:
             again = request_of(request, type(query))
-            return (await run_here(tools, again, facts, mark, numbers, spread.may_answer))[0]
+            return (await run_here(tools, again, facts, target, numbers, spread.may_answer))[0]
 
         deadline = facts.deadline(query.common)
-        found = await gather(
+        gathered = await gather(
             Asking(
                 spread,
                 ready.codec,
                 here,
-                lambda numbers: ask_bytes(query.kind, request, mark, facts, deadline, numbers),
+                lambda numbers: ask_bytes(target, facts, deadline, numbers),
                 deadline,
                 query.common.timeout_ms,
                 query.common.partial,
+                bringing(tools, spread, found),
             ),
             range(tools.store.partitions or 0),
         )
-        return await finished(ready, query.common, replace(facts, partitions=found.read, missing=found.missing), found)
+        facts = replace(facts, partitions=gathered.read, missing=gathered.missing)
+        results = [] if gathered.result is None else [gathered.result]
+        answer = await asyncio.to_thread(ready.finish, results, facts)
+        if ready.makes and not facts.missing:
+            await publish(tools.store, spread, schema.id, ready.makes)
+        return with_missing(answer, query.common, facts)
 
 
-async def finished(ready: Runnable, common: Common, facts: Facts, found: Gathered[Any]) -> QueryAnswer:
-    """The answer of what was gathered. Raises OpenSetError."""
-    results = [] if found.result is None else [found.result]
-    return with_missing(await asyncio.to_thread(ready.finish, results, facts), common, facts)
+def editions(names: Sequence[str], found: Mapping[str, StoredSegment]) -> dict[str, Edition | None]:
+    """Which computations are meant by names, None where there is none."""
+    return {name: found[name].segment.edition if name in found else None for name in names}
 
 
-def ask_bytes(kind: str, request: bytes, mark: int, facts: Facts, deadline: float, numbers: Sequence[int]) -> bytes:
+def bringing(
+    tools: Tools, spread: Spread, found: Mapping[str, StoredSegment]
+) -> Callable[[str, Sequence[str]], Awaitable[bool]]:
+    """What gives other nodes the segments they lack, and takes over the later ones that they have.
+
+    found: those that are here, held by whoever runs the query.
+    """
+
+    async def bring_lacking(node: str, names: Sequence[str]) -> bool:
+        lacking = [found[name] for name in names if name in found]
+        later = await bring(spread, node, tools.store.segments, lacking)
+        if len(lacking) == len(names) and not later:
+            return True
+        await catch_up(tools.store, spread, node)
+        return False
+
+    return bring_lacking
+
+
+def ask_bytes(target: Target, facts: Facts, deadline: float, numbers: Sequence[int]) -> bytes:
     """What another node is sent for partitions."""
     left_ms = max(1, round(1000 * (deadline - time.monotonic())))
-    return encoded(Ask(VERSION, kind, request, mark, facts.now_ms, left_ms, list(numbers)))
+    return encoded(
+        Ask(
+            target.kind, target.request, target.mark, facts.now_ms, left_ms, list(numbers), dict(target.segments)
+        )
+    )  # fmt: skip
 
 
 async def run_here(
-    tools: Tools, query: Query, facts: Facts, mark: int, numbers: Sequence[int], may_answer: Callable[[int], bool]
+    tools: Tools,
+    query: Query,
+    facts: Facts,
+    target: Target,
+    numbers: Sequence[int],
+    may_answer: Callable[[int], bool],
 ) -> tuple[Share[Any], Codec[Any] | None]:
     """This node's share of a query: merged results of those partitions it may answer for, as far as it still may then;
     and the codec of a result.
 
-    mark: of the schema that whoever asks has prepared the query for. Raises OpenSetError.
+    target: as whoever asks has prepared the query. Raises OpenSetError.
     """
     allowed = [number for number in numbers if may_answer(number)]
     if not allowed:
         return Share(None, refused=numbers), None
     with ExitStack() as held:
         schema, snapshots = held.enter_context(tools.store.pinned_table(query.table, facts.now_ms))
-        if schema_mark(schema) != mark:
-            return Share(None, other_schema=True), None
+        differing = differs(tools, schema, target, facts)
+        if differing is not None:
+            return differing, None
         ready = await made_ready(tools, query, schema, facts, held)
         assert isinstance(ready, Runnable), "what needs no run is answered where it was asked"
+        differing = differs(tools, schema, target, facts)  # what was pinned is between the two
+        if differing is not None:
+            return differing, None
         own = pinned_of(snapshots, allowed)
         work: Any = ready.work
         results = await fan_out(tools.executor, replace(work, snapshots=own))
     merged = await asyncio.to_thread(ready.codec.merged, results)
     return share_of(merged, len(own), numbers, allowed, may_answer), ready.codec
+
+
+def differs(tools: Tools, schema: TableSchema, target: Target, facts: Facts) -> Share[Any] | None:
+    """What is answered when this node does not have the table, or the segments, for which a query was prepared."""
+    if schema_mark(schema) != target.mark:
+        return Share(None, other_schema=True)
+    others = other_segments(tools.store, schema.id, target.segments, facts.now_ms)
+    return Share(None, other_segments=others) if others else None
 
 
 def pinned_of(snapshots: Sequence[PartitionSnapshot], numbers: Collection[int]) -> list[PartitionSnapshot]:

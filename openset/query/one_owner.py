@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openset.query.frame import Facts, ask_bytes
+from openset.query.frame import Facts, Target, ask_bytes
 from openset.query.spread import Asking, Share, Spread, gather
 from openset.query.wire.asking import request_bytes
 
@@ -53,14 +53,19 @@ async def ask_owner(spread: Spread, asked: OwnerRequest, facts: Facts, answer: C
         spread,
         Whole(),
         here,
-        lambda numbers: ask_bytes(asked.kind, request, 0, facts, deadline, numbers),
+        lambda numbers: ask_bytes(Target(asked.kind, request), facts, deadline, numbers),
         deadline,
         asked.timeout_ms,
         partial=False,
+        bring=_nothing,
     )
     found = await gather(asking, [asked.partition])
     assert found.result is not None
     return found.result
+
+
+async def _nothing(node: str, names: Sequence[str]) -> bool:
+    return False  # no segment is read
 
 
 async def answered_here(

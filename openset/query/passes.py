@@ -7,7 +7,7 @@ is its own result.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -23,8 +23,12 @@ from openset.query.frame import (
     Facts,
     Query,
     Runnable,
+    Target,
     Tools,
     ask_bytes,
+    bringing,
+    differs,
+    editions,
     made_ready,
     pinned_of,
     share_of,
@@ -35,6 +39,7 @@ from openset.query.wire.codec import Codec, checked, decoded, encoded
 from openset.query.wire.failures import Failure, packed_error, unpacked_error
 from openset.query.work import WorkerState, budget_error
 from openset.store.schema import TableSchema
+from openset.store.segments import StoredSegment
 from openset.store.snapshot import PartitionSnapshot
 
 KIND = "batch"
@@ -175,26 +180,41 @@ async def spread_pass(
 ) -> Gathered[Found[Any]]:
     """The merged results of each query over all nodes. ready: each query with its bytes.
 
-    Raises OtherSchemaError, RunTimeError, the error of a request.
+    Raises OutdatedError, RunTimeError, the error of a request.
     """
-    mark = schema_mark(schema)
+    names = list(dict.fromkeys(name for _, _, one in ready for name in one.segments))
     timeout_ms = max(query.common.timeout_ms for query, _, _ in ready)
-    request = encoded(PassRequest(schema.name, timeout_ms, [PassQuery(query.kind, data) for query, data, _ in ready]))
-    deadline = facts.started + timeout_ms / 1000
+    request = PassRequest(schema.name, timeout_ms, [PassQuery(query.kind, data) for query, data, _ in ready])
+    with tools.store.segments.pinned(schema.id, names, facts.now_ms) as found:
+        target = Target(KIND, encoded(request), schema_mark(schema), editions(names, found))
+        return await _gathered_pass(tools, spread, ready, facts, target, request, found)
+
+
+async def _gathered_pass(
+    tools: Tools,
+    spread: Spread,
+    ready: Sequence[tuple[Query, bytes, Runnable]],
+    facts: Facts,
+    target: Target,
+    request: PassRequest,
+    found: Mapping[str, StoredSegment],
+) -> Gathered[Found[Any]]:
+    deadline = facts.started + request.timeout_ms / 1000
 
     async def here(numbers: Sequence[int]) -> Share[Found[Any]]:
         queries = [request_of(data, type(query)) for query, data, _ in ready]
-        share, _ = await pass_here(tools, schema.name, queries, facts, mark, numbers, spread.may_answer)
+        share, _ = await pass_here(tools, request.table, queries, facts, target, numbers, spread.may_answer)
         return share
 
     asking = Asking(
         spread,
         PassCodec([one.codec for _, _, one in ready]),
         here,
-        lambda numbers: ask_bytes(KIND, request, mark, facts, deadline, numbers),
+        lambda numbers: ask_bytes(target, facts, deadline, numbers),
         deadline,
-        timeout_ms,
+        request.timeout_ms,
         partial=True,  # each query decides for itself
+        bring=bringing(tools, spread, found),
     )
     return await gather(asking, range(tools.store.partitions or 0))
 
@@ -204,7 +224,7 @@ async def pass_here(
     table: str,
     queries: Sequence[Query],
     facts: Facts,
-    mark: int,
+    target: Target,
     numbers: Sequence[int],
     may_answer: Callable[[int], bool],
 ) -> tuple[Share[Found[Any]], PassCodec]:
@@ -218,8 +238,9 @@ async def pass_here(
         return Share(None, refused=numbers), nothing
     with ExitStack() as held:
         schema, snapshots = held.enter_context(tools.store.pinned_table(table, facts.now_ms))
-        if schema_mark(schema) != mark:
-            return Share(None, other_schema=True), nothing
+        differing = differs(tools, schema, target, facts)
+        if differing is not None:
+            return differing, nothing
         ready: Found[Runnable] = []
         for query in queries:
             try:
@@ -228,6 +249,9 @@ async def pass_here(
                 ready.append(made)
             except OpenSetError as error:
                 ready.append(error)
+        differing = differs(tools, schema, target, facts)  # what was pinned is between the two
+        if differing is not None:
+            return differing, nothing
         running = [one for one in ready if not isinstance(one, OpenSetError)]
         own = pinned_of(snapshots, allowed)
         results = iter(await one_pass(tools.executor, [one.work for one in running], own))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +17,7 @@ from openset.errors import OpenSetError, QueryError
 from openset.log import get_logger
 from openset.query.counts import prepared_counts
 from openset.query.frame import Common, Facts, Prepared, Tools, run_query
+from openset.query.shared_segments import is_refreshed_here, publish_failure
 from openset.query.stored_segments import definition_of
 from openset.store.schema import TableSchema
 from openset.store.segments import StoredSegment
@@ -28,10 +31,15 @@ EXPIRY_CHECK_SECONDS = 5.0
 class Refresher:
     """The daemon's background task. Made on the event loop, runs until `close`."""
 
-    def __init__(self, tools: Tools):
-        self._tools = tools
-        self._segments = tools.store.segments
+    def __init__(self, tools: Callable[[], Tools]):
+        """tools: as they are when they are needed; a node may come to be one of several."""
+        self._tools_now = tools
+        self._segments = tools().store.segments
         self._task = asyncio.create_task(self._run())
+
+    @property
+    def _tools(self) -> Tools:
+        return self._tools_now()
 
     async def close(self) -> None:
         """Ends the task; a refresh that runs is given up."""
@@ -53,7 +61,7 @@ class Refresher:
 
     async def _refresh_next(self) -> bool:
         """Whether a segment was due."""
-        stored = self._segments.next_refresh(_now_ms())
+        stored = self._segments.next_refresh(_now_ms(), self._is_ours)
         if stored is None:
             return False
         name = stored.segment.name
@@ -63,10 +71,21 @@ class Refresher:
         except Exception as error:
             reason = error.message if isinstance(error, OpenSetError) else f"a defect of OpenSet: {error}"
             self._segments.refresh_failed(stored, reason, _now_ms())
+            await self._tell_others(stored, reason)
             log.error("refresh failed", segment=name, reason=reason, exc_info=not isinstance(error, OpenSetError))
         else:
             log.info("refreshed", segment=name, ms=round(1000 * (time.monotonic() - started), 1))
         return True
+
+    def _is_ours(self, stored: StoredSegment) -> bool:
+        spread, partitions = self._tools.spread, self._tools.store.partitions
+        return spread is None or (partitions is not None and is_refreshed_here(spread, partitions, stored))
+
+    async def _tell_others(self, stored: StoredSegment, reason: str) -> None:
+        if self._tools.spread is None:
+            return
+        with suppress(OpenSetError):  # a member that is not told keeps the segment for longer than its ttl
+            await publish_failure(self._tools.spread, stored, reason)
 
     async def _refresh(self, stored: StoredSegment) -> None:
         """Raises OpenSetError."""
@@ -91,7 +110,7 @@ class RefreshRequest:
         if schema.id != self.stored.table_id:
             raise QueryError(f"the table of segment {self.stored.segment.name!r} was dropped")
         definition = await definition_of(tools.plans, schema, self.stored)
-        return prepared_counts(tools.store.segments, definition, self.common, facts)
+        return prepared_counts(tools, definition, self.common, facts)
 
 
 def _now_ms() -> int:

@@ -10,20 +10,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from openset.errors import InternodeError
 from openset.query import explain_person, passes, person
 from openset.query.column import ColumnRequest
 from openset.query.counts import CountsRequest
 from openset.query.events import EventsRequest
 from openset.query.explain_person import ExplainRequest, explained_here
-from openset.query.frame import MAX_TIMEOUT_MS, Facts, Query, Tools, run_here
+from openset.query.frame import MAX_TIMEOUT_MS, Facts, Query, Target, Tools, run_here
 from openset.query.histogram import HistogramRequest
 from openset.query.one_owner import Whole, answered_here
 from openset.query.passes import PassRequest, pass_here
 from openset.query.person import PersonAsk, person_here
 from openset.query.refresher import RefreshRequest
+from openset.query.shared_segments import SegmentMessage, answer_segments
 from openset.query.spread import Share
-from openset.query.wire.asking import VERSION, Answered, Ask, request_of
+from openset.query.wire.asking import Answered, Ask, request_of
 from openset.query.wire.codec import Codec, WireError, checked, decoded, encoded
 from openset_format.block import PersonId
 from openset_format.hashing import partition_of
@@ -41,13 +41,12 @@ _OF_A_PASS = (EventsRequest.kind, ColumnRequest.kind, HistogramRequest.kind)
 async def answer_remote(tools: Tools, body: bytes, may_answer: MayAnswer) -> bytes:
     """What another node asked for, for the partitions this node may answer for; the others are refused.
 
-    Cancelling it ends what runs. Raises WireError for what is no request, InternodeError for one of another version,
-    and whatever the query ends with.
+    Cancelling it ends what runs. Raises WireError for what is no request, and whatever the query ends with.
     """
-    ask: Ask = decoded(body, Ask)
-    if ask.version != VERSION:
-        raise InternodeError(f"this node speaks version {VERSION} of queries between nodes, not {ask.version}")
-    count = tools.store.partitions or 0
+    message: Ask | SegmentMessage = decoded(body, Ask | SegmentMessage)
+    if not isinstance(message, Ask):
+        return await answer_segments(tools.store, message)
+    ask, count = message, tools.store.partitions or 0
     numbers = ask.partitions
     checked(bool(numbers) and numbers == sorted(set(numbers)), "it names no partitions, or one of them twice")
     checked(numbers[0] >= 0 and numbers[-1] < count, "it names a partition that there is not")
@@ -57,20 +56,20 @@ async def answer_remote(tools: Tools, body: bytes, may_answer: MayAnswer) -> byt
     if share.result is not None:
         assert codec is not None
         result = await asyncio.to_thread(codec.encode, share.result)
-    return encoded(Answered(result, share.read, list(share.refused), share.other_schema))
+    return encoded(Answered(result, share.read, list(share.refused), share.other_schema, list(share.other_segments)))
 
 
 async def _share(tools: Tools, ask: Ask, may_answer: MayAnswer) -> Shared:
     if ask.kind in _QUERIES:
         query: Query = request_of(ask.request, _QUERIES[ask.kind])
         facts = _facts(ask, query.common.timeout_ms)
-        return await run_here(tools, query, facts, ask.schema, ask.partitions, may_answer)
+        return await run_here(tools, query, facts, _target(ask), ask.partitions, may_answer)
     if ask.kind == passes.KIND:
         batch = request_of(ask.request, PassRequest)
         checked(all(one.kind in _OF_A_PASS for one in batch.queries), "a query of a batch is of no known kind")
         queries = [request_of(one.request, _QUERIES[one.kind]) for one in batch.queries]
         facts = _facts(ask, batch.timeout_ms)
-        return await pass_here(tools, batch.table, queries, facts, ask.schema, ask.partitions, may_answer)
+        return await pass_here(tools, batch.table, queries, facts, _target(ask), ask.partitions, may_answer)
     if ask.kind == person.KIND:
         asked = request_of(ask.request, PersonAsk)
         _check_partition(tools, ask, asked.request.person)
@@ -87,6 +86,10 @@ async def _share(tools: Tools, ask: Ask, may_answer: MayAnswer) -> Shared:
 
         return await answered_here(ask.partitions, may_answer, explained), Whole()
     raise WireError(f"another node's request cannot be read: it is of kind {ask.kind!r}")
+
+
+def _target(ask: Ask) -> Target:
+    return Target(ask.kind, ask.request, ask.schema, ask.segments)
 
 
 def _facts(ask: Ask, timeout_ms: int) -> Facts:

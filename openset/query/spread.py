@@ -71,12 +71,14 @@ class Share(Generic[Result]):
     """What a node answered. read: how many partitions with data it took. refused: partitions it may not answer for.
 
     result: of the other ones, None when there are none. other_schema: its table is not that of whoever asks.
+    other_segments: names of segments of which it has other computations.
     """
 
     result: Result | None
     read: int = 0
     refused: Sequence[int] = ()
     other_schema: bool = False
+    other_segments: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +105,8 @@ class Gathered(Generic[Result]):
         )
 
 
-class OtherSchemaError(Exception):
-    """A node knows the table in another form: the query has to begin again."""
+class OutdatedError(Exception):
+    """Another node knows the table in another form, or later computations of segments: the query begins again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +114,8 @@ class Asking(Generic[Result]):
     """One query on its way.
 
     here: answers for partitions of this node. body: what another node is sent for partitions.  deadline: in
-    time.monotonic() seconds. partial: whether an answer may lack partitions.
+    time.monotonic() seconds. partial: whether an answer may lack partitions.  bring: gives another node its
+    computations of segments; False when the other has later ones.
     """
 
     spread: Spread
@@ -122,9 +125,18 @@ class Asking(Generic[Result]):
     deadline: float
     timeout_ms: int
     partial: bool
+    bring: Callable[[str, Sequence[str]], Awaitable[bool]]
 
     async def share(self, node: str, numbers: Sequence[int]) -> Share[Result]:
-        """What a node answers. Raises OpenSetError."""
+        """What a node answers. Raises OpenSetError, OutdatedError."""
+        share = await self._asked(node, numbers)
+        if share.other_segments and node != self.spread.node and await self.bring(node, share.other_segments):
+            share = await self._asked(node, numbers)
+        if share.other_schema or share.other_segments:
+            raise OutdatedError
+        return share
+
+    async def _asked(self, node: str, numbers: Sequence[int]) -> Share[Result]:
         if node == self.spread.node:
             return await self.here(numbers)
         left_seconds = self.deadline + ANSWER_GRACE_SECONDS - time.monotonic()
@@ -133,9 +145,9 @@ class Asking(Generic[Result]):
         checked(set(answer.refused) <= set(numbers), "it refuses partitions that it was not asked for")
         checked(0 <= answer.read <= len(numbers), "it has read more partitions than it was asked for")
         result = None if answer.result is None else await asyncio.to_thread(self.codec.decode, answer.result)
-        if not answer.other_schema:
+        if not answer.other_schema and not answer.other_segments:
             checked((result is None) == (set(answer.refused) >= set(numbers)), "its result is missing")
-        return Share(result, answer.read, answer.refused, answer.other_schema)
+        return Share(result, answer.read, answer.refused, answer.other_schema, answer.other_segments)
 
 
 async def gather(asking: Asking[Result], partitions: Collection[int]) -> Gathered[Result]:
@@ -238,8 +250,6 @@ class _Gathering(Generic[Result]):
             self._missed(numbers, f"node {node!r}: {error.message}")
             self._leave_alone(node)
             return
-        if share.other_schema:
-            raise OtherSchemaError
         if share.refused:
             self._missed(share.refused, f"node {node!r} does not own them")
             self._leave_alone(node)
@@ -280,8 +290,10 @@ def _is_no_answer(error: OpenSetError) -> bool:
     return isinstance(error, InternodeError) or (error.status == 503 and not isinstance(error, ReadOnlyError))
 
 
-async def wait_for_schema(deadline: float) -> None:
+async def wait_for_others(deadline: float) -> None:
     """A short pause before a query begins again. Raises InternodeError when its time is over."""
     if time.monotonic() + FIRST_PAUSE_SECONDS >= deadline:
-        raise InternodeError("the nodes do not agree on the table's columns; a change of it may be under way")
+        raise InternodeError(
+            "the nodes do not agree on the table's columns or its segments; a change of them may be under way"
+        )
     await asyncio.sleep(FIRST_PAUSE_SECONDS)

@@ -10,6 +10,8 @@ from typing import Any
 from openset.errors import OpenSetError, QueryError
 from openset.query.compare import unknown_segment
 from openset.query.definition import Definition
+from openset.query.frame import Tools
+from openset.query.shared_segments import publish_removal
 from openset.query.work import PlanCache
 from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.segments import StoredSegment
@@ -27,13 +29,16 @@ async def list_segments(store: Store, plans: PlanCache, table: str) -> dict[str,
     }
 
 
-async def remove_segment(store: Store, table: str, name: str) -> dict[str, Any]:
-    """Removes a segment and names it. Raises QueryError when there is none of this name."""
+async def remove_segment(tools: Tools, table: str, name: str) -> dict[str, Any]:
+    """Removes a segment, on all nodes, and names it. Raises QueryError when there is none of this name."""
+    store = tools.store
     schema = store.table(table)
     now_ms = time.time_ns() // 1_000_000
     removed = await asyncio.to_thread(store.segments.remove, schema.id, name, now_ms)
     if removed is None:
         raise unknown_segment(name, [stored.segment.name for stored in store.segments.all(schema.id, now_ms)])
+    if tools.spread is not None:
+        await publish_removal(tools.spread, removed)
     return {"deleted": removed.segment.name}
 
 

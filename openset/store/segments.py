@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,12 @@ SEGMENTS_DIRECTORY = "segments"
 SEGMENT_SUFFIX = ".segment"
 SEGMENTS_PER_TABLE = 10_000
 LEAST_REFRESH_SECONDS = 1.0
+# So many removals are remembered, for nodes that have not heard of them.
+REMOVED_KEPT = 10_000
+
+
+# When a computation was published, and what tells it from others of that moment.
+Edition = tuple[int, str]
 
 
 class SegmentColumn(msgspec.Struct, frozen=True):
@@ -44,12 +50,15 @@ class SegmentColumn(msgspec.Struct, frozen=True):
     type: ColumnType
 
 
-class Segment(msgspec.Struct, frozen=True):
+class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of a stored segment besides its people.
 
     script: without its @segment line. ttl_seconds: None means forever. people: how many belonged to it.
     made_at_ms: when it was computed. parameters, session_time_ms, timeout_ms, time_zone: of the request. columns: what
     its script read. journal_id, sequence: the journal record up to which it knew the events.
+
+    In a cluster, where every partition has records of its own: known: the last of them by partition, instead of
+    sequence.  published_at_ms, computation: by what nodes tell computations of a name apart (`edition`).
     """
 
     name: str
@@ -65,6 +74,14 @@ class Segment(msgspec.Struct, frozen=True):
     journal_id: str
     sequence: int
     time_zone: str = "UTC"
+    known: dict[int, int] = {}
+    published_at_ms: int = 0
+    computation: str = ""
+
+    @property
+    def edition(self) -> Edition:
+        """Equal for one computation on all nodes; a later one of the same name is greater."""
+        return (self.published_at_ms or self.made_at_ms, self.computation)
 
     @property
     def expires_at_ms(self) -> float:
@@ -118,12 +135,16 @@ class Segments:
         self,
         data_dir: Path,
         table_ids: Iterable[int],
-        journal_id: str,
+        journal_id: str | None,
         last_sequence: int,
         files: FileLayer = FILES,
         health: Health | None = None,
     ):
-        """Reads what is there. Segments that know events which the journal does not have are removed."""
+        """Reads what is there. Segments that know events which the journal does not have are removed.
+
+        journal_id: None on a member of a cluster. Its segments know only what all copies have agreed on.
+        """
+        self._in_cluster = journal_id is None
         self._data_dir = data_dir
         self._files = files
         self._health = health or Health()
@@ -139,6 +160,8 @@ class Segments:
         self._dropped_tables: set[int] = set()
         # By table: people who were erased since the node started, for segments that are being computed without knowing.
         self._erased: dict[int, list[_Erased]] = {}
+        # What was removed since the node started: other nodes may not have heard of it.
+        self._removed: dict[tuple[int, str], Edition] = {}
         now_ms = time.time() * 1_000
         for table_id in table_ids:
             self._read_table(table_id, journal_id, last_sequence, now_ms)
@@ -208,6 +231,7 @@ class Segments:
             if not computed:
                 return
             with self._lock:
+                computed = [self._later(table_id, one) for one in computed]
                 self._check_room(table_id, computed)
                 first = self._next_version.get(table_id, 1)
                 self._next_version[table_id] = first + len(computed)
@@ -223,16 +247,66 @@ class Segments:
                 idle = self._idle()
             self._unlink(idle)
 
+    def _later(self, table_id: int, one: Computed) -> Computed:
+        """A shared computation is later than what it replaces or was removed, whatever clocks say. The lock is held."""
+        key = (table_id, one.segment.name)
+        stored, edition = self._stored.get(key), one.segment.edition
+        before = max(self._removed.get(key, (0, "")), (0, "") if stored is None else stored.segment.edition)
+        if (
+            not one.segment.computation
+            or before < edition
+            or (stored is not None and stored.segment.edition == edition)
+        ):
+            return one
+        return Computed(msgspec.structs.replace(one.segment, published_at_ms=before[0] + 1), one.members)
+
+    def receive(self, table_id: int, computed: Sequence[Computed]) -> list[str]:
+        """Stores what another node has computed; the names of those that were computed later or removed here.
+
+        Syncs: not for the event loop. Raises as `put`.
+        """
+        with self._writing:
+            with self._lock:
+                refused = [one.segment.name for one in computed if self._is_past(table_id, one.segment)]
+                known = [one for one in computed if self._is_known(table_id, one.segment)]
+            news = [one for one in computed if one not in known and one.segment.name not in refused]
+            if news:
+                self.put(table_id, news)
+            return refused
+
+    def _is_known(self, table_id: int, segment: Segment) -> bool:
+        """Whether this computation is the stored one. The lock is held."""
+        stored = self._stored.get((table_id, segment.name))
+        return stored is not None and stored.segment.edition == segment.edition
+
+    def _is_past(self, table_id: int, segment: Segment) -> bool:
+        """Whether a later computation is stored, or this one was removed. The lock is held."""
+        key = (table_id, segment.name)
+        stored, removed = self._stored.get(key), self._removed.get(key)
+        return (stored is not None and stored.segment.edition > segment.edition) or (
+            removed is not None and removed >= segment.edition
+        )
+
+    def read(self, stored: StoredSegment) -> Computed:
+        """A stored segment with its members, for another node. Raises InternalError."""
+        return self._read(stored)
+
+    def removed(self) -> dict[tuple[int, str], Edition]:
+        """What was removed since the node started: up to which edition, by table and name."""
+        with self._lock:
+            return dict(self._removed)
+
     def _is_stored(self, stored: StoredSegment) -> bool:
         """Whether nothing has replaced it. The lock is held."""
-        return self._stored.get((stored.table_id, stored.segment.name)) is stored
+        held = self._stored.get((stored.table_id, stored.segment.name))
+        return held is not None and held.version == stored.version
 
     def forget_people(self, table_id: int, partition: int, ordinals: Collection[int], sequence: int) -> None:
         """Takes people who were erased out of every segment of a table, durably. Syncs: not for the event loop.
 
         sequence: of the record that erased them; segments that knew it do not have them. Raises InternalError.
         """
-        erased = _Erased(partition, BitMap(ordinals), sequence)
+        erased = _Erased(partition, BitMap(ordinals), sequence, self._in_cluster)
         with self._writing:
             with self._lock:
                 self._erased.setdefault(table_id, []).append(erased)
@@ -252,16 +326,25 @@ class Segments:
             raise InternalError(f"segment {stored.segment.name!r} cannot be read: {error}") from error
         return Computed(stored.segment, members)
 
-    def remove(self, table_id: int, name: str, now_ms: float) -> StoredSegment | None:
+    def remove(
+        self, table_id: int, name: str, now_ms: float, up_to: Edition | None = None
+    ) -> StoredSegment | None:  # fmt: skip
         """Removes a segment durably; None when there is none within its ttl. Raises InternalError, ReadOnlyError.
+
+        up_to: not one that was computed later, and none that comes late either.
 
         Its file goes at once, for a crash would bring it back: a query that has it pinned and not read may fail.
         """
         with self._health.writing(), self._writing:
             with self._lock:
                 stored = self._stored.get((table_id, name))
+                if up_to is not None:
+                    self._note_removed((table_id, name), up_to)
                 if stored is None or not self._is_alive(stored, now_ms):
                     return None
+                if up_to is not None and stored.segment.edition > up_to:
+                    return None
+                self._note_removed((table_id, name), stored.segment.edition)
             try:
                 self._files.unlink(self._data_dir / stored.ref.file)
             except OSError as error:
@@ -274,6 +357,12 @@ class Segments:
             except OSError as error:
                 raise InternalError(f"segment {name!r} may come back after a restart: {error}") from error
             return stored
+
+    def _note_removed(self, key: tuple[int, str], edition: Edition) -> None:
+        """The lock is held."""
+        self._removed[key] = max(edition, self._removed.pop(key, edition))
+        if len(self._removed) > REMOVED_KEPT:
+            del self._removed[next(iter(self._removed))]
 
     def drop_table(self, table_id: int) -> None:
         """Forgets the segments of a table that was dropped, and takes no more; its files go with its directory."""
@@ -297,8 +386,13 @@ class Segments:
 
     # --- refreshing ------------------------------------------------------------------------------------------------
 
-    def next_refresh(self, now_ms: float) -> StoredSegment | None:
-        """The segment whose refresh is due for longest, oldest computation first; None when none is."""
+    def next_refresh(
+        self, now_ms: float, is_ours: Callable[[StoredSegment], bool] = lambda stored: True
+    ) -> StoredSegment | None:  # fmt: skip
+        """The segment whose refresh is due for longest, oldest computation first; None when none is.
+
+        is_ours: whether this node refreshes it.
+        """
         with self._lock:
             due = [
                 (self._refresh_at(stored), stored.version, stored)
@@ -306,6 +400,7 @@ class Segments:
                 if stored.segment.refresh_seconds is not None
                 and self._is_alive(stored, now_ms)
                 and self._refresh_at(stored) <= now_ms
+                and is_ours(stored)
             ]
             return min(due, key=lambda entry: entry[:2])[2] if due else None
 
@@ -391,7 +486,7 @@ class Segments:
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
-    def _read_table(self, table_id: int, journal_id: str, last_sequence: int, now_ms: float) -> None:
+    def _read_table(self, table_id: int, journal_id: str | None, last_sequence: int, now_ms: float) -> None:
         """The newest file of each name stays, the others go."""
         directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
         undo(directory, self._files)
@@ -410,7 +505,9 @@ class Segments:
             self._replace((table_id, segment.name), StoredSegment(table_id, version, segment))
             if now_ms >= segment.expires_at_ms:
                 self._replace((table_id, segment.name), None)
-            if segment.sequence and (segment.journal_id != journal_id or segment.sequence > last_sequence):
+            if journal_id is None or not segment.sequence:
+                continue
+            if segment.journal_id != journal_id or segment.sequence > last_sequence:
                 log.error("a stored segment knows events that are lost", segment=segment.name)
                 self._replace((table_id, segment.name), None)
         self._unlink(self._idle())
@@ -418,14 +515,17 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class _Erased:
-    """Ordinals of a partition that a record made nobody's."""
+    """Ordinals of a partition that a record made nobody's. of_partition: sequences count the partition's records."""
 
     partition: int
     ordinals: BitMap
     sequence: int
+    of_partition: bool
 
     def is_news_to(self, segment: Segment) -> bool:
         """Whether a segment was computed without knowing."""
+        if self.of_partition:
+            return segment.known.get(self.partition, 0) < self.sequence
         return segment.sequence < self.sequence
 
 

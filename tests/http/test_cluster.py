@@ -30,6 +30,7 @@ INTERNODE = [
     ("POST", "add_node"),
     ("POST", "map_change"),
     ("POST", "coordinator"),
+    ("POST", "query"),
     ("POST", "sentinel"),
 ]
 

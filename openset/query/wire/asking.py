@@ -14,26 +14,27 @@ import msgspec
 from openset.query.parameters import RequestParameters
 from openset.query.wire.codec import WireError, checked, encoded
 from openset.store.schema import TableSchema
+from openset.store.segments import Edition
 from openset_format.hashing import checksum
 
-VERSION = 1
 Asked = TypeVar("Asked")
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, tag="query"):
     """A query for some partitions.
 
     kind: which query; request: its fields. schema: `schema_mark` of the table for which it was prepared. now_ms: the
-    query's now. left_ms: how long it may still run.
+    query's now. left_ms: how long it may still run. segments: by name the computations it reads, None where whoever
+    asks has none of that name.
     """
 
-    version: int
     kind: str
     request: bytes
     schema: int
     now_ms: int
     left_ms: int
     partitions: list[int]
+    segments: dict[str, Edition | None] = {}
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -43,6 +44,7 @@ class Answered(msgspec.Struct, frozen=True):
     read: int
     refused: Sequence[int]
     other_schema: bool = False
+    other_segments: Sequence[str] = ()
 
 
 def request_bytes(request: Any) -> bytes:

@@ -1,0 +1,19 @@
+"""POST /v1/internode/query: a node's share of a query that another node coordinates, and what nodes say of segments."""
+
+from __future__ import annotations
+
+from openset.errors import MisdirectedError
+from openset.http.internode import InternodeResource
+from openset.http.resource import Answer
+from openset.query.remote import answer_remote
+
+
+class InternodeQuery(InternodeResource):
+    async def post(self) -> None:
+        await self.serve(self._answer(), cancellable=True)
+
+    async def _answer(self) -> Answer:
+        tools = await self.node.tools()
+        if tools.spread is None:
+            raise MisdirectedError("this node answers no queries for others")
+        return await answer_remote(tools, await self.body(), tools.spread.may_answer)

@@ -1,0 +1,213 @@
+"""Stored segments of a cluster: every node has all of them, whole; who computes one sends it to the others.
+
+A node that was away when a computation was sent is given it by the query that needs it (`bring`), and learns of what
+it missed when it is back (`catch_up`). What was removed meanwhile is remembered in memory only: when all who know have
+been restarted, a node that comes back brings it along again until it is removed once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from openset.errors import InternodeError
+from openset.log import get_logger
+from openset.query.spread import Spread
+from openset.query.wire.answers import check_bitmap
+from openset.query.wire.codec import checked, decoded, encoded
+from openset.store.segments import Computed, Edition, Segment, Segments, StoredSegment
+from openset.store.store import Store
+
+log = get_logger("openset.segments")
+
+# How long another node may take to store a segment or to send one.
+TIMEOUT_MS = 30_000
+
+
+class SentSegment(msgspec.Struct, frozen=True):
+    """A computation. members: serialized bitmaps by partition."""
+
+    segment: Segment
+    members: dict[int, bytes]
+
+
+class PutSegments(msgspec.Struct, frozen=True, tag="put segments"):
+    """Store these unless there are later ones. Answered with the names of those there are."""
+
+    table_id: int
+    segments: list[SentSegment]
+
+
+class RemoveSegment(msgspec.Struct, frozen=True, tag="remove segment"):
+    """Remove a segment unless it was computed later than this edition."""
+
+    table_id: int
+    name: str
+    edition: Edition
+
+
+class RefreshFailed(msgspec.Struct, frozen=True, tag="refresh failed"):
+    """A computation could not be replaced by a new one."""
+
+    table_id: int
+    name: str
+    edition: Edition
+    reason: str
+
+
+class ListSegments(msgspec.Struct, frozen=True, tag="list segments"):
+    """Which segments are there, and which were removed? Answered with a SegmentList."""
+
+
+class FetchSegment(msgspec.Struct, frozen=True, tag="fetch segment"):
+    """Send a segment. Answered with a list of one SentSegment, or of none where there is none."""
+
+    table_id: int
+    name: str
+
+
+class SegmentList(msgspec.Struct, frozen=True):
+    """By table and name the edition of what is stored, and up to which it was removed."""
+
+    stored: list[tuple[int, str, Edition]]
+    removed: list[tuple[int, str, Edition]]
+
+
+SegmentMessage = PutSegments | RemoveSegment | RefreshFailed | ListSegments | FetchSegment
+
+
+# ---------------------------------------------------------------- the node that computes, removes, comes back
+
+
+async def publish(store: Store, spread: Spread, table_id: int, names: Sequence[str]) -> None:
+    """Sends segments that were just stored here to all other members. Members that do not answer get them later.
+
+    Raises the error of a member that cannot store them.
+    """
+    with store.segments.pinned(table_id, names, _now_ms()) as found:
+        message = await asyncio.to_thread(_sent, store.segments, table_id, list(found.values()))
+    await _tell_all(spread, message)
+
+
+async def publish_removal(spread: Spread, removed: StoredSegment) -> None:
+    """Has all other members remove what was removed here. Raises the error of a member that cannot."""
+    segment = removed.segment
+    await _tell_all(spread, encoded(RemoveSegment(removed.table_id, segment.name, segment.edition)))
+
+
+async def publish_failure(spread: Spread, stored: StoredSegment, reason: str) -> None:
+    """Tells all other members that a segment could not be refreshed: its ttl counts again."""
+    segment = stored.segment
+    await _tell_all(spread, encoded(RefreshFailed(stored.table_id, segment.name, segment.edition, reason)))
+
+
+async def bring(spread: Spread, node: str, segments: Segments, stored: Sequence[StoredSegment]) -> list[str]:
+    """Gives a node computations it lacks; the names of those of which it has later ones. Raises OpenSetError."""
+    if not stored:
+        return []
+    message = await asyncio.to_thread(_sent, segments, stored[0].table_id, stored)
+    later: list[str] = decoded(await spread.ask(node, message, TIMEOUT_MS), list[str])
+    return later
+
+
+async def catch_up(store: Store, spread: Spread, node: str) -> None:
+    """Takes over from another member what was computed or removed while this node was away. Raises OpenSetError."""
+    listed: SegmentList = decoded(await spread.ask(node, encoded(ListSegments()), TIMEOUT_MS), SegmentList)
+    tables = {schema.id for schema in store.tables()}
+    for table_id, name, edition in listed.removed:
+        if table_id in tables:
+            await asyncio.to_thread(store.segments.remove, table_id, name, _now_ms(), edition)
+    for table_id, name, edition in listed.stored:
+        if table_id in tables and _editions(store, table_id, [name], _now_ms())[name] != edition:
+            data = await spread.ask(node, encoded(FetchSegment(table_id, name)), TIMEOUT_MS)
+            await asyncio.to_thread(_receive, store, table_id, decoded(data, list[SentSegment]))
+
+
+def is_refreshed_here(spread: Spread, partitions: int, stored: StoredSegment) -> bool:
+    """Whether this node computes a segment again: the owner of the partition that its name falls into."""
+    return spread.owners().of.get(sum(stored.segment.name.encode()) % partitions) == spread.node
+
+
+def _sent(segments: Segments, table_id: int, stored: Sequence[StoredSegment]) -> bytes:
+    computed = [segments.read(one) for one in stored]
+    return encoded(PutSegments(table_id, [SentSegment(one.segment, dict(one.members)) for one in computed]))
+
+
+async def _tell_all(spread: Spread, message: bytes) -> None:
+    others = [node for node in spread.members() if node != spread.node]
+    answers = await asyncio.gather(*(_told(spread, node, message) for node in others), return_exceptions=True)
+    for node, answer in zip(others, answers, strict=True):
+        if isinstance(answer, InternodeError):
+            log.warning("a member was not told of segments", node=node, reason=answer.message)
+        elif isinstance(answer, BaseException):
+            raise answer
+
+
+async def _told(spread: Spread, node: str, message: bytes) -> bytes:
+    """Asks twice: a connection that was kept may have been closed meanwhile."""
+    try:
+        return await spread.ask(node, message, TIMEOUT_MS)
+    except InternodeError:
+        return await spread.ask(node, message, TIMEOUT_MS)
+
+
+# ---------------------------------------------------------------- which computations a query reads
+
+
+def _editions(store: Store, table_id: int, names: Sequence[str], now_ms: int) -> dict[str, Edition | None]:
+    with store.segments.pinned(table_id, names, now_ms) as found:
+        return {name: found[name].segment.edition if name in found else None for name in names}
+
+
+def other_segments(store: Store, table_id: int, wanted: Mapping[str, Edition | None], now_ms: int) -> list[str]:
+    """The names of which this node does not have the computations that a query of that moment is to read."""
+    own = _editions(store, table_id, list(wanted), now_ms)
+    return [name for name, edition in wanted.items() if own[name] != edition]
+
+
+# ---------------------------------------------------------------- the others
+
+
+async def answer_segments(store: Store, message: SegmentMessage) -> bytes:
+    """Does what another node says of segments. Raises WireError, ReadOnlyError, InternalError, QueryError."""
+    match message:
+        case PutSegments():
+            checked(any(schema.id == message.table_id for schema in store.tables()), "it has segments of no table")
+            return encoded(await asyncio.to_thread(_receive, store, message.table_id, message.segments))
+        case RemoveSegment(table_id, name, edition):
+            await asyncio.to_thread(store.segments.remove, table_id, name, _now_ms(), edition)
+        case RefreshFailed(table_id, name, edition, reason):
+            with store.segments.pinned(table_id, [name], _now_ms()) as found:
+                if name in found and found[name].segment.edition == edition:
+                    store.segments.refresh_failed(found[name], reason, _now_ms())
+        case ListSegments():
+            return encoded(_listed(store))
+        case FetchSegment(table_id, name):
+            with store.segments.pinned(table_id, [name], _now_ms()) as found:
+                computed = [await asyncio.to_thread(store.segments.read, one) for one in found.values()]
+            return encoded([SentSegment(one.segment, dict(one.members)) for one in computed])
+    return encoded(None)
+
+
+def _listed(store: Store) -> SegmentList:
+    stored = [one for schema in store.tables() for one in store.segments.all(schema.id, _now_ms())]
+    return SegmentList(
+        [(one.table_id, one.segment.name, one.segment.edition) for one in stored],
+        [(table_id, name, edition) for (table_id, name), edition in store.segments.removed().items()],
+    )
+
+
+def _receive(store: Store, table_id: int, sent: Sequence[SentSegment]) -> list[str]:
+    """Not for the event loop. Raises as `Segments.put`, WireError."""
+    for one in sent:
+        checked(all(0 <= number < (store.partitions or 0) for number in one.members), "it has partitions there are not")
+        for members in one.members.values():
+            check_bitmap(members)
+    return store.segments.receive(table_id, [Computed(one.segment, one.members) for one in sent])
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
