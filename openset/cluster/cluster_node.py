@@ -13,38 +13,30 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from openset.cluster.coordinator import Coordinator, new_cluster_name
-from openset.cluster.embedded import EmbeddedServer
-from openset.cluster.embedded_client import EmbeddedKeeper
-from openset.cluster.embedded_messages import LONGEST_WAIT_MS
-from openset.cluster.etcd import EtcdKeeper
-from openset.cluster.etcd_address import parse_address
-from openset.cluster.identity import (
-    AUTOMATIC_REPLICAS,
-    COORDINATOR_DIRECTORY,
-    Identity,
-    IdentityFile,
-)
-from openset.cluster.keeper import Keeper
+from openset.cluster.identity import AUTOMATIC_REPLICAS, Identity, IdentityFile
 from openset.cluster.map import Member, NodeName
-from openset.cluster.member import DataPlane, Membership, NoData
 from openset.cluster.peers import Address, Peers
-from openset.cluster.schema_changes import ClusterSchema, LocalSchema, SchemaChanges
 from openset.cluster.security import HOW_TO, Security, security_of
-from openset.cluster.view import View, checked_node
 from openset.errors import ConfigError, ConflictError, InternodeError, OpenSetError, UnreachableError
 from openset.log import get_logger
-from openset.store.snapshot import CLUSTER_DIRECTORY
 from openset.store.store import Store, new_server_name
 from openset_format.files import FILES, FileLayer
+
+if TYPE_CHECKING:  # what only members need is loaded when there is one
+    from openset.cluster.enrolment import CoordinatorAccess
+    from openset.cluster.etcd_address import EtcdAddress
+    from openset.cluster.member import DataPlane, Membership
+    from openset.cluster.schema_changes import SchemaChanges
+    from openset.cluster.view import View
 
 log = get_logger("openset.cluster")
 
 DEFAULT_PORT = 8080
+HOST_PATTERN = r"^[A-Za-z0-9._:\-]{1,253}$"
 _WILDCARDS = ("", "0.0.0.0", "::")
 _ASK_MS = 5_000
 _JOIN_MS = 60_000
@@ -53,7 +45,6 @@ _RETRY_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 # So long requests wait for a member that starts.
 _PATIENCE_SECONDS = 3.0
-_HOME_ANSWERS_MS = LONGEST_WAIT_MS + 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +66,20 @@ class ClusterOptions:
     gone_after_ms: int = 60_000
 
 
+class Home(msgspec.Struct, frozen=True):
+    """The node with the embedded coordinator."""
+
+    node: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:\-\[\]]{1,100}$")]
+    host: Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
+
+
 class JoinRequest(msgspec.Struct, frozen=True):
-    """What the inviting member tells an empty node. host, port: where it reached it.
+    """What the inviting member tells an empty node. host: where it reached it.  home: None where it has etcd."""
 
-    home: the node with the embedded coordinator, None where the cluster has etcd.
-    """
-
-    cluster: str
-    host: str
-    port: int
-    home: Member | None
+    cluster: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
+    host: Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
+    home: Home | None
 
 
 class JoinAnswer(msgspec.Struct, frozen=True):
@@ -119,20 +114,17 @@ class ClusterNode:
         self.security: Security | None = security_of(
             self._options.ca, self._options.cert, self._options.key, self._options.secret
         )
-        self._etcd = None if self._options.coordinator is None else parse_address(self._options.coordinator)
+        self._etcd = _etcd_address(self._options.coordinator)
         if self._etcd is not None and self.security is None:
             raise ConfigError(f"a cluster needs to know its nodes: {HOW_TO}")
         self._data_dir = data_dir
         self._listens = address or Address("", 0)
         self._files = files
-        self._data = data or NoData()
+        self._data = data
         self._file: IdentityFile | None = None
         self._store: Store | None = None
-        self._server: EmbeddedServer | None = None
-        self._closing_server: asyncio.Task[None] | None = None
-        self._coordinator: Coordinator | None = None
+        self._access: CoordinatorAccess | None = None
         self._strangers: Peers | None = None if self.security is None else Peers(self.security)
-        self._home_peers: Peers | None = None
         self._membership: Membership | None = None
         # One step into or out of the cluster at one time.
         self._changing = asyncio.Lock()
@@ -170,7 +162,7 @@ class ClusterNode:
     @property
     def transfers(self) -> list[dict[str, object]]:
         """As the DataPlane tells of them."""
-        return [dict(each) for each in self._data.transfers()]
+        return [] if self._data is None else [dict(each) for each in self._data.transfers()]
 
     def check_waiting(self) -> None:
         """Raises UnreachableError while a member that starts waits for its cluster, and has done so for a while."""
@@ -218,8 +210,8 @@ class ClusterNode:
 
     def end_waiting(self) -> None:
         """Answers those who wait for the embedded coordinator, because the daemon stops."""
-        if self._server is not None and self._closing_server is None:
-            self._closing_server = asyncio.create_task(self._server.close())
+        if self._access is not None:
+            self._access.end_waiting()
 
     async def close(self) -> None:
         """Says farewell to the cluster, so that others notice at once."""
@@ -227,62 +219,24 @@ class ClusterNode:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._membership is not None:
-            await self._membership.close(leave_lease=self._server is not None)
-        await self._data.close()
+            has_server = self._access is not None and self._access.has_server
+            await self._membership.close(leave_lease=has_server)
+        if self._data is not None:
+            await self._data.close()
         await self._close_coordinator()
         if self._strangers is not None:
             self._strangers.close()
 
     async def _close_coordinator(self) -> None:
-        if self._coordinator is not None:
-            await self._coordinator.close()
-            self._coordinator = None
-        if self._home_peers is not None:
-            self._home_peers.close()
-            self._home_peers = None
-        if self._server is not None:
-            await (self._closing_server or self._server.close())
-            self._server = None
-
-    # ---------------------------------------------------------------- the embedded coordinator
+        access, self._access = self._access, None
+        if access is not None:
+            await access.close()
 
     async def answer_coordinator(self, request: bytes) -> bytes:
         """A request to the coordinator on this node. Raises UnreachableError where it is not, or not yet."""
-        if self._server is None:
+        if self._access is None:
             raise UnreachableError("this node has no coordinator at the moment")
-        return await self._server.answer(request)
-
-    async def _ask_home(self, request: bytes) -> bytes:
-        home = self.identity.home
-        assert home is not None and self._home_peers is not None
-        try:
-            reply = await self._home_peers.ask(
-                Address(home.host, home.port), "coordinator", request, to=home.node, timeout_ms=_HOME_ANSWERS_MS
-            )
-        except UnreachableError:
-            raise
-        except OpenSetError as error:
-            raise UnreachableError(f"the node with the coordinator refuses: {error.message}") from error
-        return reply.body
-
-    def _open_coordinator(self) -> Coordinator:
-        if self._coordinator is None:
-            self._coordinator = Coordinator(self._keeper(), ttl_ms=self._options.lease_ms)
-        return self._coordinator
-
-    def _keeper(self) -> Keeper:
-        identity = self.identity
-        if identity.coordinator == "etcd":
-            assert self._etcd is not None
-            return EtcdKeeper(self._etcd)
-        if identity.has_coordinator:
-            directory = self._data_dir / CLUSTER_DIRECTORY / COORDINATOR_DIRECTORY
-            # Only while the node becomes a member may there be none yet.
-            self._server = EmbeddedServer.open(directory, create=identity.mode == "becoming", files=self._files)
-            return EmbeddedKeeper(self._server.answer, may_lead=True)
-        assert self.security is not None
-        self._home_peers = Peers(self.security, identity.node, identity.cluster)
-        return EmbeddedKeeper(self._ask_home, may_lead=False)
+        return await self._access.answer(request)
 
     # ---------------------------------------------------------------- initialising, inviting, leaving
 
@@ -347,13 +301,14 @@ class ClusterNode:
     async def _invite(self, address: Address) -> NodeName:
         assert self._strangers is not None and self.membership is not None
         identity = self.identity
-        request = JoinRequest(identity.cluster, address.host, address.port, identity.home)
+        home = None if identity.home is None else Home(identity.home.node, identity.home.host, identity.home.port)
+        request = JoinRequest(identity.cluster, address.host, home)
         reply = await self._strangers.ask(
             address, "join_to_cluster", msgspec.msgpack.encode(request), timeout_ms=_JOIN_MS
         )
         try:
-            node = checked_node(msgspec.msgpack.decode(reply.body, type=JoinAnswer).node)
-        except (msgspec.DecodeError, ConfigError) as error:
+            node = msgspec.msgpack.decode(reply.body, type=JoinAnswer).node
+        except msgspec.DecodeError as error:
             raise InternodeError(f"{address} answers something else than its name: {error}") from error
         await self._until(
             lambda view: node in view.members and node in view.alive, f"{node} has joined and is not alive"
@@ -369,7 +324,9 @@ class ClusterNode:
                 return identity.node
             self.check_member()
             self._check_invitation(request)
-            if identity.mode == "standalone":
+            fresh = identity.mode == "standalone"
+            if fresh:
+                home = request.home
                 host = self._options.host or request.host
                 await self._write(
                     Identity(
@@ -379,10 +336,10 @@ class ClusterNode:
                         host=host,
                         port=self._listens.port,
                         coordinator="etcd" if request.home is None else "embedded",
-                        home=request.home,
+                        home=None if home is None else Member(home.node, home.host, home.port),
                     )
                 )
-            await self._become()
+            await self._become(fresh=fresh)
             return self.identity.node
 
     def _check_invitation(self, request: JoinRequest) -> None:
@@ -422,33 +379,44 @@ class ClusterNode:
 
     async def _found(self, partitions: int, replicas: int) -> None:
         """This node makes a cluster of itself, and of what it holds."""
-        if self.identity.mode != "becoming":
-            host = self._options.host or self._listens.host
-            if host in _WILDCARDS:
-                raise ConfigError("say with --cluster-host under which name or address other nodes reach this one")
-            node = self._opened().server_name or new_server_name()
-            is_embedded = self._etcd is None
-            await self._write(
-                Identity(
-                    mode="becoming",
-                    replicas=replicas,
-                    node=node,
-                    cluster=new_cluster_name(),
-                    partitions=partitions,
-                    founder=True,
-                    host=host,
-                    port=self._listens.port,
-                    coordinator="embedded" if is_embedded else "etcd",
-                    home=Member(node, host, self._listens.port) if is_embedded else None,
-                )
-            )
+        fresh = self.identity.mode != "becoming"
         # Nothing changes between what the coordinator is told of tables and what the store has then.
         async with self._local_schema:
-            await self._become()
+            if fresh:
+                await self._write_founder(partitions, replicas)
+            await self._become(fresh=fresh)
+
+    async def _write_founder(self, partitions: int, replicas: int) -> None:
+        from openset.cluster.coordinator import new_cluster_name
+        from openset.cluster.enrolment import remove_coordinator
+
+        host = self._options.host or self._listens.host
+        if host in _WILDCARDS:
+            raise ConfigError("say with --cluster-host under which name or address other nodes reach this one")
+        node = self._opened().server_name or new_server_name()
+        is_embedded = self._etcd is None
+        if is_embedded:
+            await asyncio.to_thread(remove_coordinator, self._data_dir, self._files)
+        await self._write(
+            Identity(
+                mode="becoming",
+                replicas=replicas,
+                node=node,
+                cluster=new_cluster_name(),
+                partitions=partitions,
+                founder=True,
+                host=host,
+                port=self._listens.port,
+                coordinator="embedded" if is_embedded else "etcd",
+                home=Member(node, host, self._listens.port) if is_embedded else None,
+            )
+        )
 
     @asynccontextmanager
     async def schema_changes(self) -> AsyncIterator[SchemaChanges]:
         """How tables are changed here. Raises ConfigError, UnreachableError."""
+        from openset.cluster.schema_changes import ClusterSchema, LocalSchema
+
         store = self._opened()
         if self._membership is None:
             async with self._local_schema:
@@ -462,65 +430,69 @@ class ClusterNode:
             raise UnreachableError("this node has not seen its cluster yet")
         yield ClusterSchema(membership, store)
 
-    async def _become(self) -> None:
-        """From wherever the node is to a running membership. Raises UnreachableError, ConfigError, InternalError."""
+    async def _become(self, *, fresh: bool = False) -> None:
+        """From wherever the node is to a running membership. Raises UnreachableError, ConfigError, InternalError.
+
+        fresh: it has only just decided to become one.
+        """
         if self._membership is not None:
             return
-        coordinator = self._open_coordinator()
-        view = await self._enrolled(coordinator) if self.identity.mode == "becoming" else None
-        identity, security = self.identity, self.security
+        from openset.cluster.member import Membership, NoData
+
+        view = await self._enrolled(fresh) if self.identity.mode == "becoming" else None
+        coordinator = self._opened_access().coordinator
+        identity, security, store = self.identity, self.security, self._opened()
         assert security is not None
+        data = self._data = self._data or NoData()
         membership = Membership(
-            identity.node, identity.cluster, coordinator, security, self._opened(), self._options.gone_after_ms
+            identity.node, identity.cluster, coordinator, security, store, self._options.gone_after_ms
         )
-        self._data.attach(membership)
+        data.attach(membership)
         if view is not None:
             assert view.settings is not None
-            store = self._opened()
             if store.partitions is None:
                 await asyncio.to_thread(store.initialise, view.settings.partitions, identity.node)
-            await self._data.become_member(identity.node, view.placements)
+            await data.become_member(identity.node, view.placements)
             await self._write(msgspec.structs.replace(identity, mode="member"))
         self._membership = membership
-        membership.on_view(self._data.view)
-        membership.on_lease(self._data.lease)
+        membership.on_view(data.view)
+        membership.on_lease(data.lease)
         membership.on_view(self._follow)
         await membership.start()
 
-    async def _enrolled(self, coordinator: Coordinator) -> View:
-        """A view in which the node is a member of its cluster; where that cannot be, the node is what it was before."""
-        identity = self.identity
-        member = Member(identity.node, identity.host, identity.port)
-        try:
-            view = await coordinator.read()
-            if view.settings is None and identity.founder:
-                await self._initialise(coordinator, member)
-            elif view.settings is None or view.settings.cluster != identity.cluster:
-                raise ConfigError(
-                    "the coordinator has another cluster already; only an empty node can join it, when it is invited"
-                )
-            elif identity.node not in view.members:
-                await coordinator.add_member(member)
-            return await coordinator.read()
-        except (ConfigError, ConflictError) as error:
-            await self._close_coordinator()
-            await self._write(Identity(replicas=identity.replicas))
-            raise ConfigError(error.message) from error
+    def _opened_access(self) -> CoordinatorAccess:
+        if self._access is None:
+            from openset.cluster.enrolment import CoordinatorAccess
 
-    async def _initialise(self, coordinator: Coordinator, member: Member) -> None:
-        identity = self.identity
-        session = await coordinator.open_session(member.node)
-        try:
-            sentinel = await coordinator.campaign(session)
-            if sentinel is None:
-                raise ConflictError("somebody else is initialising a cluster there")
-            schema = self._opened().shared_schema()
-            await coordinator.initialise(
-                sentinel, member, identity.partitions, identity.replicas, identity.cluster, schema
+            assert self.security is not None
+            self._access = CoordinatorAccess(
+                self._data_dir,
+                lambda: self.identity,
+                self.security,
+                self._etcd,
+                self._options.lease_ms,
+                self._files,
             )
-        finally:
-            with suppress(UnreachableError):
-                await coordinator.end_session(session)
+        return self._access
+
+    async def _enrolled(self, fresh: bool) -> View:
+        """A view in which the node is a member; where it surely did not become one, it is what it was before."""
+        from openset.cluster.enrolment import Enrolment
+
+        identity = self.identity
+        enrolment = Enrolment(identity, may_be_known=not fresh)
+        try:
+            coordinator = self._opened_access().coordinator
+            return await enrolment.made(coordinator, self._opened().shared_schema())
+        except OpenSetError as error:
+            # Whatever a founder has told its own coordinator is removed when it founds a cluster again.
+            is_alone = identity.has_coordinator
+            if fresh and (is_alone or not enrolment.may_be_known or isinstance(error, ConflictError)):
+                await self._close_coordinator()
+                await self._write(Identity(replicas=identity.replicas))
+            if isinstance(error, ConflictError):
+                raise ConfigError(error.message) from error
+            raise
 
     # ---------------------------------------------------------------- following the map
 
@@ -595,3 +567,11 @@ class ClusterNode:
     async def _write(self, identity: Identity) -> None:
         assert self._file is not None
         await asyncio.to_thread(self._file.write, identity)
+
+
+def _etcd_address(url: str | None) -> EtcdAddress | None:
+    if url is None:
+        return None
+    from openset.cluster.etcd_address import parse_address
+
+    return parse_address(url)

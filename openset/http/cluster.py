@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 
-from openset.cluster.cluster_node import DEFAULT_PORT
+from openset.cluster.cluster_node import DEFAULT_PORT, HOST_PATTERN
 from openset.errors import ConfigError
 from openset.http.cluster_status import cluster_status
 from openset.http.resource import Answer, Resource
@@ -50,10 +51,11 @@ class ClusterJoin(Resource):
         parameters.finish()
         if not host:
             raise ConfigError("host= is missing: the name or address of the empty node")
-        if any(character.isspace() or character in "/?#@%" for character in host) or not host.isascii():
+        host = host.removeprefix("[").removesuffix("]")
+        if re.fullmatch(HOST_PATTERN, host) is None:
             raise ConfigError(f"host={host} is neither a name nor an address")
         await self.node.opened()
-        return {"node": await self.node.cluster.join(host.strip("[]"), DEFAULT_PORT if port is None else port)}
+        return {"node": await self.node.cluster.join(host, DEFAULT_PORT if port is None else port)}
 
 
 class ClusterLeave(Resource):

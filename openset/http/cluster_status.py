@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from openset.cluster.cluster_node import ClusterNode
 from openset.cluster.map import NodeName, Placement
-from openset.cluster.member import Membership
-from openset.cluster.sentinel_run import Decision
-from openset.cluster.view import View
 from openset.errors import OpenSetError
+
+if TYPE_CHECKING:
+    from openset.cluster.member import Membership
+    from openset.cluster.view import View
 
 _ASK_MS = 2_000
 
@@ -89,6 +90,8 @@ def _placement(placement: Placement) -> dict[str, Any]:
 
 async def _sentinel(membership: Membership, view: View) -> dict[str, Any] | None:
     """The sentinel and its decisions, newest first, which only itself has; None while nobody is elected."""
+    from openset.cluster.sentinel_run import Decision
+
     if view.sentinel is None:
         return None
     shown: dict[str, Any] = {"node": view.sentinel.node, "term": view.sentinel.term, "decisions": []}

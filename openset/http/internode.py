@@ -6,12 +6,11 @@ Bodies are bytes and are hostile until they are checked, also those of nodes tha
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from tornado.iostream import SSLIOStream
 
-from openset.cluster.member import Membership
 from openset.cluster.peers import (
     CLUSTER_HEADER,
     ERROR_HEADER,
@@ -27,6 +26,9 @@ from openset.cluster.security import HOW_TO, Caller
 from openset.errors import ForbiddenError, InternodeError, MisdirectedError, OpenSetError
 from openset.http.envelope import UnavailableError, as_error
 from openset.http.resource import Answer, Resource
+
+if TYPE_CHECKING:
+    from openset.cluster.member import Membership
 
 CATCH_UP_MS = 5_000
 

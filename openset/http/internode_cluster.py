@@ -77,7 +77,7 @@ class CoordinatorRequest(InternodeResource):
     catches_up = False
 
     async def post(self) -> None:
-        await self.serve(self._ask())
+        await self.serve(self._ask(), cancellable=True)
 
     async def _ask(self) -> Answer:
         return await self.node.cluster.answer_coordinator(await self.body())

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openset.cluster.cluster_node import ClusterNode, ClusterOptions
-from openset.cluster.member import Membership
 from openset.cluster.peers import Address
 from openset.errors import ConfigError, OpenSetError
 from openset.log import get_logger
@@ -31,6 +30,7 @@ from openset.store.store import Store
 from openset_format.files import FILES, FileLayer
 
 if TYPE_CHECKING:
+    from openset.cluster.member import Membership
     from openset.http.resource import Resource
 
 log = get_logger("openset.node")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -137,7 +138,7 @@ def test_who_was_away_has_the_tables_before_it_serves(cluster: Cluster) -> None:
 
 
 def test_a_standalone_node_brings_its_tables_into_the_cluster(tmp_path: Path) -> None:
-    with started(tmp_path, 2, joined=1, control=str(tmp_path / "control")) as cluster:
+    with started(tmp_path, 2, joined=1) as cluster:
         first, second = cluster.nodes
         done(create(first, "shop", price="double"))
         done(create(first, "gone"))
@@ -161,13 +162,38 @@ def test_a_standalone_node_brings_its_tables_into_the_cluster(tmp_path: Path) ->
         assert list(same_everywhere(cluster)) == ["shop", *made]
         assert made
 
-        # A member whose disk refuses takes the tables over when there is room again; others do not wait for it.
-        set_faults(tmp_path / "control", {"kind": "write", "suffix": "", "errno": 28})
-        answer = create(first, "full")
-        assert (answer.status, answer.error["class"]) in ((503, "limit"), (503, "internode"))
+
+def test_a_member_with_a_full_disk_takes_tables_over_when_there_is_room(tmp_path: Path) -> None:
+    with started(tmp_path, 2) as cluster:
+        first, second = cluster.nodes
+        second.stop()
+        second.options["control"] = str(tmp_path / "control")
+        second.start()
+        done(create(first, "before"))
+        set_faults(tmp_path / "control", {"kind": "write", "suffix": "", "errno": errno.ENOSPC})
+        done(create(first, "meanwhile"))
+        assert list(tables(second)) == ["before"]
+        answer = create(second, "refused")
+        assert (answer.status, answer.error["class"]) == (503, "limit")
         set_faults(tmp_path / "control")
-        wait_until("there is room", lambda: create(first, "room").status == 200)
-        wait_until("both have it", lambda: "room" in same_everywhere(cluster))
+        wait_until("it has both", lambda: list(tables(second)) == ["before", "meanwhile"])
+        wait_until("it takes changes", lambda: create(second, "after").status == 200)
+        assert list(same_everywhere(cluster)) == ["before", "meanwhile", "after"]
+
+
+def test_a_node_that_cannot_found_a_cluster_stays_what_it_was(tmp_path: Path) -> None:
+    with started(tmp_path, 2, joined=1, control=str(tmp_path / "control")) as cluster:
+        first, second = cluster.nodes
+        done(create(first, "a"))
+        for suffix, kind in (("member.json", "rename"), ("state.json", "rename"), ("coordinator", "sync_directory")):
+            set_faults(tmp_path / "control", {"kind": kind, "suffix": suffix, "errno": errno.EIO})
+            answer = first.request("PUT", "/v1/cluster/join", host="127.0.0.1", port=second.port)
+            assert answer.status >= 400, (suffix, answer.body)
+            set_faults(tmp_path / "control")
+            assert (first.status()["mode"], second.status()["mode"]) == ("standalone", "empty")
+            done(create(first, f"after_{kind}_of_{suffix.partition('.')[0]}"))
+        cluster.join(second)
+        assert len(same_everywhere(cluster)) == 4
 
 
 def test_without_the_coordinator_nothing_is_changed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 NEVER_BY_ITSELF = {"rich", "regex", "pandas", "pyarrow", "fsspec", "h5py"}
 NOT_IN_A_WORKER = {"tornado", "structlog", "click", "re2", "openset.http", "openset.client", "openset.revent.webhooks"}
+ONLY_FOR_MEMBERS = {"openset.cluster.coordinator", "openset.cluster.member", "openset.cluster.messages"}
 NOT_IN_A_CLIENT = {"numpy", "pyparsing", "tornado", "structlog", "asyncio", "http.client", "ssl"}
 NOT_IN_A_CLIENT |= {"openset.pyql", "openset.store", "openset_format"}
 
@@ -26,7 +27,7 @@ def loaded(program: str) -> set[str]:
     [
         ("import openset.query.worker", NEVER_BY_ITSELF | NOT_IN_A_WORKER),
         # Its workers begin as copies of it, so what it needs may be in them.
-        ("import openset.http.server as server; server.logs.configure()", NEVER_BY_ITSELF),
+        ("import openset.http.server as server; server.logs.configure()", NEVER_BY_ITSELF | ONLY_FOR_MEMBERS),
         ("import openset.cli", NEVER_BY_ITSELF | NOT_IN_A_CLIENT),
         ("import openset.notebook", (NEVER_BY_ITSELF | {"tornado", "structlog", "click"}) - {"h5py"}),
     ],
