@@ -1,28 +1,28 @@
 """What goes into the state of a node (events), what comes out (instructions), and what nodes say to each other.
 
-All of them are frozen. Payloads of records are opaque here: whoever carries out a `Transmit` puts them in.
+All of them are frozen, and Structs: every start of a daemon would wait for so many dataclasses to be made. Payloads of
+records are opaque here: whoever carries out a `Transmit` puts them in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from openset.cluster.map import ClusterMap, NodeName, Placement, Position
 
 # ---------------------------------------------------------------- between nodes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A record on its way. term: of the owner who appended it first."""
 
     term: int
     payload: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(Struct, frozen=True):
     """From an owner to a copy: the records behind `previous`, none for a sign of life.
 
     committed: up to this index everyone in sync has them.  complete: behind these records the owner has no others, so
@@ -37,8 +37,7 @@ class Append:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(Struct, frozen=True):
     """The copy's answer. matched: up to here it has, durably, what the owner has; None when `previous` is not there.
 
     hint: where the owner should try next when it is not.  term: the copy's; greater than the owner's means: deposed.
@@ -57,21 +56,18 @@ Message = Append | Appended
 # ---------------------------------------------------------------- events
 
 
-@dataclass(frozen=True, slots=True)
-class MapRead:
+class MapRead(Struct, frozen=True):
     """The map as the coordinator has it now (first of all, and whenever the watch tells of a change)."""
 
     map: ClusterMap
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True):
     sender: NodeName
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """A client's record for a partition. request: names it in the answer."""
 
     request: int
@@ -79,8 +75,7 @@ class Write:
     payload: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(Struct, frozen=True):
     """Records up to an index are durable. epoch: of the log they were stored in (see Keep)."""
 
     partition: int
@@ -88,16 +83,14 @@ class Synced:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Compacted:
+class Compacted(Struct, frozen=True):
     """Records up to a position are in the partition's file and may be gone from the journal."""
 
     partition: int
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
-class TransferArrived:
+class TransferArrived(Struct, frozen=True):
     """At the copy: a partition file with records up to a position was received and verified, and waits for `Install`.
 
     sender, term: the owner and its term.  committed: how far its records were agreed when it was sent.
@@ -110,24 +103,21 @@ class TransferArrived:
     committed: int
 
 
-@dataclass(frozen=True, slots=True)
-class TransferClosed:
+class TransferClosed(Struct, frozen=True):
     """At the owner: the file was sent or could not be; what the copy has now shows in its next answer."""
 
     partition: int
     to: NodeName
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRenewed:
+class LeaseRenewed(Struct, frozen=True):
     """The coordinator holds this node for alive until then (the node's own clock), without a gap since `revision`."""
 
     until_ms: int
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time goes by."""
 
 
@@ -136,8 +126,7 @@ Event = MapRead | Received | Write | Synced | Compacted | TransferArrived | Tran
 # ---------------------------------------------------------------- instructions
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(Struct, frozen=True):
     """Store records from `first` on, make them durable, then tell `Synced` with this epoch."""
 
     partition: int
@@ -146,16 +135,14 @@ class Keep:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """Forget the records behind an index, durably before anything that is kept later."""
 
     partition: int
     after: int
 
 
-@dataclass(frozen=True, slots=True)
-class Install:
+class Install(Struct, frozen=True):
     """Put the file that has arrived in place of all records of the partition, durably, then tell `Synced`."""
 
     partition: int
@@ -163,22 +150,19 @@ class Install:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Show:
+class Show(Struct, frozen=True):
     """Records up to this index may be seen by queries from now on."""
 
     partition: int
     committed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True):
     to: NodeName
     message: Appended
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(Struct, frozen=True):
     """Send an Append with the records first … last (none when last < first)."""
 
     to: NodeName
@@ -191,8 +175,7 @@ class Transmit:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Struct, frozen=True):
     """Send the partition's file, because the journal no longer has the records the copy lacks."""
 
     to: NodeName
@@ -200,8 +183,7 @@ class Transfer:
     term: int
 
 
-@dataclass(frozen=True, slots=True)
-class Propose:
+class Propose(Struct, frozen=True):
     """Swap a placement in the coordinator, then read the map, whatever became of it."""
 
     partition: int
@@ -209,8 +191,7 @@ class Propose:
     placement: Placement
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """To a client. done: the record is agreed. Otherwise `reason` says why not, and it may be sent again."""
 
     request: int
@@ -218,8 +199,7 @@ class Answer:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Discard:
+class Discard(Struct, frozen=True):
     """This node is no copy of the partition any more: its files and records may go."""
 
     partition: int
