@@ -2,7 +2,8 @@
 
 Measured from the start of the process to the answer of a query over everybody's events, over HTTP: after a clean
 shutdown, and after SIGKILL in the middle of inserts. The page cache stays warm, as it does when only the daemon is
-restarted. Not a test: a machine's load decides the figures.
+restarted, and Python's modules are compiled, as they are where pip installed them. Not a test: a machine's load decides
+the figures.
 """
 
 from __future__ import annotations
