@@ -71,6 +71,7 @@ class Compactor:
         store.health.check()
         below = await asyncio.to_thread(store.compactions.begin_forgetting)
         await self._wait_for_triggers(below)
+        await self._wait_for_erasures(below)
         wanted = await asyncio.to_thread(store.compactions.want, store.table(table))
         while store.compactions.still_wanted(wanted):
             if self._failure is not None and self._failure[0] >= started:
@@ -91,6 +92,25 @@ class Compactor:
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("triggers have not run yet for everything that was inserted; try again")
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def _wait_for_erasures(self, below: Mark) -> None:
+        """Until all before a mark are finished. Raises InternalError, ReadOnlyError when one cannot be."""
+        waited = time.monotonic()
+        await asyncio.to_thread(self._store.erasures.finish_left)
+        while self._store.erasures.waits_for(below):
+            if time.monotonic() - waited > FORGET_SECONDS:
+                raise InternalError("an erasure is not finished yet; try again")
+            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.to_thread(self._store.erasures.finish_left)
+
+    async def _finish_erasures(self) -> None:
+        """As far as that is possible now; what is not finished holds up nothing but its own partition."""
+        if self._store.health.is_read_only:
+            return
+        try:
+            await asyncio.to_thread(self._store.erasures.finish_left)
+        except OpenSetError as error:
+            log.warning("an erasure is not finished", reason=error.message)
 
     async def close(self) -> None:
         """Ends the task; a compaction that runs is given up."""
@@ -128,6 +148,7 @@ class Compactor:
 
     async def _compact_all(self) -> None:
         """Compacts until nothing is due."""
+        await self._finish_erasures()
         executor: Executor | None = None
         try:
             while (task := await asyncio.to_thread(self._store.compactions.next)) is not None:

@@ -1,7 +1,8 @@
 """Erasing one person: from every answer at once, from the files with the next compaction.
 
-The record of the erasure decides what is before and after it. Segments are looked after next: a stored segment that has
-the person is written anew without.
+The record of the erasure decides what is before and after it. Segments and dead letters are looked after next: what has
+the person is written anew without. When it cannot be written now, that is made up for (`store/erasures`), and the
+erasure counts all the same.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from openset.errors import QueryError
+from openset.errors import OpenSetError, QueryError
+from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.query.work import WorkerState
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 from openset_format.block import PersonId
 from openset_format.hashing import partition_of
+
+log = get_logger("openset.store")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +53,13 @@ async def erase_person(store: Store, executor: Executor, table: str, person: Per
     if known is None:
         raise QueryError(f"there is no person {person!r} in table {table!r}")
     sequence = await asyncio.wrap_future(store.submit_erasure(table, person))
-    with store.pinned_table(table) as (schema, snapshots):
-        await asyncio.to_thread(store.dead_letters.forget_person, schema.id, person)
-        snapshot = next(own for own in snapshots if own.partition == number)
-        ordinals: tuple[int, ...] = await executor.run(worker, ErasedWork(snapshot))
-    # The record may be in the file already, which does not tell whom it erased.
-    gone = {known, *ordinals}
-    await asyncio.to_thread(store.segments.forget_people, schema.id, number, gone, sequence)
+    try:
+        with store.pinned_snapshot(table) as snapshots:
+            snapshot = next(own for own in snapshots if own.partition == number)
+            ordinals: tuple[int, ...] = await executor.run(worker, ErasedWork(snapshot))
+        await asyncio.to_thread(store.erasures.finish, sequence, {known, *ordinals})
+    except OpenSetError as error:
+        # The person is gone from every answer and stays so; what is stored besides follows.
+        log.warning("an erasure is not finished", reason=error.message)
+    finally:
+        store.erasures.leave(sequence)

@@ -17,6 +17,7 @@ from openset.store.catalog import Catalog
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, check_staged, compact
 from openset.store.compaction_queue import CompactionQueue, Key
 from openset.store.dropped import remove_table_directory
+from openset.store.erasures import Erasures
 from openset.store.journals import Journals, Mark
 from openset.store.leftovers import Leftovers, leftovers_of
 from openset.store.partition import Partition
@@ -38,7 +39,7 @@ class Compactions:
 
     def __init__(
         self, data_dir: Path, catalog: Catalog, journals: Journals, partitions: Mapping[Key, Partition],
-        triggers: Triggers, pins: Pins, files: FileLayer, lock: threading.Lock, policy: Policy,
+        triggers: Triggers, erasures: Erasures, pins: Pins, files: FileLayer, lock: threading.Lock, policy: Policy,
         visible_sequence: Callable[[], int], note_file: Callable[[Key], None],
     ):  # fmt: skip
         """lock: guards partitions and pins, and everything here; held for moments only.
@@ -50,13 +51,14 @@ class Compactions:
         self._journals = journals
         self._partitions = partitions
         self._triggers = triggers
+        self._erasures = erasures
         self._pins = pins
         self._files = files
         self._lock = lock
         self._policy = policy
         self._visible_sequence = visible_sequence
         self._note_file = note_file
-        self._queue = CompactionQueue(policy, triggers.first_pending)
+        self._queue = CompactionQueue(policy, self._first_held)
         self._keep_segments = False
         self._durable_directories: set[Path] = set()
         # Dropped tables with files still there.
@@ -80,7 +82,7 @@ class Compactions:
             if chosen is None:
                 return None
             key = (chosen.table_id, chosen.partition)
-            before = self._triggers.first_pending(*key)
+            before = self._first_held(*key)
             snapshot = chosen.snapshot(schemas[chosen.table_id], self._journals.id, before=before)
         path = snapshot.file
         staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
@@ -95,6 +97,11 @@ class Compactions:
             self.give_up(task)
             raise
         return task
+
+    def _first_held(self, table_id: int, partition: int) -> int | None:
+        """The oldest record of a partition that has to stay in the journal, None when none has to."""
+        held = (self._triggers.first_pending(table_id, partition), self._erasures.first(table_id, partition))
+        return min((sequence for sequence in held if sequence is not None), default=None)
 
     def _check_room(self, snapshot: PartitionSnapshot) -> None:
         """Raises InternalError when the disk may be full before the new file is written, OSError.
@@ -125,6 +132,7 @@ class Compactions:
 
         For tools and tests; a daemon takes one partition at a time from `next`. Raises InternalError.
         """
+        self._erasures.finish_all()
         count = 0
         while (task := self.next(forced=True)) is not None:
             try:

@@ -65,6 +65,8 @@ class DeadLetters:
         self._health = health or Health()
         self._lock = threading.Lock()
         self._read: dict[int, _Contents] = {}
+        # Tables of whose files somebody has to be removed who was erased.
+        self._unwritten: set[int] = set()
 
     def of(self, table_id: int, trigger_id: int, subscription: str) -> tuple[list[DeadLetter], int]:
         """The letters of a subscription, oldest first, and how many fell out. Raises InternalError, ConfigError."""
@@ -101,11 +103,19 @@ class DeadLetters:
         return len(own)
 
     def forget_person(self, table_id: int, person: PersonId) -> None:
-        """Removes what is about somebody who was erased. Raises InternalError, ReadOnlyError."""
-        self._keep(
-            table_id,
-            lambda one: one.message["person"] != person or type(one.message["person"]) is not type(person),
-        )
+        """Removes what is about somebody who was erased: at once from what is told, then from the file.
+
+        Raises InternalError, ReadOnlyError; then the next change or another call removes it from the file.
+        """
+        with self._lock:
+            contents = self._contents(table_id)
+            kept = [one for one in contents.letters if not _is_about(one, person)]
+            if len(kept) < len(contents.letters):
+                self._read[table_id] = msgspec.structs.replace(contents, letters=kept)
+                self._unwritten.add(table_id)
+            if table_id not in self._unwritten:
+                return
+        self._change(table_id, lambda contents: contents)
 
     def _keep(self, table_id: int, wanted: Callable[[DeadLetter], bool]) -> None:
         with self._lock:
@@ -129,6 +139,7 @@ class DeadLetters:
             except OSError as error:
                 raise InternalError(f"{path} could not be written: {error.strerror}") from error
             self._read[table_id] = changed
+            self._unwritten.discard(table_id)
 
     def _contents(self, table_id: int) -> _Contents:
         if table_id not in self._read:
@@ -138,6 +149,11 @@ class DeadLetters:
 
 def _is_of(letter: DeadLetter, trigger_id: int, subscription: str) -> bool:
     return letter.trigger_id == trigger_id and letter.subscription == subscription
+
+
+def _is_about(letter: DeadLetter, person: PersonId) -> bool:
+    found = letter.message["person"]
+    return found == person and type(found) is type(person)
 
 
 def _added(contents: _Contents, letter: DeadLetter) -> _Contents:

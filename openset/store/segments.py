@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 from pyroaring import BitMap
 
-from openset.errors import InternalError, QueryError
+from openset.errors import InternalError, OpenSetError, QueryError, ReadOnlyError
 from openset.log import get_logger
 from openset.store.health import Health
 from openset.store.members import SegmentRef
@@ -126,6 +126,10 @@ class Computed:
 def segment_path(table_id: int, version: int) -> Path:
     """Where a segment's file is, relative to the data directory."""
     return Path(TABLES_DIRECTORY) / str(table_id) / SEGMENTS_DIRECTORY / f"{version:010d}{SEGMENT_SUFFIX}"
+
+
+class DamagedSegmentError(InternalError):
+    """The file of a stored segment is not what was written."""
 
 
 class Segments:
@@ -304,27 +308,46 @@ class Segments:
     def forget_people(self, table_id: int, partition: int, ordinals: Collection[int], sequence: int) -> None:
         """Takes people who were erased out of every segment of a table, durably. Syncs: not for the event loop.
 
-        sequence: of the record that erased them; segments that knew it do not have them. Raises InternalError.
+        sequence: of the record that erased them; segments that knew it do not have them. Raises InternalError,
+        ReadOnlyError, when all segments were tried: those that were not written have other counts at least, and another
+        call writes them. A segment whose file is damaged is left to those who read it.
         """
-        erased = _Erased(partition, BitMap(ordinals), sequence, self._in_cluster)
+        if not ordinals:
+            return
         with self._writing:
             with self._lock:
-                self._erased.setdefault(table_id, []).append(erased)
+                news = self._erased.setdefault(table_id, [])
+                news.append(_Erased(partition, BitMap(ordinals), sequence, self._in_cluster))
                 held = [stored for (table, _), stored in self._stored.items() if table == table_id]
+            failure: OpenSetError | None = None
             for stored in held:
-                computed = self._read(stored)
-                remaining = _without(computed, [erased])
-                if remaining is not computed:
+                try:
+                    computed = self._read(stored)
+                except DamagedSegmentError as error:
+                    log.error("a stored segment cannot be read", segment=stored.segment.name, reason=error.message)
+                    continue
+                remaining = _without(computed, [each for each in news if each.is_news_to(computed.segment)])
+                if remaining is computed:
+                    continue
+                try:
                     self.put(table_id, [remaining], replaces=stored)
+                except (InternalError, ReadOnlyError) as error:
+                    failure = failure or error
+                    with self._lock:
+                        self._stored[table_id, stored.segment.name] = replace(stored, segment=remaining.segment)
+            if failure is not None:
+                raise failure
 
     def _read(self, stored: StoredSegment) -> Computed:
-        """Raises InternalError."""
+        """What the file of a segment holds. Raises InternalError, DamagedSegmentError."""
         try:
             file = MembershipFile.open(self._data_dir / stored.ref.file)
             members = {partition: file.serialized(partition) for partition in file.partitions}
-        except (FormatError, OSError) as error:
+            return Computed(msgspec.json.decode(file.description, type=Segment), members)
+        except OSError as error:
             raise InternalError(f"segment {stored.segment.name!r} cannot be read: {error}") from error
-        return Computed(stored.segment, members)
+        except (FormatError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DamagedSegmentError(f"segment {stored.segment.name!r} is damaged: {error}") from error
 
     def remove(
         self, table_id: int, name: str, now_ms: float, up_to: Edition | None = None

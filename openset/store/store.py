@@ -24,13 +24,14 @@ from openset.store.compactions import Compactions, discard
 from openset.store.copies import Copies
 from openset.store.damage import Damage
 from openset.store.dead_letters import DeadLetters
+from openset.store.erasures import Erasures
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.health import Health, WatchedFiles
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.journals import Journals, NodeJournal, PartitionJournals, read_member
 from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
-from openset.store.opening import forget_erased, open_journal, report_torn_tail
+from openset.store.opening import open_journal, report_torn_tail
 from openset.store.partition import NO_RECORD, Partition
 from openset.store.pins import Pins
 from openset.store.placing import finish_placing
@@ -94,8 +95,8 @@ class Store:
         self._journals = journals
         self.health.watch_journal(lambda: self._journals.failure)
         self.compactions = Compactions(
-            data_dir, self._catalog, journals, self._partitions, self.triggers, self._pins, files, self._lock,
-            policy, lambda: self.visible_sequence, self._note_file,
+            data_dir, self._catalog, journals, self._partitions, self.triggers, self.erasures, self._pins, files,
+            self._lock, policy, lambda: self.visible_sequence, self._note_file,
         )  # fmt: skip
         if isinstance(journals, NodeJournal):
             self._committer = Committer(journals.journal, self._make_visible, self.health)
@@ -117,7 +118,7 @@ class Store:
             self._partitions = recover(self.data_dir, self._catalog, journal, self._files, self._damaged_file)
             self._note_files()
             self._open_segments(journal.id, journal.last_sequence)
-            forget_erased(self.data_dir, self._catalog, self._partitions, journal, self.segments, self.dead_letters)
+            self.erasures.recover(journal)
             self._open_triggers(journal)
         except BaseException:
             journal.close()
@@ -148,6 +149,9 @@ class Store:
     def _open_segments(self, journal_id: str, last_sequence: int) -> None:
         table_ids = [schema.id for schema in self._catalog.tables()]
         self.segments = Segments(self.data_dir, table_ids, journal_id, last_sequence, self._files, self.health)
+        self.erasures = Erasures(
+            self.data_dir, self._catalog, self._partitions, journal_id, self.segments, self.dead_letters, self._lock
+        )
 
     def _open_triggers(self, journal: Records) -> None:
         self.triggers = Triggers(
@@ -330,6 +334,7 @@ class Store:
         for table in dropped:
             self._now_stamps.pop(table.id, None)
             self.segments.drop_table(table.id)
+            self.erasures.drop_table(table.id)
             self.triggers.drop_table(table.id)
         self.compactions.delete_dropped_tables()
         try:
@@ -398,6 +403,7 @@ class Store:
     def submit_erasure(self, table: str, person: PersonId) -> Future[int]:
         """Hands the erasure of a person to the writer; done when it is durable and no snapshot has the person any more.
 
+        Who asks has to finish it then (`erasures.finish`) or to leave it.
         What is stored of the person goes with the next compaction. Raises QueryError, ConfigError.
         """
         schema, partitions = self.table(table), self._initialised()
@@ -426,6 +432,8 @@ class Store:
         with self._lock:
             for commit, ref in written:
                 due = self._take_in(ref, commit.kind, commit.table_id, commit.shares, commit.payload) or due
+                if commit.kind == ERASURE_RECORD and not self._catalog.is_dropped(commit.table_id):
+                    self.erasures.begin(commit.table_id, ref.sequence, commit.payload)
                 self._visible_sequence = ref.sequence
         if due:
             self.compactions.wake.set()

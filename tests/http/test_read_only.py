@@ -12,6 +12,8 @@ from typing import Any
 from support.controlled_files import set_faults
 from support.daemon import Daemon
 
+from openset_format.membership import MembershipFile
+
 COUNT = "agg:\n    count stamp as n\nmatch:\n    tally(product)\n"
 SCRUB = {"bytes_per_second": 1e9, "interval_s": 0.2}
 
@@ -124,6 +126,37 @@ def test_after_a_failed_sync_only_a_restart_makes_the_node_write_again(tmp_path:
         # The events that were refused were in the page cache: they are there as a whole or not at all.
         assert health(daemon)["status"] == "ok" and stored(daemon) in (20, 25)
         daemon.insert("t", events(20, 10))
+
+
+def test_an_erasure_whose_record_fits_is_one(tmp_path: Path) -> None:
+    """What follows from it does not fit: it is made up for, and the person is gone from answers at once."""
+    control = tmp_path / "control.json"
+    every = "@segment every:\n    match: tally\n"
+    with started(tmp_path / "data", control) as daemon:
+        assert daemon.request("POST", "/v1/table/t/compact").status == 200
+        assert daemon.request("POST", "/v1/query/t/counts", every).status == 200
+        daemon.insert("t", events(0, 1))  # begins a segment of the journal
+        set_faults(control, {"kind": "create", "errno": errno.ENOSPC})
+        answer = daemon.request("DELETE", "/v1/table/t/person", sid="p1")
+        assert (answer.status, answer.json) == (200, {"deleted": "p1"}), answer.body
+        assert health(daemon)["until"] == "space"
+        assert daemon.request("GET", "/v1/query/t/person", sid="p1").status == 400
+        assert daemon.request("GET", "/v1/table/t/segments").json["segments"][0]["people"] == 6
+        answer = daemon.request("DELETE", "/v1/table/t/person", sid="p2")
+        assert answer.status == 503 and daemon.request("GET", "/v1/query/t/person", sid="p2").status == 200
+        assert daemon.request("POST", "/v1/table/t/compact").status == 503
+        set_faults(control)
+        wait_for(daemon, "ok")
+        assert daemon.request("POST", "/v1/table/t/compact").status == 200
+        assert daemon.request("POST", "/v1/query/t/counts", "@segment other:\n    complement(every)\n").json == {
+            "_": [{"g": "other", "c": [0]}]
+        }
+        (path,) = [path for path in (tmp_path / "data").rglob("*.segment") if b'"every"' in path.read_bytes()]
+        file = MembershipFile.open(path)
+        assert sum(len(file.members(number)) for number in file.partitions) == 6
+        daemon.kill()
+    with Daemon(tmp_path / "data") as daemon:
+        assert daemon.request("GET", "/v1/query/t/person", sid="p1").status == 400
 
 
 def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from pyroaring import BitMap
 from support.power_failure import UNSYNCED
 from support.store_model import COLUMNS, Z_ORDER, erase, insert, read_snapshots
 
-from openset.errors import QueryError
+from openset.errors import OpenSetError, QueryError
 from openset.store.dead_letters import DeadLetter
 from openset.store.segments import Computed, Segment, SegmentColumn
 from openset.store.store import Store
@@ -74,7 +75,7 @@ def _trigger(store: Store) -> None:
     store.triggers.put(store.table("t").id, trigger, None, lambda: store.visible_sequence)
 
 
-def _changes(store: Store, changes: list[TriggerChange], number: int = 0) -> None:
+def _changes(store: Store, changes: list[TriggerChange], number: int = 1) -> None:
     """What the triggers of a partition did."""
     store.triggers.append(store.table("t").id, {number: changes}).result(timeout=30)
 
@@ -86,6 +87,14 @@ def _emission(person: str, value: int) -> Emitted:
 def _dead_letter(store: Store, person: str) -> None:
     message = {"id": f"1-0-{person}", "person": person, "name": "x"}
     store.dead_letters.add(store.table("t").id, [DeadLetter(1, "mail", message, "status 503", 8, STAMP)])
+
+
+def _erase_and_finish(store: Store, person: str) -> None:
+    """As a request does: what follows from the record may have to wait, and then the person is gone all the same."""
+    sequence = store.submit_erasure("t", person).result(timeout=30)
+    with suppress(OpenSetError):
+        store.erasures.finish_all()
+    store.erasures.leave(sequence)
 
 
 def _try_again(store: Store) -> None:
@@ -123,6 +132,7 @@ CHANGES: list[tuple[str, Change]] = [
     ("acknowledged", lambda store: _changes(store, [Acknowledged(1, "mail", [1]), OnceMarked(1, 0, [1, 2])])),
     ("another dead letter", lambda store: _dead_letter(store, "p3")),
     ("dead letters again", _try_again),
+    ("erase and finish", lambda store: _erase_and_finish(store, "p3")),
     ("remove segment", lambda store: store.segments.remove(store.table("t").id, "a", FAR_AHEAD_MS)),
     ("drop u", lambda store: store.drop_table("u")),
     ("retention", lambda store: store.set_retention("t", 1_000_000)),

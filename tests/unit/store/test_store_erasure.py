@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 
 import pytest
 from pyroaring import BitMap
 from support import store_model as model
+from support.simulated_disk import Fault, SimulatedDisk
 
+from openset.errors import ReadOnlyError
+from openset.store.dead_letters import DeadLetter
 from openset.store.segments import Computed, Segment
 from openset.store.store import Store
 from openset.store.views import ViewCache
@@ -160,4 +165,68 @@ def test_files_without_news_are_compacted_for_what_they_should_not_hold(tmp_path
     assert PartitionFile.open(path).rows == 0
     store.compactions.look_for_leftovers()
     assert store.compact_all() == 0
+    store.close()
+
+
+def test_what_cannot_be_finished_is_finished_later(tmp_path: Path) -> None:
+    """On a full disk the record may fit and what follows from it may not: nothing of the person may stay for that."""
+    (tmp_path / "disk").mkdir()
+    disk = SimulatedDisk((tmp_path / "disk").resolve())
+    store = Store.open(disk.root / "data", files=disk)
+    store.initialise(1)
+    store.create_table("t", [("colour", "text")])
+    table_id = store.table("t").id
+    model.insert(store, [event("ann"), event("bob"), event("cid")])
+    store.compact_all()
+    members = {0: serialized(BitMap([0, 1, 2]))}
+    store.segments.put(table_id, [Computed(segment(store, name, 3, 1), members) for name in ("all", "some")])
+    store.dead_letters.add(
+        table_id, [DeadLetter(1, "mail", {"id": who, "person": who}, "no", 8, STAMP) for who in ("ann", "bob")]
+    )
+    sequence = store.submit_erasure("t", "bob").result()
+    disk.faults = [Fault("write", ".tmp", times=float("inf"), number=errno.ENOSPC)]
+    with pytest.raises(ReadOnlyError):
+        store.erasures.finish(sequence, [1])
+    store.erasures.leave(sequence)
+    assert [one.id for one in store.dead_letters.of(table_id, 1, "mail")[0]] == ["ann"]
+    assert {one.segment.people for one in store.segments.all(table_id, 0)} == {2}
+    assert store.compactions.next(forced=True) is None, "the record stays in the journal till all is done"
+    with pytest.raises(ReadOnlyError):
+        store.erasures.finish_left()
+    shutil.copytree(disk.root / "data", tmp_path / "killed")
+    disk.faults = []
+    assert store.probe()
+    store.erasures.finish_left()
+    store.compact_all()
+    nothing_is_left(store, disk.root / "data", table_id)
+    # The same after a kill at that moment: the start finishes it.
+    again = Store.open(tmp_path / "killed")
+    again.compact_all()
+    nothing_is_left(again, tmp_path / "killed", table_id)
+
+
+def nothing_is_left(store: Store, data: Path, table_id: int) -> None:
+    """Of bob, who has ordinal 1."""
+    below = store.compactions.begin_forgetting()
+    assert store.compactions.is_forgotten(below, set())
+    for stored in store.segments.all(table_id, 0):
+        assert stored.segment.people == 2
+        assert MembershipFile.open(data / stored.ref.file).members(0) == BitMap([0, 2])
+    assert b"bob" not in b"".join(path.read_bytes() for path in data.rglob("*") if path.is_file())
+    store.close()
+
+
+def test_damaged_segments_do_not_keep_anybody(tmp_path: Path) -> None:
+    store = model.new_store(tmp_path, partitions=1)
+    table_id = store.table("t").id
+    model.insert(store, [event("ann"), event("bob")])
+    for name in ("damaged", "sound"):
+        store.segments.put(table_id, [Computed(segment(store, name, 2, 1), {0: serialized(BitMap([0, 1]))})])
+    first, _ = store.segments.all(table_id, 0)
+    path = tmp_path / first.ref.file
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1])
+    store.erasures.finish(store.submit_erasure("t", "bob").result(), [1])
+    assert [one.segment.people for one in store.segments.all(table_id, 0)] == [2, 1]
+    store.compact_all()
     store.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from xxhash import xxh3_128
 
 from openset.errors import ConfigError, InternalError
 from openset.store.offline import allow_open_files, fingerprint, lasting_files, read_data_dir
+from openset.store.segments import SEGMENTS_DIRECTORY
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset_format.seal import SEAL_BYTES
 from openset_format.segment import SEGMENT_HEADER_BYTES
@@ -27,6 +28,8 @@ from openset_tools.triggers import verify_together
 PIECE_BYTES = 4 * 1024 * 1024
 _ATTEMPTS = 40
 _PAUSE_SECONDS = 0.05
+# Without a pause: what is opened in between is a few files.
+_NAMES_ATTEMPTS = 50
 
 
 @dataclass(slots=True)
@@ -65,11 +68,11 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
     for _ in range(_ATTEMPTS):
         with ExitStack() as attempt:
             try:
-                before, paths = fingerprint(data_dir), _lasting_files(data_dir)
-                sources = [_open(data_dir, path, attempt) for path in paths]
-                # Segments that are stored together are there together.
-                if _lasting_files(data_dir) != paths:
-                    continue
+                before = fingerprint(data_dir)
+                sources = [
+                    *_open_all(data_dir, attempt, lambda path: SEGMENTS_DIRECTORY in path.parts),
+                    *_open_all(data_dir, attempt, lambda path: SEGMENTS_DIRECTORY not in path.parts),
+                ]
                 store = read_data_dir(data_dir)
                 if store.problems:
                     raise InternalError("a damaged data directory is not backed up", detail=store.problems)
@@ -99,9 +102,27 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
     raise ConfigError(f"{data_dir} cannot be backed up: {reason}")
 
 
-def _lasting_files(data_dir: Path) -> list[Path]:
-    """All but the journal, which grows all the time."""
-    return [path for path in lasting_files(data_dir) if path.parts[0] != JOURNAL_DIRECTORY]
+def _open_all(data_dir: Path, attempt: ExitStack, wanted: Callable[[Path], bool]) -> list[Source]:
+    """The wanted files (relative paths) but those of the journal, all of one moment as far as their names tell.
+
+    Stored segments change by their names alone, several at once where they belong together. Raises
+    FileNotFoundError, OSError.
+    """
+
+    def paths() -> list[Path]:
+        return [path for path in lasting_files(data_dir) if path.parts[0] != JOURNAL_DIRECTORY and wanted(path)]
+
+    for _ in range(_NAMES_ATTEMPTS):
+        found = paths()
+        with ExitStack() as opened:
+            try:
+                sources = [_open(data_dir, path, opened) for path in found]
+            except FileNotFoundError:
+                continue
+            if paths() == found:
+                attempt.push(opened.pop_all())
+                return sources
+    raise FileNotFoundError("files come and go faster than they can be opened")
 
 
 def _open(data_dir: Path, relative: Path, attempt: ExitStack) -> Source:
