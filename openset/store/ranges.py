@@ -24,6 +24,12 @@ def expand_ranges(starts: NDArray[np.integer[Any]], lengths: NDArray[np.integer[
     return expanded
 
 
+def distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The distinct values, ascending: by sorting, which is many times faster than np.unique's hashing."""
+    ordered = np.sort(values)
+    return ordered[np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])]
+
+
 def picked(lower: NDArray[Any], upper: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
     """The values at `places` of both arrays laid end to end, which takes no memory for laying them so."""
     values = np.empty(len(places), np.result_type(lower, upper))

@@ -21,7 +21,7 @@ from openset.store.delta import Base, Delta, EmptyBase, Piece
 from openset.store.merge import Events, Layer, layer_of, layer_without_rows, merge, splice
 from openset.store.now import with_now
 from openset.store.overlay import Levels
-from openset.store.ranges import expand_ranges
+from openset.store.ranges import distinct, expand_ranges
 from openset.store.records import ERASURE_RECORD, EVENT_KINDS, Erasure, decode_erasure
 from openset.store.snapshot import JOURNAL_DIRECTORY, PartitionSnapshot, StaleSnapshotError, superseded_path
 from openset_format.batch import EventBatch, PartitionSlice, decode_batch
@@ -114,7 +114,7 @@ class PartitionState:
         new = self.delta.add(pieces)
         if now_ms is not None:
             new = replace(new, stamp=with_now(new.person, new.action, new.stamp, now_ms))
-        known = self.moment.events_of(np.unique(new.person))
+        known = self.moment.events_of(distinct(new.person))
         self._overlay = self._overlay.put(layer_of(merge(Events.concatenate([known, new]), self._ranks())))
 
     def _ranks(self) -> NDArray[np.int64]:
