@@ -98,7 +98,7 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
     health = answer["health"]
     lines = [
         f"cluster {answer['cluster']}: {health['status']}, {answer['partitions']} partitions, "
-        f"{answer['replicas']} copies wanted, coordinator {answer['coordinator']}"
+        f"copies wanted: {answer['replicas']}, coordinator: {answer['coordinator']}"
     ]
     for name, text in (("without_owner", "without a living owner"), ("missing_copies", "with copies missing")):
         if health[name]:

@@ -210,6 +210,8 @@ class ClusterNode:
 
     def end_waiting(self) -> None:
         """Answers those who wait for the embedded coordinator, because the daemon stops."""
+        if self._membership is not None:
+            self._membership.stopping = True
         if self._access is not None:
             self._access.end_waiting()
 

@@ -109,6 +109,8 @@ class Membership:
         self._tasks: list[asyncio.Task[None]] = []
         self._nudges: set[asyncio.Task[None]] = set()
         self._troubled = ""
+        # The daemon stops, and with it perhaps the coordinator: nothing to report.
+        self.stopping = False
 
     @property
     def view(self) -> View:
@@ -176,7 +178,7 @@ class Membership:
 
     def _report(self, what: str, error: OpenSetError) -> None:
         """Once for each reason, until all is well again."""
-        if error.message != self._troubled:
+        if error.message != self._troubled and not self.stopping:
             self._troubled = error.message
             log.warning("the cluster's coordinator cannot be used", part=what, reason=error.message)
 
