@@ -135,3 +135,7 @@ class InternalError(OpenSetError):
 
     error_class = "internal"
     status = 500
+
+
+class WireError(InternalError):
+    """Another node sent what cannot be understood."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from openset.errors import WireError
 from openset.query import explain_person, passes, person
 from openset.query.column import ColumnRequest
 from openset.query.counts import CountsRequest
@@ -24,7 +25,7 @@ from openset.query.refresher import RefreshRequest
 from openset.query.shared_segments import SegmentMessage, answer_segments
 from openset.query.spread import Share
 from openset.query.wire.asking import Answered, Ask, request_of
-from openset.query.wire.codec import Codec, WireError, checked, decoded, encoded
+from openset.query.wire.codec import Codec, checked, decoded, encoded
 from openset_format.block import PersonId
 from openset_format.hashing import partition_of
 

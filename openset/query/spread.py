@@ -192,8 +192,7 @@ class _Gathering(Generic[Result]):
                     break
                 if changed is None or changed.done():
                     changed = asyncio.create_task(self._changed(owners.revision))
-                end = self.asking.deadline + (ANSWER_GRACE_SECONDS if self.running else 0.0)
-                seconds = min([end, *self._wake_times(owners)]) - time.monotonic()
+                seconds = self._wake_time(owners) - time.monotonic()
                 done, _ = await asyncio.wait(
                     [*self.running, changed], timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED
                 )
@@ -232,13 +231,18 @@ class _Gathering(Generic[Result]):
             elif node not in self.pauses or self.pauses[node].until <= time.monotonic():
                 shares.setdefault(node, []).append(number)
         for node, numbers in shares.items():
-            self.running[asyncio.create_task(self.asking.share(node, numbers))] = (node, numbers)
+            task = asyncio.create_task(self.asking.share(node, numbers))
+            task.add_done_callback(_taken_note_of)
+            self.running[task] = (node, numbers)
             self.waiting.difference_update(numbers)
 
-    def _wake_times(self, owners: Owners) -> list[float]:
-        """When nodes that are left alone may be asked again for what is waiting."""
+    def _wake_time(self, owners: Owners) -> float:
+        """When there is something to do without an answer: a node may be asked again, or time is up."""
+        if time.monotonic() >= self.asking.deadline:
+            return self.asking.deadline + ANSWER_GRACE_SECONDS
         nodes = {owners.of.get(number) for number in self.waiting}
-        return [pause.until for node, pause in self.pauses.items() if node in nodes]
+        again = [pause.until for node, pause in self.pauses.items() if node in nodes]
+        return min([self.asking.deadline, *again])
 
     async def _take(self, task: asyncio.Task[Share[Result]], node: str, numbers: list[int]) -> None:
         """Merges what was answered, or notes that it was not. Raises the error of a script or a request."""
@@ -283,6 +287,12 @@ class _Gathering(Generic[Result]):
         if gathered.missing and not asking.partial:
             raise gathered.error()
         return gathered
+
+
+def _taken_note_of(task: asyncio.Task[Any]) -> None:
+    """After the first error of a query the others are nobody's, and nothing to complain about."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _is_no_answer(error: OpenSetError) -> bool:

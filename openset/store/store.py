@@ -139,14 +139,14 @@ class Store:
                 self.data_dir, self._catalog, journals, self._files, self._damaged_file
             )  # fmt: skip
             self._note_files()
-            self._open_segments(journals.id, NO_RECORD)
+            self._open_segments(None, NO_RECORD)
             self._open_triggers(NoRecords(journals.id))
         except BaseException:
             journals.close()
             raise
         return journals
 
-    def _open_segments(self, journal_id: str, last_sequence: int) -> None:
+    def _open_segments(self, journal_id: str | None, last_sequence: int) -> None:
         table_ids = [schema.id for schema in self._catalog.tables()]
         self.segments = Segments(self.data_dir, table_ids, journal_id, last_sequence, self._files, self.health)
         self.erasures = Erasures(

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from openset.errors import InternalError, OpenSetError
+from openset.errors import InternalError, OpenSetError, WireError
 from openset.pyql import tree
 from openset.pyql.partial import Partial
 from openset.pyql.states import CountState, ExtremeState, LatestState, SumState, VarState
@@ -33,7 +33,7 @@ from openset.query.wire.answers import (
     PartitionCounts,
 )
 from openset.query.wire.arrays import flags, ints, numbers, pack, pack_values, unpack_values
-from openset.query.wire.codec import Codec, Lists, WireError
+from openset.query.wire.codec import Codec, Lists
 from openset_format.membership import serialized
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from openset.errors import WireError
 from openset.pyql import tree
 from openset.pyql.partial import Partial
 from openset.pyql.settings import LOG_LIMIT_LINES
 from openset.query.membership import Scanned
 from openset.query.value_counts import Counts, ValueCounts, merged, merged_numbers
 from openset.query.wire.arrays import Packed, ints, numbers, pack, table
-from openset.query.wire.codec import Lists, WireError, checked, decoded, encoded
+from openset.query.wire.codec import Lists, checked, decoded, encoded
 from openset.query.wire.partials import PackedPartial, pack_partial, unpack_partial
 
 # ---------------------------------------------------------------- events

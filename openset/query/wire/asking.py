@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from openset.errors import WireError
 from openset.query.parameters import RequestParameters
-from openset.query.wire.codec import WireError, checked, encoded
+from openset.query.wire.codec import checked, encoded
 from openset.store.schema import TableSchema
 from openset.store.segments import Edition
 from openset_format.hashing import checksum

@@ -12,13 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
-from openset.errors import InternalError
+from openset.errors import WireError
 
 Result = TypeVar("Result")
-
-
-class WireError(InternalError):
-    """Another node sent what cannot be understood."""
 
 
 class Codec(Protocol[Result]):
