@@ -132,6 +132,8 @@ class ClusterNode:
         self._local_schema = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._waits_since: float | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._gives_up = False
 
     @property
     def identity(self) -> Identity:
@@ -181,7 +183,7 @@ class ClusterNode:
     async def start(self, store: Store) -> None:
         """Goes on where the node was. A member returns when it has seen the cluster, however long that takes.
 
-        Raises ConfigError, InternalError.
+        Raises ConfigError, InternalError, and UnreachableError when it is told not to wait any longer.
         """
         self._store = store
         self._file = await asyncio.to_thread(IdentityFile, self._data_dir, self._files)
@@ -190,15 +192,32 @@ class ClusterNode:
             return
         self._check_options(identity)
         self._waits_since = time.monotonic()
+        self._starting = asyncio.create_task(self._become_at_last())
+        if self._gives_up:
+            self._starting.cancel()
+        try:
+            await self._starting
+        except asyncio.CancelledError as error:
+            if not self._gives_up:
+                raise
+            raise UnreachableError("the daemon was stopped while it waited for its cluster") from error
+        self._waits_since = None
+
+    async def _become_at_last(self) -> None:
         async with self._changing:
             while True:
                 try:
                     await self._become()
-                    self._waits_since = None
                     return
                 except (UnreachableError, ConflictError) as error:
                     log.warning("the cluster cannot be reached yet", reason=error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    def give_up_waiting(self) -> None:
+        """A start that waits for the cluster ends, because the daemon stops."""
+        self._gives_up = True
+        if self._starting is not None:
+            self._starting.cancel()
 
     def _check_options(self, identity: Identity) -> None:
         if self.security is None:

@@ -15,7 +15,7 @@ from tornado.netutil import bind_sockets
 
 from openset.cluster.cluster_node import ClusterOptions
 from openset.cluster.peers import Address
-from openset.errors import ConfigError, OpenSetError
+from openset.errors import ConfigError, OpenSetError, UnreachableError
 from openset.http import logs
 from openset.http.app import make_app
 from openset.http.listener import Listener
@@ -114,12 +114,19 @@ async def _run(
     if listener is None:
         server.add_sockets(sockets)
     log.info("listening", host=host, port=sockets[0].getsockname()[1], process=os.getpid())
+    giving_up = asyncio.create_task(_give_up_waiting(node, stop))
     try:
-        await node.open(init)
-        log.info("ready", data=str(data), partitions=(await node.opened()).partitions, workers=executor.workers)
+        try:
+            await node.open(init)
+        except UnreachableError:
+            if not stop.is_set():
+                raise
+        else:
+            log.info("ready", data=str(data), partitions=(await node.opened()).partitions, workers=executor.workers)
         await stop.wait()
         log.info("stopping", running=len(node.active))
     finally:
+        giving_up.cancel()
         node.end_waiting()
         server.stop()
         if listener is not None:
@@ -127,6 +134,12 @@ async def _run(
         await _drain(node)
         await node.close()
         await server.close_all_connections()
+
+
+async def _give_up_waiting(node: Node, stop: asyncio.Event) -> None:
+    """A member that waits for its cluster stops when it is told to."""
+    await stop.wait()
+    node.cluster.give_up_waiting()
 
 
 def _on_signals(stop: asyncio.Event) -> None:

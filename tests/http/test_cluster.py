@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import re
@@ -108,6 +109,8 @@ def test_nodes_join_go_come_back_and_leave(tmp_path: Path) -> None:
         error = wait_until("it says so", lambda: third.request("GET", "/v1/table", patience=10)).error
         assert (error["class"], "coordinator" in error["message"]) == ("internode", True)
         assert members(second.status()).keys() == names
+        assert third.stop() == 0
+        third.start(wait=False)
         first.start()
         cluster.wait_for("all are back", lambda status: alive(status) == names)
 
@@ -156,6 +159,30 @@ def test_a_node_killed_while_it_joins_is_a_member_or_empty(tmp_path: Path) -> No
         names = {node.name for node in cluster.nodes}
         cluster.wait_for("both are members, and nobody else", lambda status: alive(status) == names)
         assert members(first.status()).keys() == names
+
+
+def test_a_node_killed_while_it_founds_a_cluster_is_a_member_or_stands_alone(tmp_path: Path) -> None:
+    with started(tmp_path, 2, joined=1) as cluster:
+        first, second = cluster.nodes
+        name = first.name
+
+        def ask() -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                join(first, second.port)
+
+        for delay in (0.01, 0.03):
+            asked = threading.Thread(target=ask)
+            asked.start()
+            asked.join(delay)
+            first.kill()
+            asked.join()
+            first.start()
+            assert (first.status()["mode"] in ("standalone", "member"), first.name) == (True, name)
+        wait_until("the second one has finished, if it has begun", lambda: second.status()["mode"] != "becoming")
+        if second.status()["mode"] == "empty":
+            cluster.join(second)
+        names = {node.name for node in cluster.nodes}
+        cluster.wait_for("both live", lambda status: alive(status) == names)
 
 
 # ---------------------------------------------------------------- mistakes
