@@ -139,16 +139,16 @@ class Segments:
         self,
         data_dir: Path,
         table_ids: Iterable[int],
-        journal_id: str | None,
-        last_sequence: int,
+        journal_id: str,
+        last_sequence: int | None,
         files: FileLayer = FILES,
         health: Health | None = None,
     ):
         """Reads what is there. Segments that know events which the journal does not have are removed.
 
-        journal_id: None on a member of a cluster. Its segments know only what all copies have agreed on.
+        last_sequence: None on a member of a cluster. Its segments know only what all copies have agreed on.
         """
-        self._in_cluster = journal_id is None
+        self._in_cluster = last_sequence is None
         self._data_dir = data_dir
         self._files = files
         self._health = health or Health()
@@ -509,7 +509,7 @@ class Segments:
 
     # --- opening ---------------------------------------------------------------------------------------------------
 
-    def _read_table(self, table_id: int, journal_id: str | None, last_sequence: int, now_ms: float) -> None:
+    def _read_table(self, table_id: int, journal_id: str, last_sequence: int | None, now_ms: float) -> None:
         """The newest file of each name stays, the others go."""
         directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
         undo(directory, self._files)
@@ -528,7 +528,7 @@ class Segments:
             self._replace((table_id, segment.name), StoredSegment(table_id, version, segment))
             if now_ms >= segment.expires_at_ms:
                 self._replace((table_id, segment.name), None)
-            if journal_id is None or not segment.sequence:
+            if last_sequence is None or not segment.sequence:
                 continue
             if segment.journal_id != journal_id or segment.sequence > last_sequence:
                 log.error("a stored segment knows events that are lost", segment=segment.name)

@@ -32,7 +32,7 @@ from openset.store.journals import Journals, NodeJournal, PartitionJournals, rea
 from openset.store.lock import DirectoryLock, check_file_system
 from openset.store.now import NowStamps
 from openset.store.opening import open_journal, report_torn_tail
-from openset.store.partition import NO_RECORD, Partition
+from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.placing import finish_placing
 from openset.store.records import (
@@ -139,14 +139,15 @@ class Store:
                 self.data_dir, self._catalog, journals, self._files, self._damaged_file
             )  # fmt: skip
             self._note_files()
-            self._open_segments(None, NO_RECORD)
+            self._open_segments(journals.id, None)
             self._open_triggers(NoRecords(journals.id))
         except BaseException:
             journals.close()
             raise
         return journals
 
-    def _open_segments(self, journal_id: str | None, last_sequence: int) -> None:
+    def _open_segments(self, journal_id: str, last_sequence: int | None) -> None:
+        """last_sequence: of the node's journal; None on a member of a cluster, which has one per partition."""
         table_ids = [schema.id for schema in self._catalog.tables()]
         self.segments = Segments(self.data_dir, table_ids, journal_id, last_sequence, self._files, self.health)
         self.erasures = Erasures(

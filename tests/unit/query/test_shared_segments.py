@@ -279,7 +279,7 @@ async def until(true: Any) -> None:
 
 def test_people_who_are_erased_leave_by_the_sequence_of_their_partition(tmp_path: Path) -> None:
     """A computation loses them, also when it comes late, unless it knew the record that erased them."""
-    segments = Segments(tmp_path, [1], None, 0)
+    segments = Segments(tmp_path, [1], "", None)
     made = Segment("x", "", None, None, 5, 6, {}, 0, 0, (), "", 0, "UTC", {0: 7, 1: 2}, 5, "one")
     members = {0: serialized(BitMap([1, 2, 3])), 1: serialized(BitMap([1, 2, 3]))}
     segments.put(1, [Computed(made, members)])
@@ -291,11 +291,11 @@ def test_people_who_are_erased_leave_by_the_sequence_of_their_partition(tmp_path
         bitmaps = segments.read(found).members.values()
         return found.segment.people, [sorted(BitMap.deserialize(data)) for data in bitmaps]
 
-    assert shown() == (4, [[2, 3], [2, 3]])
+    assert shown() == (5, [[1, 2, 3], [2, 3]])
     late = msgspec.structs.replace(made, published_at_ms=6, computation="two")
     assert segments.receive(1, [Computed(late, members)]) == []
     assert shown() == (5, [[1, 2, 3], [2, 3]])
-    again = Segments(tmp_path, [1], None, 0)
+    again = Segments(tmp_path, [1], "", None)
     assert again.all(1, 0)[0].segment == segments.all(1, 0)[0].segment
 
 
