@@ -19,7 +19,7 @@ from support.script_maker import make_script
 
 from openset.query import frame
 
-SCRIPTS = 40
+SCRIPTS = 25
 # What takes one node longer is left out.
 LONGEST_MS = 500
 SLOW = "slow"
