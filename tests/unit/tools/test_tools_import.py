@@ -76,6 +76,18 @@ def names_in(data_dir: Path) -> set[str]:
     return {path.relative_to(data_dir).as_posix() for path in data_dir.rglob("*") if path.is_file()}
 
 
+def test_a_file_that_is_gone_before_the_first_start_is_damage(tmp_path: Path) -> None:
+    data = made(tmp_path / "data")
+    assert run(data, "t", write(tmp_path / "events.ndjson", lines(EVENTS))).exit_code == 0
+    assert verify(data, deep=True) == []
+    path = next(data.glob("tables/*/*.h5"))
+    path.unlink()
+    (problem, *_) = verify(data)
+    assert f"{path}: the file is missing" in problem.message
+    result = CliRunner().invoke(main, ["backup", str(data), str(tmp_path / "backup")])
+    assert result.exit_code == 1 and "is missing" in result.stderr
+
+
 # --- what comes in -----------------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,8 @@ class _Import:
             self._directory.mkdir()
             runs = self._read(pool, Reading(self._directory, schema, catalog.partitions or 1, self._options.mapping))
             self._merge(pool, runs, schema, known, journal)
+            # With the files: one that is gone afterwards is damage, not a partition without events.
+            catalog.note_files([(schema.id, number) for number in runs])
             self._put_in_place(catalog, before)
         except BrokenProcessPool:
             raise InternalError("a worker process of the import died, perhaps for want of memory") from None
