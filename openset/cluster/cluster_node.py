@@ -106,7 +106,7 @@ class ClusterNode:
         address: Address | None = None,
         options: ClusterOptions | None = None,
         *,
-        data: DataPlane | None = None,
+        make_data: Callable[[], DataPlane],
         files: FileLayer = FILES,
     ):
         """address: where the node listens. Raises ConfigError for options that cannot be used."""
@@ -120,7 +120,8 @@ class ClusterNode:
         self._data_dir = data_dir
         self._listens = address or Address("", 0)
         self._files = files
-        self._data = data
+        self._make_data = make_data
+        self._data: DataPlane | None = None
         self._file: IdentityFile | None = None
         self._store: Store | None = None
         self._access: CoordinatorAccess | None = None
@@ -134,6 +135,10 @@ class ClusterNode:
         self._waits_since: float | None = None
         self._starting: asyncio.Task[None] | None = None
         self._gives_up = False
+
+    def use(self, store: Store) -> None:
+        """The store of the node is another one."""
+        self._store = store
 
     @property
     def identity(self) -> Identity:
@@ -292,6 +297,8 @@ class ClusterNode:
             if self._strangers is None:
                 raise ConfigError(f"a cluster needs to know its nodes: {HOW_TO}")
             address = Address(host, port)
+            if self._membership is None:
+                self._plane().check_founding()
             try:
                 await self._check_guest(address)
                 if self._membership is None:
@@ -458,28 +465,35 @@ class ClusterNode:
         """
         if self._membership is not None:
             return
-        from openset.cluster.member import Membership, NoData
+        from openset.cluster.member import Membership
 
         view = await self._enrolled(fresh) if self.identity.mode == "becoming" else None
         coordinator = self._opened_access().coordinator
-        identity, security, store = self.identity, self.security, self._opened()
+        identity, security = self.identity, self.security
         assert security is not None
-        data = self._data = self._data or NoData()
-        membership = Membership(
-            identity.node, identity.cluster, coordinator, security, store, self._options.gone_after_ms
-        )
-        data.attach(membership)
+        data = self._plane()
         if view is not None:
             assert view.settings is not None
+            store = self._opened()
             if store.partitions is None:
                 await asyncio.to_thread(store.initialise, view.settings.partitions, identity.node)
-            await data.become_member(identity.node, view.placements)
+            await data.become_member(view)
             await self._write(msgspec.structs.replace(identity, mode="member"))
+        membership = Membership(
+            identity.node, identity.cluster, coordinator, security, self._opened(), self._options.gone_after_ms
+        )
+        data.attach(membership)
         self._membership = membership
         membership.on_view(data.view)
         membership.on_lease(data.lease)
         membership.on_view(self._follow)
         await membership.start()
+
+    def _plane(self) -> DataPlane:
+        """Made when it is needed: a node that stands alone does without what it takes."""
+        if self._data is None:
+            self._data = self._make_data()
+        return self._data
 
     def _opened_access(self) -> CoordinatorAccess:
         if self._access is None:
@@ -504,7 +518,8 @@ class ClusterNode:
         enrolment = Enrolment(identity, may_be_known=not fresh)
         try:
             coordinator = self._opened_access().coordinator
-            return await enrolment.made(coordinator, self._opened().shared_schema())
+            store = self._opened()
+            return await enrolment.made(coordinator, store.shared_schema(), store.journal_id)
         except OpenSetError as error:
             # Whatever a founder has told its own coordinator is removed when it founds a cluster again.
             is_alone = identity.has_coordinator

@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+import msgspec
+
 from openset.cluster.keeper import (
     MOST_VALUE_BYTES,
     NO_LEASE,
@@ -192,10 +194,13 @@ class Coordinator:
         replicas: int,
         cluster: str | None = None,
         schema: SharedSchema | None = None,
+        journal_id: str = "",
     ) -> Settings:
         """Makes a cluster of one node. cluster: its name, a new one unless given.  schema: the tables that it has.
 
         ConflictError, LeaseLostError, ConfigError when there are too many tables.
+
+        journal_id: see Settings.
 
         Until the last commit there is none, whatever an attempt that was broken off has left.
         """
@@ -209,7 +214,7 @@ class Coordinator:
         fresh = Expected(SETTINGS_KEY, revision=0)
         for first in range(0, len(changes), _PLACEMENTS_AT_ONCE):
             await self._change([fresh], changes[first : first + _PLACEMENTS_AT_ONCE], sentinel)
-        settings = Settings(cluster or new_cluster_name(), partitions, replicas)
+        settings = Settings(cluster or new_cluster_name(), partitions, replicas, journal_id)
         last = [
             Change(member_key(member.node), encode(member)),
             Change(SCHEMA_KEY, _encoded_schema(schema or SharedSchema())),
@@ -261,7 +266,7 @@ class Coordinator:
         view = await self.read()
         if view.settings is None or view.settings_revision != expected_revision:
             raise ConflictError("the settings of the cluster have been changed meanwhile")
-        settings = Settings(view.settings.cluster, view.settings.partitions, replicas)
+        settings = msgspec.structs.replace(view.settings, replicas=replicas)
         condition = Expected(SETTINGS_KEY, revision=expected_revision)
         return await self._change([condition], [Change(SETTINGS_KEY, encode(settings))], None)
 

@@ -106,8 +106,10 @@ class Enrolment:
         self.may_be_known = may_be_known
         self._identity = identity
 
-    async def made(self, coordinator: Coordinator, schema: SharedSchema) -> View:
-        """A view with the node in it; the founder makes the cluster, with these tables. May be repeated.
+    async def made(self, coordinator: Coordinator, schema: SharedSchema, journal_id: str) -> View:
+        """A view with the node in it; the founder makes the cluster, with these tables and its journal's id.
+
+        May be repeated.
 
         Raises ConflictError when it cannot be, UnreachableError, ConfigError.
         """
@@ -115,7 +117,7 @@ class Enrolment:
         member = Member(identity.node, identity.host, identity.port)
         view = await coordinator.read()
         if view.settings is None and identity.founder:
-            await self._found(coordinator, member, schema)
+            await self._found(coordinator, member, schema, journal_id)
         elif view.settings is None or view.settings.cluster != identity.cluster:
             raise ConflictError("the coordinator has another cluster already; an empty node joins it by an invitation")
         elif identity.node not in view.members:
@@ -123,7 +125,7 @@ class Enrolment:
             await coordinator.add_member(member)
         return await coordinator.read()
 
-    async def _found(self, coordinator: Coordinator, member: Member, schema: SharedSchema) -> None:
+    async def _found(self, coordinator: Coordinator, member: Member, schema: SharedSchema, journal_id: str) -> None:
         identity = self._identity
         session = await coordinator.open_session(member.node)
         try:
@@ -132,7 +134,7 @@ class Enrolment:
                 raise ConflictError("somebody else is initialising a cluster there")
             self.may_be_known = True
             await coordinator.initialise(
-                sentinel, member, identity.partitions, identity.replicas, identity.cluster, schema
+                sentinel, member, identity.partitions, identity.replicas, identity.cluster, schema, journal_id
             )
         finally:
             with suppress(UnreachableError):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from openset.cluster.coordinator import Coordinator
 from openset.cluster.keeper import Revision
-from openset.cluster.map import NodeName, Placed
+from openset.cluster.map import NodeName
 from openset.cluster.messages import LeaseRenewed
 from openset.cluster.peers import Address, Peers
 from openset.cluster.presence import Presence
@@ -39,7 +39,10 @@ class DataPlane(Protocol):
     def attach(self, membership: Membership) -> None:
         """Before anything else of this membership is told."""
 
-    async def become_member(self, node: NodeName, placements: Mapping[int, Placed]) -> None:
+    def check_founding(self) -> None:
+        """Raises ConfigError where what this node holds cannot be a cluster's."""
+
+    async def become_member(self, view: View) -> None:
         """Makes a member's data of that of a standalone or an empty node, durably. Called again after a failure."""
 
     def view(self, view: View) -> None:
@@ -53,28 +56,6 @@ class DataPlane(Protocol):
 
     async def close(self) -> None:
         """Nothing is told any more."""
-
-
-class NoData:
-    """A DataPlane of nodes whose data stays as it is."""
-
-    def attach(self, membership: Membership) -> None:
-        return
-
-    async def become_member(self, node: NodeName, placements: Mapping[int, Placed]) -> None:
-        return
-
-    def view(self, view: View) -> None:
-        return
-
-    def lease(self, renewed: LeaseRenewed) -> None:
-        return
-
-    def transfers(self) -> Sequence[Mapping[str, Any]]:
-        return ()
-
-    async def close(self) -> None:
-        return
 
 
 class Membership:

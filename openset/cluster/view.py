@@ -40,11 +40,13 @@ class Settings(msgspec.Struct, frozen=True):
     """What holds for the whole cluster. cluster: names it.
 
     replicas: how many copies each partition should have; 0: one while there is one member, two from then on.
+    journal_id: of the journals of all members.
     """
 
     cluster: str
     partitions: int
     replicas: int
+    journal_id: str = ""
 
     def wanted_copies(self, members: int) -> int:
         """How many copies of each partition there should be with so many members."""

@@ -20,6 +20,7 @@ from openset.http.internode_cluster import (
     MapChange,
     SentinelDecisions,
 )
+from openset.http.internode_data import LogMessages, TransferBegin, TransferEnd, TransferResource, Writes
 from openset.http.internode_query import InternodeQuery
 from openset.http.logs import log_request
 from openset.http.node import Node
@@ -61,6 +62,11 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/internode/coordinator/?", CoordinatorRequest),
     (r"/v1/internode/query/?", InternodeQuery),
     (r"/v1/internode/sentinel/?", SentinelDecisions),
+    (r"/v1/internode/log/?", LogMessages),
+    (r"/v1/internode/write/?", Writes),
+    (r"/v1/internode/transfer_begin/?", TransferBegin),
+    (r"/v1/internode/transfer_end/?", TransferEnd),
+    (r"/v1/internode/transfer/?", TransferResource),
     (r"/v1/table/?", TableList),
     (rf"/v1/table/{_TABLE}/?", TableResource),
     (rf"/v1/table/{_TABLE}/column/{_NEW_COLUMN}/?", NewColumn),

@@ -15,6 +15,7 @@ MAX_REPLICAS = 16
 
 
 class ClusterInit(Resource):
+    uses_store = False
     error_kind = ConfigError
 
     async def put(self) -> None:
@@ -39,6 +40,7 @@ class ClusterInit(Resource):
 
 
 class ClusterJoin(Resource):
+    uses_store = False
     error_kind = ConfigError
 
     async def put(self) -> None:
@@ -59,6 +61,7 @@ class ClusterJoin(Resource):
 
 
 class ClusterLeave(Resource):
+    uses_store = False
     error_kind = ConfigError
 
     async def put(self) -> None:
@@ -76,6 +79,7 @@ class ClusterLeave(Resource):
 
 
 class IsMember(Resource):
+    uses_store = False
     error_kind = ConfigError
 
     async def get(self) -> None:
@@ -88,6 +92,7 @@ class IsMember(Resource):
 
 
 class ClusterResource(Resource):
+    uses_store = False
     error_kind = ConfigError
 
     async def get(self) -> None:

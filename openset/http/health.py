@@ -9,6 +9,8 @@ from openset.store.health import Condition
 
 
 class HealthResource(Resource):
+    uses_store = False
+
     async def get(self) -> None:
         await self.respond(self._health())
 

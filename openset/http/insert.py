@@ -31,7 +31,7 @@ class Insert(Resource):
             newline_delimited=content_type in NDJSON_TYPES,
             skip_bad=skip_bad,
         )
-        await store.commit(table, prepared)
+        await self.node.insert(table, prepared)
         answer: dict[str, object] = {"message": "yummy", "accepted": prepared.accepted}
         if prepared.rejected:
             answer["rejected"] = prepared.rejected

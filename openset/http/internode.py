@@ -42,6 +42,7 @@ class InternodeResource(Resource):
     """
 
     error_kind: type[OpenSetError] = InternodeError
+    uses_store = False
     for_members = True
     catches_up = True
     # What shows the caller that this node knows the secret of the cluster.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openset.cluster.cluster_node import ClusterNode, ClusterOptions
 from openset.cluster.peers import Address
-from openset.errors import ConfigError, OpenSetError
+from openset.errors import ConfigError, OpenSetError, UnreachableError
 from openset.log import get_logger
 from openset.query.compactor import Compactor
 from openset.query.disk_guard import DiskGuard
@@ -25,12 +25,14 @@ from openset.revent.runner import Runner
 from openset.revent.watcher import Watcher
 from openset.revent.webhooks import AllowList, Webhooks
 from openset.store.compaction import Policy
+from openset.store.ingest import Insert
 from openset.store.scrub import Scrubber, Scrubbing
 from openset.store.store import Store
 from openset_format.files import FILES, FileLayer
 
 if TYPE_CHECKING:
-    from openset.cluster.member import Membership
+    from openset.cluster.member import DataPlane, Membership
+    from openset.http.member_data import MemberData
     from openset.http.resource import Resource
 
 log = get_logger("openset.node")
@@ -39,6 +41,8 @@ MAX_BODY_BYTES = 64 << 20
 MAX_INFLATED_BYTES = 256 << 20
 MAX_SCRIPT_BYTES = 1 << 20
 _LOOK_SECONDS = 0.5
+# So long a node that becomes a member waits for the requests that run.
+_REQUESTS_SECONDS = 20.0
 
 
 class Node:
@@ -60,7 +64,8 @@ class Node:
     ):
         """address: where the daemon listens. Raises ConfigError for options that cannot be used."""
         self.data_dir = data_dir
-        self.cluster = ClusterNode(data_dir, address, cluster, files=files)
+        self._member_data: MemberData | None = None
+        self.cluster = ClusterNode(data_dir, address, cluster, make_data=self._make_member_data, files=files)
         self.executor = executor
         self.plans = PlanCache()
         self.max_body_bytes = max_body_bytes
@@ -86,6 +91,8 @@ class Node:
         self._store: Store | None = None
         # The other nodes, for queries; None on a node that stands alone.
         self.spread: Spread | None = None
+        # Of requests that wait for the store.
+        self._waiting: set[asyncio.Task[Any]] = set()
         self._opened: asyncio.Future[Store] = asyncio.get_running_loop().create_future()
 
     async def open(self, init: int | None = None) -> None:
@@ -95,18 +102,24 @@ class Node:
         Raises OpenSetError: the data directory is locked, damaged or cannot be used.
         """
         try:
-            store = self._store = await asyncio.to_thread(
-                Store.open, self.data_dir, files=self._files, policy=self._policy
-            )
-            await self.cluster.start(store)
+            self._store = await asyncio.to_thread(Store.open, self.data_dir, files=self._files, policy=self._policy)
+            await self.cluster.start(self._store)
             if init is not None:
-                await self._initialise(store, init)
+                await self._initialise(self._store, init)
         except BaseException as error:
-            self._opened.set_exception(
-                error if isinstance(error, OpenSetError) else ConfigError("the store is not open")
-            )
-            self._opened.exception()  # requests may wait for it, or none may
+            self._refuse(error)
             raise
+        self._begin_services()
+
+    def _refuse(self, error: BaseException) -> None:
+        """Requests that wait for the store are answered with an error."""
+        self._opened.set_exception(error if isinstance(error, OpenSetError) else ConfigError("the store is not open"))
+        self._opened.exception()  # requests may wait for it, or none may
+
+    def _begin_services(self) -> None:
+        """What works on the store that is open, and requests."""
+        store = self._store
+        assert store is not None
         self._guard = DiskGuard(store)
         self.scrubber = Scrubber(self.data_dir, store.damage, self._scrubbing)
         self._compactor = Compactor(store)
@@ -119,16 +132,74 @@ class Node:
         self._registry = Registry(store, self._runner)
         self._opened.set_result(store)
 
+    async def reopen_as_member(self, journal_id: str) -> None:
+        """The store becomes a member's; requests wait meanwhile. Those that run are waited for.
+
+        Raises ConfigError, InternalError, ReadOnlyError: then the node goes on as it was, if it can.
+        """
+        before = self._store
+        assert before is not None
+        if before.replicas is not None:
+            return
+        serving = self._opened.done()
+        if serving:
+            self._opened = asyncio.get_running_loop().create_future()
+            try:
+                await self._wait_for_requests()
+            except BaseException:
+                self._opened.set_result(before)
+                raise
+            await self._end_services()
+        try:
+            self._store = await asyncio.to_thread(before.as_member, journal_id)
+        except BaseException:
+            await asyncio.to_thread(before.close)
+            self._store = await asyncio.to_thread(Store.open, self.data_dir, files=self._files, policy=self._policy)
+            raise
+        finally:
+            if self._store is not None:
+                self.cluster.use(self._store)
+            if serving:
+                self._begin_services()
+
+    async def _wait_for_requests(self) -> None:
+        """Until nobody uses the store that requests got so far. Raises ConfigError when that takes too long."""
+        until = asyncio.get_running_loop().time() + _REQUESTS_SECONDS
+        users = [resource for resource in self.active if resource.uses_store]
+        while any(one.work is not None and not one.work.done() and one.work not in self._waiting for one in users):
+            if asyncio.get_running_loop().time() > until:
+                raise ConfigError("requests run that take too long; try again when they are done")
+            await asyncio.sleep(_LOOK_SECONDS / 10)
+
     async def _initialise(self, store: Store, partitions: int) -> None:
         if store.partitions is None:
             await self.cluster.init(partitions, None)
         elif store.partitions != partitions:
             log.warning("the data directory has its partitions already", partitions=store.partitions, asked=partitions)
 
+    def _make_member_data(self) -> DataPlane:
+        # Nodes that stand alone start without what this takes.
+        from openset.http.member_data import MemberData
+
+        self._member_data = MemberData(self)
+        return self._member_data
+
+    @property
+    def data(self) -> MemberData:
+        """What a member does with its partitions. Raises UnreachableError where there is nothing of a cluster (yet)."""
+        if self._member_data is None:
+            raise UnreachableError("this node belongs to no cluster, or does not know its partitions yet")
+        return self._member_data
+
     @property
     def membership(self) -> Membership | None:
         """None on a node that is no member of a cluster, or has not seen it yet."""
         return self.cluster.membership
+
+    @property
+    def held_store(self) -> Store | None:
+        """The store that is open, whether or not requests get it yet."""
+        return self._store
 
     @property
     def open_store(self) -> Store | None:
@@ -138,9 +209,16 @@ class Node:
 
     async def opened(self) -> Store:
         """The store, when recovery is done and a member has seen its cluster; UnreachableError when that takes long."""
-        while not self._opened.done():
-            self.cluster.check_waiting()
-            await asyncio.wait({self._opened}, timeout=_LOOK_SECONDS)
+        task = asyncio.current_task()
+        try:
+            while not self._opened.done():
+                if task is not None:
+                    self._waiting.add(task)
+                self.cluster.check_waiting()
+                await asyncio.wait({self._opened}, timeout=_LOOK_SECONDS)
+        finally:
+            if task is not None:
+                self._waiting.discard(task)
         return self._opened.result()
 
     async def store(self) -> Store:
@@ -189,8 +267,23 @@ class Node:
         assert self._webhooks is not None, "it is made before the store is handed out"
         return self._webhooks
 
+    async def insert(self, table: str, insert: Insert) -> None:
+        """Writes a prepared request: in a cluster, to the owners of its partitions. Raises OpenSetError."""
+        store = await self.store()
+        if store.replicas is None:
+            await store.commit(table, insert)
+        else:
+            await self.data.insert(insert)
+
     async def close(self) -> None:
         """Ends the workers, then flushes and closes the store."""
+        await self._end_services()
+        await self.cluster.close()
+        await self.executor.close()
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
+
+    async def _end_services(self) -> None:
         if self._webhooks is not None:
             await self._webhooks.close()
         if self._board is not None:
@@ -207,7 +300,3 @@ class Node:
             await self._guard.close()
         if self.scrubber is not None:
             await asyncio.to_thread(self.scrubber.close)
-        await self.cluster.close()
-        await self.executor.close()
-        if self._store is not None:
-            await asyncio.to_thread(self._store.close)

@@ -6,6 +6,8 @@ from openset.http.resource import Answer, Resource
 
 
 class Ping(Resource):
+    uses_store = False
+
     async def get(self) -> None:
         await self.respond(self._pong())
 

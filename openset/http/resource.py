@@ -70,9 +70,13 @@ async def whole_or_pieces(pieces: AsyncGenerator[bytes, None]) -> bytes | Pieces
 
 @stream_request_body
 class Resource(RequestHandler):
-    """Base of all handlers. `error_kind` is the error class of bad requests to this resource."""
+    """Base of all handlers. `error_kind` is the error class of bad requests to this resource.
+
+    uses_store: a node that becomes a member of a cluster waits for those that do.
+    """
 
     error_kind: type[OpenSetError] = QueryError
+    uses_store = True
 
     def initialize(self, node: Node) -> None:
         self.node = node
@@ -81,6 +85,11 @@ class Resource(RequestHandler):
         self._work: asyncio.Task[Answer] | None = None
         self._cancellable = False
         self._gone = False
+
+    @property
+    def work(self) -> asyncio.Task[Answer] | None:
+        """What makes the answer, once it has begun."""
+        return self._work
 
     # ------------------------------------------------------------ the request
 

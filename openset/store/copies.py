@@ -132,6 +132,36 @@ class Copies:
             self._files.sync_directory(self._data_dir)
         return path.with_name(path.name + _STAGED)
 
+    def begin_staged(self, path: Path) -> None:
+        """An empty file in the place of what was there. Raises OSError."""
+        self._files.create(self._data_dir / path).close()
+
+    def write_staged(self, path: Path, offset: int, data: bytes) -> None:
+        """Writes a part of a file that arrives. Raises OSError."""
+        file = self._files.open(self._data_dir / path)
+        try:
+            file.write_at([data], offset)
+        finally:
+            file.close()
+
+    def sync_staged(self, path: Path) -> None:
+        """Makes a file that has arrived durable, and its name. Raises OSError."""
+        file = self._files.open(self._data_dir / path)
+        try:
+            file.sync()
+        finally:
+            file.close()
+        self._files.sync_directory((self._data_dir / path).parent)
+
+    def discard_staged(self, path: Path) -> None:
+        """Removes a file that is not wanted. Raises OSError."""
+        self._files.discard(self._data_dir / path)
+
+    @property
+    def journal_id(self) -> str:
+        """That of all files of the cluster."""
+        return self._journals.id
+
     def install(self, partition: int, received: Received, replicas: Replicas) -> None:
         """Puts a copy in place of everything that is here of a partition, durably.
 
@@ -140,7 +170,7 @@ class Copies:
         """
         base = LogBase(self._journals.next_incarnation(partition), received.term, received.index, received.covers)
         self._journals.begin(partition, base)
-        staged_base = self._write_staged(base_path(partition), encode_base(base))
+        staged_base = self._staged(base_path(partition), encode_base(base))
         staged = {
             table_id: path for table_id, path in received.staged.items() if not self._catalog.is_dropped(table_id)
         }
@@ -171,7 +201,7 @@ class Copies:
             with suppress(FileExistsError):  # of a lineage before; who needs this one takes a new snapshot
                 self._pins.keep_file(key, before.generation, path)
 
-    def _write_staged(self, path: Path, data: bytes) -> Path:
+    def _staged(self, path: Path, data: bytes) -> Path:
         staged = path.with_name(path.name + _STAGED)
         replace_file(self._data_dir / staged, data, self._files)
         return staged
@@ -179,6 +209,8 @@ class Copies:
     def discard(self, partition: int, replicas: Replicas) -> None:
         """Gives a partition up, with its files. Raises InternalError, OSError."""
         if not self._journals.has(partition):
+            with self._lock:
+                replicas.reset(partition)
             return
         with self._catalog_lock:
             self._catalog.forget_files(partition)

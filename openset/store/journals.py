@@ -7,7 +7,7 @@ records under the same sequences (spec/journal.md).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,12 +125,11 @@ class LogBase(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Log:
-    """base: as it is on the disk. shown: records up to it are visible; wanted: are to be, once they are written."""
+    """base: as it is on the disk. shown: records up to it are visible."""
 
     base: LogBase
     journal: Journal
     shown: int = 0
-    wanted: int = 0
 
 
 def member_path() -> Path:
@@ -178,6 +177,8 @@ class PartitionJournals:
         self._files = files
         self._segment_bytes = segment_bytes
         self._logs: dict[int, _Log] = {}
+        # Is told when records are not in a journal any more, in whatever thread.
+        self.dropped: Callable[[int, LogBase], None] = lambda number, base: None
         self._pool = ThreadPoolExecutor(_SYNCS_AT_ONCE, thread_name_prefix="journal-sync")
         try:
             self._remove_leftovers(partitions)
@@ -212,7 +213,7 @@ class PartitionJournals:
                 f"{directory} has records {journal.first_sequence} to {journal.last_sequence}, "
                 f"and those up to {base.index} are in the files"
             )
-        return _Log(base, journal, shown=base.index, wanted=base.index)
+        return _Log(base, journal, base.index)
 
     # --- what the store asks ---------------------------------------------------------------------------------------
 
@@ -255,6 +256,7 @@ class PartitionJournals:
             except OSError as error:
                 raise JournalFailedError(f"{self._data_dir / base_path(number)}: {error}") from error
             log.base = base
+            self.dropped(number, base)
         log.journal.drop_segments(up_to)
 
     def close(self) -> None:
@@ -288,10 +290,9 @@ class PartitionJournals:
         return self._logs[partition].shown
 
     def show(self, partition: int, up_to: int) -> int:
-        """Records up to one are to be visible; up to which they are now, as far as they are written."""
+        """Records up to one are visible, as far as they are written; up to which they are then."""
         log = self._logs[partition]
-        log.wanted = max(log.wanted, up_to)
-        log.shown = max(log.shown, min(log.wanted, log.journal.synced_sequence))
+        log.shown = max(log.shown, min(up_to, log.journal.synced_sequence))
         return log.shown
 
     def entries(self, partition: int) -> Iterator[Entry]:

@@ -92,6 +92,10 @@ class Replicas:
         self._due = due
         # Records that are written and not visible, by partition.
         self._hidden: dict[int, deque[_Kept]] = {}
+        # Up to where records are to be visible, and what holds that back: of each cut and replacement that waits for
+        # its turn, the last record that is not touched by it.
+        self._wanted: dict[int, int] = {}
+        self._limits: dict[int, list[int]] = {}
         self._waiting: deque[_Keep | _Step] = deque()
         self._closing = False
         self._changed = threading.Condition()
@@ -123,7 +127,24 @@ class Replicas:
 
     def cut(self, partition: int, after: int) -> Future[None]:
         """Forgets the records of a partition behind one, durably, before anything that is kept later."""
+        with self._lock:
+            self._limits.setdefault(partition, []).append(after)
         return self.perform(lambda: self._cut(partition, after))
+
+    def replace(self, partition: int, run: Callable[[], None]) -> Future[None]:
+        """`perform` of something that ends with `reset`: until then nothing more of the partition becomes visible."""
+        with self._lock:
+            self._limits.setdefault(partition, []).append(0)
+
+        def replaced() -> None:
+            try:
+                run()
+            except BaseException:
+                with self._lock:
+                    self.reset(partition)
+                raise
+
+        return self.perform(replaced)
 
     def perform(self, run: Callable[[], None]) -> Future[None]:
         """Runs something in the writer's thread, behind everything that was asked for before."""
@@ -134,7 +155,8 @@ class Replicas:
     def show(self, partition: int, up_to: int) -> None:
         """Records up to one are agreed: they are visible from now on, or from when they are written."""
         with self._lock:
-            due = self._show(partition, up_to) if self.journals.has(partition) else False
+            self._wanted[partition] = max(up_to, self._wanted.get(partition, 0))
+            due = self._show(partition)
         if due:
             self._due()
 
@@ -149,13 +171,20 @@ class Replicas:
         return found
 
     def reset(self, partition: int) -> None:
-        """The journal of a partition is another one, or none, since its last record was shown. In the writer's thread.
-
-        The lock is held.
-        """
+        """The journal of a partition is another one, or none: what `replace` was about. The lock is held."""
         self._hidden.pop(partition, None)
+        self._lift(partition, 0)
         if self.journals.has(partition):
             self._recover_partition(partition)
+            self._show(partition)
+        else:
+            self._wanted.pop(partition, None)
+
+    def _lift(self, partition: int, limit: int) -> None:
+        """What waited for its turn is done. The lock is held."""
+        self._limits[partition].remove(limit)
+        if not self._limits[partition]:
+            del self._limits[partition]
 
     def close(self) -> None:
         """Ends the thread. What waits and was not promised to anybody is not written."""
@@ -263,7 +292,7 @@ class Replicas:
         with self._lock:
             for number in written:
                 self._hidden.setdefault(number, deque()).extend(kept[number])
-                due = self._show(number, 0) or due
+                due = self._show(number) or due
         if due:
             self._due()
 
@@ -275,9 +304,12 @@ class Replicas:
                 self._changed.wait(_RETRY_SECONDS)
             return not self._closing
 
-    def _show(self, partition: int, up_to: int) -> bool:
-        """The lock is held. Whether a compaction may be due."""
-        shown, due = self.journals.show(partition, up_to), False
+    def _show(self, partition: int) -> bool:
+        """Shows what can be. The lock is held. Whether a compaction may be due."""
+        if not self.journals.has(partition):
+            return False
+        wanted = min([self._wanted.get(partition, 0), *self._limits.get(partition, ())])
+        shown, due = self.journals.show(partition, wanted), False
         hidden = self._hidden.get(partition)
         while hidden and hidden[0].ref.sequence <= shown:
             one = hidden.popleft()
@@ -286,14 +318,16 @@ class Replicas:
 
     def _cut(self, partition: int, after: int) -> None:
         """Raises FormatError."""
-        if not self.journals.has(partition):
-            return
+        if self.journals.has(partition):
+            with self._lock:
+                assert after >= self.journals.shown(partition), "what was shown is never cut"
+                hidden = self._hidden.get(partition)
+                while hidden and hidden[-1].ref.sequence > after:
+                    hidden.pop()
+            self.journals.of(partition).cut(after)
         with self._lock:
-            assert after >= self.journals.shown(partition), "what was shown is never cut"
-            hidden = self._hidden.get(partition)
-            while hidden and hidden[-1].ref.sequence > after:
-                hidden.pop()
-        self.journals.of(partition).cut(after)
+            self._lift(partition, after)
+            self._show(partition)
 
 
 def _kept(ref: RecordRef, kind: int, table_id: int, payload: bytes | memoryview) -> _Kept:

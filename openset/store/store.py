@@ -21,7 +21,7 @@ from openset.store.catalog import Catalog
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import Policy
 from openset.store.compactions import Compactions, discard
-from openset.store.copies import Copies
+from openset.store.copies import Copies, make_member
 from openset.store.damage import Damage
 from openset.store.dead_letters import DeadLetters
 from openset.store.erasures import Erasures
@@ -188,6 +188,10 @@ class Store:
         """Tries whether a full disk has room again; whether the node takes changes now. Not for the event loop."""
         return self.health.probe(self.data_dir, self._unwatched_files)
 
+    def free_bytes(self) -> int:
+        """How much the disk takes. Raises OSError."""
+        return self._files.free_bytes(self.data_dir)
+
     def close(self) -> None:
         """Writes what waits to be committed and gives the directory up. May be called twice."""
         if self._closed:
@@ -201,6 +205,11 @@ class Store:
         self._directory_lock.release()
 
     # --- catalog ---------------------------------------------------------------------------------------------------
+
+    @property
+    def journal_id(self) -> str:
+        """What all files of this directory name as theirs; in a cluster, that of all its members."""
+        return self._journals.id
 
     @property
     def partitions(self) -> int | None:
@@ -345,6 +354,10 @@ class Store:
             # The table is gone all the same. The journal says again what is wrong with it at the next insert.
             names = [table.name for table in dropped]
             log.error("records of dropped tables cannot be removed", tables=names, reason=str(error))
+
+    def has_table(self, table_id: int) -> bool:
+        """Whether there is a table of this id now."""
+        return self._catalog.has(table_id)
 
     def is_dropped(self, table_id: int) -> bool:
         """Whether a table that there was is no more."""
@@ -548,6 +561,34 @@ class Store:
     def compact_all(self) -> int:
         """`Compactions.run_all`."""
         return self.compactions.run_all()
+
+    # --- becoming a member -----------------------------------------------------------------------------------------
+
+    def as_member(self, journal_id: str) -> Store:
+        """Closes the store and opens it again as that of a member of a cluster. Not for the event loop.
+
+        journal_id: of the cluster; where it is not this store's, there must be no data. Nobody may use the store any
+        more. Raises InternalError, ReadOnlyError, ConfigError; then the directory is what it was, or a member's.
+        """
+        self.health.check()
+        if self.replicas is None:
+            self.compact_all()
+            if any(one.delta_events for one in self._partitions.values()):
+                raise InternalError("not everything could be brought into the files of the partitions")
+            own = journal_id == self.journal_id
+            if not own and self._partitions:
+                raise ConfigError("only a node without data can join a cluster")
+        self.close()
+        if self.replicas is None:
+            try:
+                lock = DirectoryLock(self.data_dir, self._files)
+                try:
+                    make_member(self.data_dir, self._catalog, self._files, None if own else journal_id)
+                finally:
+                    lock.release()
+            except OSError as error:
+                raise InternalError(f"{self.data_dir} cannot become a member's: {error}") from error
+        return Store.open(self.data_dir, files=self._unwatched_files, policy=self.policy)
 
 
 def new_server_name() -> str:

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ class Pair:
         if (target.shown[partition] or 0) > outgoing.index:
             return  # it has more: nobody would send it
         received = Received(outgoing.term, outgoing.index, outgoing.covers, staged)
-        replicas.perform(lambda: copies.install(partition, received, replicas)).result(10)
+        replicas.replace(partition, lambda: copies.install(partition, received, replicas)).result(10)
         replicas.show(partition, outgoing.index)
         target.shown[partition] = outgoing.index
         target.reopen()
@@ -207,7 +208,7 @@ class Pair:
         replicas, copies = target.store.replicas, target.store.copies
         assert replicas is not None and copies is not None
         for partition in range(PARTITIONS):
-            replicas.perform(lambda number=partition: copies.discard(number, replicas)).result(10)  # type: ignore[misc]
+            replicas.replace(partition, partial(copies.discard, partition, replicas)).result(10)
             target.shown[partition] = None
             assert not list(target.directory.glob(f"**/p{partition:04d}*")), "its files are gone"
 

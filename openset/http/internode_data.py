@@ -1,0 +1,92 @@
+"""Routes between nodes that are about data: records of partitions, writes for their owners, whole partitions."""
+
+from __future__ import annotations
+
+import msgspec
+
+from openset.cluster.map import changed
+from openset.cluster.transfers import Begin, End, Piece
+from openset.cluster.view import checked_node
+from openset.errors import ConfigError, InternodeError
+from openset.http.internode import InternodeResource
+from openset.http.resource import Answer
+
+
+class LogMessages(InternodeResource):
+    """Messages of owners and copies; answered when they are taken, not when they are carried out."""
+
+    async def post(self) -> None:
+        await self.serve(self._take())
+
+    async def _take(self) -> Answer:
+        self.node.data.replication.receive(self.caller, await self.body())
+        return b""
+
+
+class Writes(InternodeResource):
+    """Records for partitions that this node owns; answered when it is known what became of them."""
+
+    async def post(self) -> None:
+        await self.serve(self._write())
+
+    async def _write(self) -> Answer:
+        return await self.node.data.routing.answer(await self.body())
+
+
+class TransferBegin(InternodeResource):
+    async def post(self) -> None:
+        await self.serve(self._begin())
+
+    async def _begin(self) -> Answer:
+        begin = await self.message(Begin)
+        return msgspec.msgpack.encode(await self.node.data.replication.arrivals.begin(self.caller, begin))
+
+
+class TransferEnd(InternodeResource):
+    async def post(self) -> None:
+        await self.serve(self._end())
+
+    async def _end(self) -> Answer:
+        end = await self.message(End)
+        await self.node.data.replication.arrivals.end(end.partition, end.transfer)
+        return b""
+
+
+class TransferResource(InternodeResource):
+    """PUT begins the transfer of a partition to a node; POST brings a piece of a file."""
+
+    async def put(self) -> None:
+        await self.serve(self._give())
+
+    async def _give(self) -> Answer:
+        """The owner takes the node among those that get the partition; its sentinel decides who keeps it."""
+        parameters = self.parameters()
+        partition = parameters.integer("partition", 0, 999)
+        node = parameters.text("node")
+        parameters.finish()
+        if partition is None or node is None:
+            raise ConfigError("partition= and node= are missing: which partition goes to which member")
+        membership = self.membership()
+        placed = membership.view.placements.get(partition)
+        if placed is None or checked_node(node) not in membership.view.members:
+            raise ConfigError(f"there is no partition {partition} or no member {node}")
+        if placed.placement.owner != membership.node:
+            raise ConfigError(f"{placed.placement.owner} owns partition {partition}; ask there")
+        if node not in placed.placement.copies:
+            wanted = changed(placed.placement, f"{self.caller or 'somebody'} asked for it", fill=node)
+            await membership.coordinator.swap(partition, placed.revision, wanted)
+            await membership.read_now()
+        return {"partition": partition, "node": node}
+
+    async def post(self) -> None:
+        await self.serve(self._piece())
+
+    async def _piece(self) -> Answer:
+        parameters = self.parameters()
+        partition, table = parameters.integer("partition", 0, 999), parameters.integer("table", 1, 1 << 62)
+        parameters.finish()
+        if partition is None or table is None:
+            raise InternodeError("partition= and table= are missing")
+        piece = await self.message(Piece)
+        await self.node.data.replication.arrivals.piece(partition, table, piece)
+        return b""

@@ -1,0 +1,102 @@
+"""The data of a node that is a member of a cluster: what `cluster.member` tells of the map goes to its replication.
+
+On a node that stands alone there is nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from openset.cluster.member import Membership
+from openset.cluster.messages import LeaseRenewed
+from openset.cluster.replication import Replication
+from openset.cluster.routing import Routing, insert_items
+from openset.cluster.view import View
+from openset.cluster.wire import WriteItem
+from openset.errors import ConfigError, UnreachableError
+from openset.http.member_spread import MemberSpread
+from openset.store.ingest import Insert
+
+if TYPE_CHECKING:
+    from openset.http.node import Node
+
+
+class MemberData:
+    """A `member.DataPlane`."""
+
+    def __init__(self, node: Node):
+        self._node = node
+        self._membership: Membership | None = None
+        self._replication: Replication | None = None
+        self._routing: Routing | None = None
+
+    @property
+    def replication(self) -> Replication:
+        """Raises UnreachableError while the node starts."""
+        if self._replication is None:
+            raise UnreachableError("this node does not know its partitions yet")
+        return self._replication
+
+    @property
+    def routing(self) -> Routing:
+        """Raises UnreachableError while the node starts."""
+        if self._routing is None:
+            raise UnreachableError("this node does not know its partitions yet")
+        return self._routing
+
+    def may_answer(self, partition: int) -> bool:
+        """Whether this node may answer queries about a partition."""
+        return self._replication is not None and self._replication.may_answer(partition)
+
+    async def insert(self, insert: Insert) -> None:
+        """Writes a prepared request to the owners of its partitions. Raises UnreachableError, ReadOnlyError."""
+        await self.routing.write(await asyncio.to_thread(insert_items, insert))
+
+    async def write(self, item: WriteItem) -> None:
+        """Writes one record to the owner of its partition. Raises as `insert`."""
+        await self.routing.write([item])
+
+    # --- DataPlane -------------------------------------------------------------------------------------------------
+
+    def attach(self, membership: Membership) -> None:
+        self._membership = membership
+
+    def check_founding(self) -> None:
+        store = self._node.open_store
+        if store is None:
+            raise ConfigError("the node starts")
+        for schema in store.tables():
+            if store.triggers.of_table(schema.id):
+                raise ConfigError(
+                    f"table {schema.name!r} has triggers or watched segments, which a cluster of several nodes does "
+                    "not run yet: delete them first"
+                )
+
+    async def become_member(self, view: View) -> None:
+        assert view.settings is not None
+        await self._node.reopen_as_member(view.settings.journal_id)
+
+    def view(self, view: View) -> None:
+        if self._replication is None:
+            store, membership = self._node.held_store, self._membership
+            assert membership is not None
+            if store is None or store.replicas is None:
+                return
+            self._replication = Replication(store, membership)
+            self._routing = Routing(membership, self._replication)
+            self._node.spread = MemberSpread(membership, self)
+        self._replication.view(view)
+
+    def lease(self, renewed: LeaseRenewed) -> None:
+        if self._replication is not None:
+            self._replication.lease(renewed)
+
+    def transfers(self) -> Sequence[Mapping[str, Any]]:
+        return () if self._replication is None else self._replication.transfers()
+
+    async def close(self) -> None:
+        replication, self._replication, self._routing = self._replication, None, None
+        if replication is not None:
+            await replication.close()
