@@ -29,7 +29,6 @@ from openset.store.store import Store
 from openset_format.errors import FormatError
 from openset_format.hashing import checksum
 from openset_format.reader import PartitionFile
-from openset_format.verify import unreadable
 
 log = get_logger("openset.cluster")
 
@@ -292,6 +291,8 @@ class Arrivals:
 
     def _verify(self, one: _Arriving) -> None:
         """Raises InternodeError for files that are not what they should be, InternalError."""
+        from openset_format.verify import unreadable  # h5py takes its time to load
+
         for table_id, path in one.paths.items():
             self._copies.sync_staged(path)
             full = self._store.data_dir / path

@@ -1,12 +1,12 @@
-"""Routes between nodes that are about data: records of partitions, writes for their owners, whole partitions."""
+"""Routes between nodes that are about data: records of partitions, writes for their owners, whole partitions.
+
+What only members need is imported when it is: a node that stands alone starts without.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from openset.cluster.map import changed
-from openset.cluster.transfers import Begin, End, Piece
-from openset.cluster.view import checked_node
 from openset.errors import ConfigError, InternodeError
 from openset.http.internode import InternodeResource
 from openset.http.resource import Answer
@@ -38,6 +38,8 @@ class TransferBegin(InternodeResource):
         await self.serve(self._begin())
 
     async def _begin(self) -> Answer:
+        from openset.cluster.transfers import Begin
+
         begin = await self.message(Begin)
         return msgspec.msgpack.encode(await self.node.data.replication.arrivals.begin(self.caller, begin))
 
@@ -47,6 +49,8 @@ class TransferEnd(InternodeResource):
         await self.serve(self._end())
 
     async def _end(self) -> Answer:
+        from openset.cluster.transfers import End
+
         end = await self.message(End)
         await self.node.data.replication.arrivals.end(end.partition, end.transfer)
         return b""
@@ -60,6 +64,9 @@ class TransferResource(InternodeResource):
 
     async def _give(self) -> Answer:
         """The owner takes the node among those that get the partition; its sentinel decides who keeps it."""
+        from openset.cluster.map import changed
+        from openset.cluster.view import checked_node
+
         parameters = self.parameters()
         partition = parameters.integer("partition", 0, 999)
         node = parameters.text("node")
@@ -82,6 +89,8 @@ class TransferResource(InternodeResource):
         await self.serve(self._piece())
 
     async def _piece(self) -> Answer:
+        from openset.cluster.transfers import Piece
+
         parameters = self.parameters()
         partition, table = parameters.integer("partition", 0, 999), parameters.integer("table", 1, 1 << 62)
         parameters.finish()

@@ -33,7 +33,7 @@ async def test_what_is_inserted_anywhere_is_on_all_copies(tmp_path: Path) -> Non
             expected.insert(batch(40 * number))
         await cluster.erase("b", "p3")
         expected.erase("p3")
-        assert cluster.contents() == expected.contents()
+        assert await cluster.contents() == expected.contents()
         await asyncio.sleep(0.3)  # copies hear what is agreed with the next sign of life
         view = await cluster.view()
         for partition, placed in view.placements.items():
@@ -60,15 +60,15 @@ async def test_a_node_that_joins_later_gets_files_and_journal(tmp_path: Path) ->
         await cluster._coordinator.change_replicas(2, view.settings_revision)
         await cluster.settled()
         assert any(route.startswith("transfer?") for _, _, route in cluster.network.calls), "a file was sent"
-        assert cluster.contents() == expected.contents()
+        assert await cluster.contents() == expected.contents()
         # The copy alone has everything, also after a start.
         await cluster.nodes["a"].stop()
         await cluster.settled()
-        assert cluster.contents() == expected.contents()
+        assert await cluster.contents() == expected.contents()
         await cluster.nodes["b"].stop()
         await cluster.nodes["b"].start()
         await cluster.settled()
-        assert cluster.contents() == expected.contents()
+        assert await cluster.contents() == expected.contents()
 
 
 async def test_writes_go_on_when_an_owner_dies(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ async def test_writes_go_on_when_an_owner_dies(tmp_path: Path) -> None:
         await cluster.insert(asked, batch(40))
         expected.insert(batch(40))
         await cluster.settled()
-        assert cluster.contents() == expected.contents()
+        assert await cluster.contents() == expected.contents()
         await cluster.nodes[victim].start()
         await cluster.insert(victim, batch(80))
         expected.insert(batch(80))
         await cluster.settled()
-        assert cluster.contents() == expected.contents()
+        assert await cluster.contents() == expected.contents()
 
 
 async def test_a_copy_that_is_cut_off_is_taken_out_and_comes_back(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_copy_that_is_cut_off_is_taken_out_and_comes_back(tmp_path: Path
         assert all(len(placed.placement.in_sync) == 1 for placed in view.placements.values())
         cluster.network.cut.clear()
         await cluster.settled()
-        assert cluster.contents() == expected.contents()
+        assert await cluster.contents() == expected.contents()
 
 
 async def insert_at_owners(cluster: LocalCluster, events: list[dict[str, Any]]) -> None:
@@ -150,7 +150,7 @@ async def test_nothing_acknowledged_is_lost_in_a_random_history(seed: int, tmp_p
             if node.replication is None:
                 await node.start()
         await cluster.settled(60)
-        found = cluster.contents()
+        found = await cluster.contents()
         assert history.acknowledged, "something could be written"
         for person, stamps in history.acknowledged.items():
             assert stamps <= {stamp for stamp, _, _ in found.get(person, [])}, f"{person} lost events, seed {seed}"

@@ -258,12 +258,21 @@ class LocalCluster:
         replication = self.nodes[node].replication
         return replication is not None and replication.may_answer(partition)
 
-    def contents(self) -> dict[Any, Any]:
-        """What the owners answer, together."""
+    async def contents(self, seconds: float = 20.0) -> dict[Any, Any]:
+        """What the owners answer, together; waits while a partition changes its owner."""
+        until = asyncio.get_running_loop().time() + seconds
+        while True:
+            living = [node for node in self.nodes.values() if node.replication is not None]
+            answering = [
+                number for node in living for number in range(self.partitions) if self._answers(node.node, number)
+            ]
+            if sorted(answering) == list(range(self.partitions)):
+                break
+            assert asyncio.get_running_loop().time() < until, f"only {answering} are answered for"
+            await asyncio.sleep(0.02)
         found: dict[Any, Any] = {}
-        for node in self.nodes.values():
-            if node.replication is not None:
-                part = node.contents()
-                assert not part.keys() & found.keys()
-                found |= part
+        for node in living:
+            part = node.contents()
+            assert not part.keys() & found.keys()
+            found |= part
         return found
