@@ -39,8 +39,23 @@ class ReventNode:
         self.tools = Tools(self.store, self.executor, PlanCache())
         self.watcher = Watcher(self.store, self.executor, self.tools.plans)
         self.runner = Runner(self.store, self.executor, self.watcher)
+        self._turns = 0
+        self._count_turns()
         self.board = Board(self.store, self.watcher)
         self.registry = Registry(self.store, self.runner)
+
+    def _count_turns(self) -> None:
+        """What a turn wrote is seen before the turn ends, which may disable the trigger."""
+        run = self.runner._run
+
+        async def counted(*arguments: Any) -> None:
+            self._turns += 1
+            try:
+                await run(*arguments)
+            finally:
+                self._turns -= 1
+
+        self.runner._run = counted  # type: ignore[method-assign, assignment]
 
     @property
     def schema(self) -> Any:
@@ -66,10 +81,10 @@ class ReventNode:
             await asyncio.sleep(0.01)
 
     async def settled(self) -> None:
-        """Until no insert waits and nothing is due."""
+        """Until no insert waits, nothing is due and no turn goes on."""
 
         def is_settled() -> bool:
-            if self.store.triggers.backlog(self.schema.id)[0]:
+            if self._turns or self.store.triggers.backlog(self.schema.id)[0]:
                 return False
             with self.store.triggers.states(self.schema.id) as states:
                 due = [state.next_due() for state in states.values()]

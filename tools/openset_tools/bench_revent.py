@@ -22,7 +22,7 @@ from openset.client.connection import Connection
 from openset.client.daemon import Daemon, TemporaryDaemon
 from openset.store.store import Store
 from openset_tools.bench_insert import insert_events, percentile
-from openset_tools.sample_events import COLUMNS, Z_ORDER, event_batches
+from openset_tools.sample_events import COLUMNS, FIRST_STAMP_MS, SPAN_MS, Z_ORDER, event_batches
 
 TABLE = "bench"
 PROBE = 'def on_insert():\n    match where is_new and action is "probe":\n        emit("probe", page)\n'
@@ -56,6 +56,9 @@ ALWAYS = ("gift", "back", "page", "probe")
 @click.option("--partitions", default=4, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--rate", default=5_000, show_default=True, type=click.IntRange(min=1), help="Events a second, paced.")
 @click.option("--seconds", default=20, show_default=True, type=click.IntRange(min=1), help="Of the paced part.")
+@click.option(
+    "--before", default=0, show_default=True, type=click.IntRange(min=0), help="Events there are before the paced part."
+)
 @click.option("--schedules", default=100_000, show_default=True, type=click.IntRange(min=1), help="To restore.")
 @click.option(
     "--directory",
@@ -71,6 +74,7 @@ def main(
     partitions: int,
     rate: int,
     seconds: int,
+    before: int,
     schedules: int,
     directory: Path,
 ) -> None:
@@ -90,7 +94,9 @@ def main(
                 click.echo(f"triggers caught up {caught_up:.2f} s later")
     click.echo(f"ingest keeps {rates[True] / rates[False]:.0%} of its rate")
     with TemporaryDaemon(partitions=partitions, parent=directory) as daemon:
-        _prepare(daemon.url, True)
+        _prepare(daemon.url, with_triggers=False)
+        _fill(daemon.url, before, people, batch)
+        _create_triggers(daemon.url)
         _measure_latency(daemon.url, rate, seconds, people)
     with tempfile.TemporaryDirectory(prefix="openset-", dir=directory) as scratch:
         _measure_restoring(Daemon(Path(scratch) / "data", partitions=partitions), schedules)
@@ -100,12 +106,25 @@ def _prepare(url: str, with_triggers: bool) -> None:
     with Connection(url) as connection:
         columns = msgspec.json.encode({"columns": COLUMNS, "z-order": Z_ORDER})
         connection.request("POST", f"/v1/table/{TABLE}", body=columns)
-        for name, script in TRIGGERS.items() if with_triggers else ():
+    if with_triggers:
+        _create_triggers(url)
+
+
+def _create_triggers(url: str) -> None:
+    with Connection(url) as connection:
+        for name, script in TRIGGERS.items():
             once = {"once": str(name not in ALWAYS).lower()}
             connection.request(
                 "POST", f"/v1/table/{TABLE}/revent/{name}", parameters=once, body=script.encode(),
                 content_type="text/plain",
             )  # fmt: skip
+
+
+def _fill(url: str, events: int, people: int, batch: int) -> None:
+    """Events that are there before there are triggers."""
+    with Connection(url) as connection:
+        for body in event_batches(events, people, batch):
+            connection.request("POST", f"/v1/insert/{TABLE}", body=body)
 
 
 def _triggers(connection: Connection) -> list[dict[str, Any]]:
@@ -135,7 +154,7 @@ def _timed(step: Callable[[], object]) -> float:
 def _measure_latency(url: str, rate: int, seconds: int, people: int) -> None:
     """Paced inserts of 100 events, a probe each; the time from its answer to its message."""
     size = 100
-    bodies = list(event_batches(rate * seconds, people, size))
+    bodies = list(event_batches(rate * seconds, people, size, first_stamp_ms=FIRST_STAMP_MS + SPAN_MS))
     acknowledged: dict[int, float] = {}
     arrived: dict[int, float] = {}
     done = threading.Event()
