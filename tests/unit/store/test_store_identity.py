@@ -9,7 +9,7 @@ import pytest
 
 from openset.store import identity
 from openset_format import persons as format_persons
-from openset_format.block import PersonId, PersonIds, TextDictionary
+from openset_format.block import ERASED_PERSON, PersonId, PersonIds, TextDictionary
 from openset_format.dictionary import PackedTexts
 from openset_format.hashing import HashIndex
 from openset_format.persons import MappedPersonIds, person_hashes
@@ -49,7 +49,27 @@ def test_codes_follow_those_of_the_file() -> None:
     view = growing.view()
     assert growing.encode(np.array([0], np.uint8), None, TextDictionary(["unused"])).tolist() == [4]
     assert view.texts() == ["red", "green", "blue", ""]
+    assert [view.code(text) for text in ("green", "blue", "unused", "never")] == [1, 2, None, None]
+    with pytest.raises(IndexError):
+        view.text(4)
     assert growing.view().texts() == ["red", "green", "blue", "", "unused"]
+
+
+def test_views_stay_as_they_are_when_people_come_and_go() -> None:
+    growing = identity.GrowingPersons(mapped(PEOPLE, constant_hash=False))
+    growing.ordinals(PersonIds.of(["new", 8]))
+    before = growing.view()
+    assert [growing.erase(person) for person in ("new", "ann", "nobody")] == [8, 0, None]
+    between = growing.view()
+    assert growing.ordinals(PersonIds.of(["ann", "new", "last"])).tolist() == [10, 11, 12]
+    after = growing.view()
+    assert [before.index(person) for person in ("new", "ann", 8, "last")] == [8, 0, 9, None]
+    assert [between.index(person) for person in ("new", "ann", 8, "last")] == [None, None, 9, None]
+    assert [after.index(person) for person in ("new", "ann", 8, "last")] == [11, 10, 9, 12]
+    assert list(before) == [*PEOPLE, "new", 8] and before.texts.text(8) == "new"
+    assert list(between) == ["", *PEOPLE[1:], "", 8]
+    assert list(after) == ["", *PEOPLE[1:], "", 8, "ann", "new", "last"]
+    assert after.kinds.tolist().count(ERASED_PERSON) == 2 and after.texts.text(8) == ""
 
 
 def test_selected_people() -> None:

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from concurrent.futures import wait
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support import store_model as model
 from support.format_models import FailingFiles
 
 from openset.errors import ConfigError, InternalError, QueryError, ReadOnlyError
+from openset.store import views
 from openset.store.compaction import Policy, compact
 from openset.store.snapshot import StaleSnapshotError
 from openset.store.store import Store
@@ -203,6 +205,41 @@ def test_view_outlives_compactions(tmp_path: Path) -> None:
     assert len(model.read_snapshots(cache, store.snapshot("t"))) == 20
     found = [entry for block in view.blocks() for entry in model.read_block(block).items()]
     assert dict(found) == expected(events(0, 12))
+    store.close()
+
+
+def test_earlier_moments_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query may come after one of a later snapshot: nothing is read again for it, however it asks."""
+    store = model.new_store(tmp_path, 1)
+    model.insert(store, events(0, 40))
+    store.compact_all()
+    cache, snapshots = ViewCache(tmp_path), []
+    for first in range(40, 46):
+        model.insert(store, events(first, 1))
+        snapshots += store.snapshot("t")
+        assert cache.person_rows(snapshots[-1], "p0") is not None
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("put together anew")
+
+    monkeypatch.setattr(views, "load_state", never)
+    for number, snapshot in reversed(list(enumerate(snapshots, 41))):
+        assert model.read_snapshots(cache, [snapshot]) == expected(events(0, number))
+    store.close()
+
+
+def test_long_histories_are_kept_from_piece_to_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "LONG_ROWS", 3)
+    store = model.new_store(tmp_path, 1)
+    model.insert(store, [{"person": "ann", "stamp": STAMP + at, "action": "view"} for at in range(5)])
+    model.insert(store, [{"person": "bob", "stamp": STAMP, "action": "view"}])
+    (snapshot,) = store.snapshot("t")
+    cache = ViewCache(tmp_path)
+    long = cache.person_rows(snapshot, "ann")
+    assert long is not None and long.rows == 5 and cache.person_rows(snapshot, "ann") is long
+    later = cache.person_rows(replace(snapshot, expired_before=STAMP + 1), "ann")
+    assert later is not None and later.rows == 4
+    assert cache.person_rows(snapshot, "bob") is not cache.person_rows(snapshot, "bob")
     store.close()
 
 
