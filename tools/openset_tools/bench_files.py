@@ -9,7 +9,6 @@ Shortcut: the file is in the page cache.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -138,28 +137,32 @@ def _compaction(data: Path, task_path: Path) -> None:
         task = store.compactions.next(forced=True)
         assert task is not None
         task_path.write_bytes(pickle.dumps(task))
-        peak_bytes = mapped_bytes = 0
+        allocated = resident = 0
         started = time.perf_counter()
         with subprocess.Popen([sys.executable, "-c", _COMPACTION, str(task_path)]) as process:
             while process.poll() is None:
-                peak_bytes = max(peak_bytes, allocated_bytes(process.pid))
-                mapped_bytes = max(mapped_bytes, _resident_bytes(process.pid))
-                time.sleep(0.02)
+                allocated = max(allocated, allocated_bytes(process.pid))
+                resident = max(resident, _peak_resident_bytes(process.pid))
+                time.sleep(0.005)
         seconds = time.perf_counter() - started
         store.compactions.give_up(task)
     if process.returncode:
         raise click.ClickException("the compaction failed")
     click.echo(
-        f"compaction: {seconds:.1f} s, at most {peak_bytes / 1e6:,.0f} MB allocated, "
-        f"{mapped_bytes / 1e6:,.0f} MB resident with the mapped file"
+        f"compaction: {seconds:.1f} s, at most {allocated / 1e6:,.0f} MB allocated (RssAnon), "
+        f"{resident / 1e6:,.0f} MB resident (VmHWM: with the mapped file and the libraries)"
     )
 
 
-def _resident_bytes(pid: int) -> int:
+def _peak_resident_bytes(pid: int) -> int:
+    """The most a process has had in memory so far, mapped files included."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0  # it has just ended
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0  # it has just ended
 
 
 if __name__ == "__main__":
