@@ -189,6 +189,18 @@ class Journal:
                 found.append(segment.entries[skip:])
         return (entry for entries in found for entry in entries)
 
+    def slice(self, first: int, last: int) -> list[tuple[RecordRef, int, int, int]]:
+        """Reference, kind, table id and term of the records first … last, those of them that are here."""
+        with self._lock:
+            found: list[tuple[RecordRef, int, int, int]] = []
+            for segment in self._segments:
+                low = max(first - segment.header.first_sequence, 0)
+                high = last + 1 - segment.header.first_sequence
+                if high > low:
+                    pairs = zip(segment.entries[low:high], segment.terms[low:high], strict=True)
+                    found += [(*entry, term) for entry, term in pairs]
+            return found
+
     def terms(self) -> list[int]:
         """The term of every record that is here, in order."""
         with self._lock:

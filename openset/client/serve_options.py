@@ -56,6 +56,15 @@ _OPTIONS = (
         show_envvar=True,
         help="etcd://host:port,host:port/prefix; without it a node of the cluster coordinates.",
     ),
+    click.option(
+        "--cluster-transfer-rate",
+        envvar="OPENSET_CLUSTER_TRANSFER_RATE",
+        type=click.FloatRange(0),
+        default=0.0,
+        metavar="MB/S",
+        show_envvar=True,
+        help="How fast this node sends partitions to others at most; 0 for as fast as it goes.",
+    ),
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -68,11 +77,11 @@ def cluster_options(command: Command) -> Command:
     return command
 
 
-def read_cluster_options(given: Mapping[str, Path | str | None]) -> ClusterOptions:
+def read_cluster_options(given: Mapping[str, Path | str | float | None]) -> ClusterOptions:
     """What the options and the environment say. Raises ConfigError for a secret that is given twice or not readable."""
     from openset.cluster.cluster_node import ClusterOptions
 
-    ca, cert, key, secret_file = (_path(given[f"cluster_{name}"]) for name in ("ca", "cert", "key", "secret_file"))
+    ca, cert, key, secret_file = (_path(given.get(f"cluster_{name}")) for name in ("ca", "cert", "key", "secret_file"))
     secret = os.environ.get(SECRET_VARIABLE)
     if secret_file is not None:
         if secret is not None:
@@ -89,8 +98,9 @@ def read_cluster_options(given: Mapping[str, Path | str | None]) -> ClusterOptio
         secret=secret,
         host=None if host is None else str(host),
         coordinator=None if coordinator is None else str(coordinator),
+        transfer_bytes_per_second=int(float(str(given.get("cluster_transfer_rate") or 0)) * 1_000_000),
     )
 
 
-def _path(given: Path | str | None) -> Path | None:
-    return None if given is None else Path(given)
+def _path(given: Path | str | float | None) -> Path | None:
+    return None if given is None else Path(str(given))

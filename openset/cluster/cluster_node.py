@@ -53,7 +53,7 @@ class ClusterOptions:
 
     coordinator: an address of etcd, None for the embedded one.  host: under which others reach this node, None for
     where it listens.  lease_ms: who says nothing for so long is not alive.  gone_after_ms: and after so long others get
-    its copies.
+    its copies.  transfer_bytes_per_second: how fast partitions are sent at most, 0 for no limit.
     """
 
     ca: Path | None = None
@@ -64,6 +64,7 @@ class ClusterOptions:
     host: str | None = None
     lease_ms: int = 5_000
     gone_after_ms: int = 60_000
+    transfer_bytes_per_second: int = 0
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -139,6 +140,10 @@ class ClusterNode:
     def use(self, store: Store) -> None:
         """The store of the node is another one."""
         self._store = store
+
+    @property
+    def options(self) -> ClusterOptions:
+        return self._options
 
     @property
     def identity(self) -> Identity:

@@ -88,6 +88,8 @@ class Membership:
         self._taking = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        # Those of them without which the node is not alive.
+        self._living: list[asyncio.Task[None]] = []
         self._nudges: set[asyncio.Task[None]] = set()
         self._troubled = ""
         # The daemon stops, and with it perhaps the coordinator: nothing to report.
@@ -126,8 +128,11 @@ class Membership:
         self._tasks.append(asyncio.create_task(self._for_good("tables", self._adopt_again)))
         while self._view is None or self._lacks_schema:
             await self._changed.wait()
-        self._tasks.append(asyncio.create_task(self._for_good("presence", self.presence.run)))
-        self._tasks.append(asyncio.create_task(self._for_good("sentinel", self.sentinel_run.run)))
+        self._living = [
+            asyncio.create_task(self._for_good("presence", self.presence.run)),
+            asyncio.create_task(self._for_good("sentinel", self.sentinel_run.run)),
+        ]
+        self._tasks += self._living
 
     async def close(self, *, leave_lease: bool = False) -> None:
         """leave_lease: says nothing to the coordinator, which may be gone already. It is not closed."""
@@ -142,6 +147,14 @@ class Membership:
                 async with asyncio.timeout(_FAREWELL_SECONDS):
                     await self.presence.end()
         self.peers.close()
+
+    async def stand_aside(self) -> None:
+        """The node is not to be held for alive any more, until it starts again; it still hears of the map."""
+        for task in self._living:
+            task.cancel()
+        await asyncio.gather(*self._living, return_exceptions=True)
+        with suppress(OpenSetError):
+            await self.presence.end()
 
     async def _for_good(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
         """Operating errors end an attempt, not the node: the coordinator may be set right while it runs."""

@@ -45,7 +45,7 @@ from openset.cluster.outbox import Caller, Outbox
 from openset.cluster.owner import Timing
 from openset.cluster.recent import RecentEntries
 from openset.cluster.state import NodeState
-from openset.cluster.transfers import Arrivals, SendTransfer
+from openset.cluster.transfers import Arrivals, Rate, SendTransfer
 from openset.cluster.view import View
 from openset.cluster.wire import Outcome, Payload, WriteItem, decode_messages
 from openset.errors import OpenSetError, ReadOnlyError
@@ -79,13 +79,22 @@ class Fellow(Protocol):
 
     async def changed(self, seconds: float) -> bool: ...
 
+    async def stand_aside(self) -> None: ...
+
 
 class Replication:
     """Made for a member's open store; `view` starts it. clock: ms, that of the coordinator's leases."""
 
     def __init__(
-        self, store: Store, fellow: Fellow, *, timing: Timing | None = None, clock: Callable[[], int] = boot_time_ms
+        self,
+        store: Store,
+        fellow: Fellow,
+        *,
+        timing: Timing | None = None,
+        clock: Callable[[], int] = boot_time_ms,
+        rate: Rate | None = None,
     ):
+        """rate: of the transfers that this node sends."""
         assert store.replicas is not None and store.copies is not None, "only members replicate"
         self.store = store
         self._fellow = fellow
@@ -93,6 +102,7 @@ class Replication:
         self._copies = store.copies
         self._timing = timing
         self._clock = clock
+        self._rate = rate or Rate()
         self._loop = asyncio.get_running_loop()
         self._state: NodeState | None = None
         # Which machine it is: what was begun for an earlier one does not count.
@@ -118,10 +128,10 @@ class Replication:
         if cluster is None:
             return
         self._map = MapRead(cluster)
-        if self._state is None:
-            self._begin()
-        else:
+        if self._state is not None:
             self._handle(self._map)
+        elif not self._life:
+            self._begin()
         for gone in self._outboxes.keys() - cluster.members.keys():
             self._later(self._outboxes.pop(gone).close())
 
@@ -226,7 +236,15 @@ class Replication:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            if self.store.health.condition.state == "failed":
+                break
             self._handle(Tick())
+        # Nobody knows what is on the disk: others take over, and this node says nothing more of what it has.
+        log.error("the disk has failed: this node gives its partitions up", reason=self.store.health.condition.reason)
+        self._life += 1
+        self._state = None
+        self._give_up("the disk of the owner has failed")
+        await self._fellow.stand_aside()
 
     def _dropped(self, number: int, base: LogBase) -> None:
         self._handle(Compacted(number, _position(base)))
@@ -318,7 +336,7 @@ class Replication:
     async def _transfer(self, to: NodeName, partition: int, term: int, life: int) -> None:
         """Sends the files of a partition, then says that this is over, however it went."""
         committed = self._state.committed(partition) if self._state is not None else 0
-        send = SendTransfer(self._copies, self._fellow.peers, to, partition, term, committed)
+        send = SendTransfer(self._copies, self._fellow.peers, to, partition, term, committed, self._rate)
         self._sends[partition, to] = send
         try:
             await send.run()

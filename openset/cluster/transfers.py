@@ -104,14 +104,11 @@ class Rate:
         await asyncio.sleep(self._free_at - now)
 
 
-RATE = Rate()
-
-
 class SendTransfer:
     """At the owner."""
 
     def __init__(
-        self, copies: Copies, peers: Caller, to: NodeName, partition: int, term: int, committed: int, rate: Rate = RATE
+        self, copies: Copies, peers: Caller, to: NodeName, partition: int, term: int, committed: int, rate: Rate
     ):
         self._copies = copies
         self._peers = peers
@@ -170,7 +167,7 @@ class SendTransfer:
         answer = await self._call(BEGIN_ROUTE, begin, _PIECE_MS)
         try:
             standing = msgspec.msgpack.decode(answer, type=Standing)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InternodeError(f"this is no answer to a transfer: {error}") from error
         if len(standing.received_bytes) != len(outgoing.files):
             raise InternodeError("the answer to a transfer is about other files")

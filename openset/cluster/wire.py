@@ -70,6 +70,9 @@ class _Appended(msgspec.Struct, frozen=True, array_like=True, tag="appended"):
     ticket: _Number
 
 
+# What msgspec raises for bytes that are not what they should be.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _messages = msgspec.msgpack.Decoder(list[_Append | _Appended])
 _items = msgspec.msgpack.Decoder(list[WriteItem])
 _outcomes = msgspec.msgpack.Decoder(list[Outcome])
@@ -101,7 +104,7 @@ def decode_messages(data: bytes) -> list[Message]:
     """Raises InternodeError for what is none."""
     try:
         return [_decoded(each) for each in _messages.decode(data)]
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise InternodeError(f"this is no message between nodes: {error}") from error
 
 
@@ -140,7 +143,7 @@ def decode_items(data: bytes) -> list[WriteItem]:
     """Raises InternodeError for what is none."""
     try:
         items = _items.decode(data)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise InternodeError(f"these are no writes: {error}") from error
     for item in items:
         check_payload(item.partition, item.kind, item.data)
@@ -155,7 +158,7 @@ def decode_outcomes(data: bytes, count: int) -> list[Outcome]:
     """Raises InternodeError for what is none."""
     try:
         outcomes = _outcomes.decode(data)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise InternodeError(f"this is no answer to writes: {error}") from error
     if len(outcomes) != count:
         raise InternodeError(f"{count} writes were sent, {len(outcomes)} answered")

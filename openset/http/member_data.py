@@ -13,6 +13,7 @@ from openset.cluster.member import Membership
 from openset.cluster.messages import LeaseRenewed
 from openset.cluster.replication import Replication
 from openset.cluster.routing import Routing, insert_items
+from openset.cluster.transfers import Rate
 from openset.cluster.view import View
 from openset.cluster.wire import WriteItem
 from openset.errors import ConfigError, UnreachableError
@@ -84,7 +85,8 @@ class MemberData:
             assert membership is not None
             if store is None or store.replicas is None:
                 return
-            self._replication = Replication(store, membership)
+            rate = Rate(self._node.cluster.options.transfer_bytes_per_second)
+            self._replication = Replication(store, membership, rate=rate)
             self._routing = Routing(membership, self._replication)
             self._node.spread = MemberSpread(membership, self)
         self._replication.view(view)

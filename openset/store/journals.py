@@ -219,7 +219,8 @@ class PartitionJournals:
 
     @property
     def failure(self) -> str | None:
-        return next((log.journal.failure for log in self._logs.values() if log.journal.failure is not None), None)
+        failures = (log.journal.failure for log in list(self._logs.values()))
+        return next((failure for failure in failures if failure is not None), None)
 
     @property
     def size_bytes(self) -> int:
@@ -238,7 +239,7 @@ class PartitionJournals:
 
     def drop(self, needed: Iterable[tuple[int, int]], visible_sequence: int) -> None:
         """What is not visible yet stays, whatever the store needs."""
-        oldest = {number: log.shown + 1 for number, log in self._logs.items()}
+        oldest = {number: log.shown + 1 for number, log in list(self._logs.items())}
         for number, sequence in needed:
             if number in oldest:
                 oldest[number] = min(oldest[number], sequence)
@@ -246,7 +247,9 @@ class PartitionJournals:
             self._drop(number, sequence - 1)
 
     def _drop(self, number: int, up_to: int) -> None:
-        log = self._logs[number]
+        log = self._logs.get(number)
+        if log is None:
+            return  # given up meanwhile
         goes = log.journal.droppable(up_to)
         if goes > log.base.index:
             # First it is noted where the journal begins: a record that is gone has no term any more.

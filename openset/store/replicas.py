@@ -162,13 +162,8 @@ class Replicas:
 
     def read(self, partition: int, first: int, last: int) -> list[StoredEntry]:
         """Records from the journal. Raises FormatError when they are not there any more."""
-        journal = self.journals.of(partition)
-        found = []
-        for ref, kind, table_id in journal.records(first - 1):
-            if ref.sequence > last:
-                break
-            found.append(StoredEntry(journal.term_of(ref.sequence), kind, table_id, bytes(journal.read(ref))))
-        return found
+        records = self.journals.of(partition).slice(first, last)
+        return [StoredEntry(term, kind, table_id, self.journals.read(ref)) for ref, kind, table_id, term in records]
 
     def reset(self, partition: int) -> None:
         """The journal of a partition is another one, or none: what `replace` was about. The lock is held."""

@@ -101,8 +101,8 @@ class LocalNode:
         self.store = await asyncio.to_thread(Store.open, self.directory)
         self.replication = Replication(self.store, self, timing=TIMING)
         self.routing = Routing(self, self.replication)
-        presence = Presence(self.coordinator, self.node, self.replication.lease)
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(presence.run())]
+        self._presence = Presence(self.coordinator, self.node, self.replication.lease)
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._presence.run())]
         self.network.nodes[self.node] = self
 
     async def _watch(self) -> None:
@@ -121,6 +121,10 @@ class LocalNode:
     async def changed(self, seconds: float) -> bool:
         await asyncio.sleep(seconds)
         return True
+
+    async def stand_aside(self) -> None:
+        self._tasks[1].cancel()
+        await self._presence.end()
 
     async def stop(self) -> None:
         """As a crash: nobody is told, the lease runs out."""
