@@ -6,7 +6,7 @@ the order in which columns are read does not influence any code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -151,7 +151,7 @@ class _DeltaColumn:
         lengths = np.diff(bounds)[present]
         found = np.concatenate([column.values for column in columns])
         has_value = np.concatenate(
-            [_all_true(len(column.values)) if column.valid is None else column.valid for column in columns]
+            [np.ones(len(column.values), np.bool_) if column.valid is None else column.valid for column in columns]
         )
         if self.dictionary is not None:
             texts, first_codes = join_texts([_dictionary(column) for column in columns])
@@ -159,10 +159,6 @@ class _DeltaColumn:
         rows = expand_ranges(bounds[present], lengths)
         values[rows], valid[rows] = found, has_value
         return values, valid
-
-
-def _all_true(count: int) -> NDArray[np.bool_]:
-    return np.broadcast_to(np.True_, count)
 
 
 def _dictionary(column: Column) -> TextDictionary:
@@ -179,6 +175,8 @@ class Delta:
         self.persons = GrowingPersons(base.persons)
         self.actions = GrowingDictionary(_dictionary(base.action))
         self._pieces: list[Piece] = []
+        # The first row of each piece.
+        self._piece_start = _GrowingArray(np.int64)
         self._columns: dict[int, _DeltaColumn] = {}
         self._present: set[int] = set()
         self._kept: WeakKeyDictionary[Layer, dict[int, Column]] = WeakKeyDictionary()
@@ -197,6 +195,8 @@ class Delta:
         rows = np.concatenate([np.diff(piece.batch.row_start)[piece.events] for piece in pieces])
         first_row = offsets_of(rows)[:-1] + (self.base.rows + self.rows)
         self._pieces += pieces
+        piece_rows = np.array([piece.row_count for piece in pieces], np.int64)
+        self._piece_start.extend(self.rows + offsets_of(piece_rows)[:-1])
         self.rows += int(rows.sum())
         for piece in pieces:
             self._present |= piece.batch.columns.keys()
@@ -224,6 +224,41 @@ class Delta:
             dictionary = column.dictionary.view()
             values = values.astype(narrowest(len(dictionary)), copy=False)
         return Column(column_type, values, valid, dictionary)
+
+    def gather_few(self, column_id: int, column_type: ColumnType, source: NDArray[np.int64]) -> Column:
+        """The same for few rows: looks at nothing but these, and a text column has a dictionary of their texts only."""
+        values, valid = np.zeros(len(source), _VALUE_TYPES[column_type]), np.zeros(len(source), np.bool_)
+        codes: dict[str, int] = {}
+        for places, part in self._parts(column_id, source):
+            if part.valid is not None:
+                places, part = places[part.valid], part[np.flatnonzero(part.valid)]
+            valid[places] = True
+            if part.dictionary is None:
+                values[places] = part.values
+            else:
+                used, which = np.unique(part.values, return_inverse=True)
+                texts = map(part.dictionary.text, used.tolist())
+                values[places] = np.array([codes.setdefault(text, len(codes)) for text in texts], np.int64)[which]
+        dictionary = None
+        if column_type == "text":
+            dictionary, values = TextDictionary(list(codes)), values.astype(narrowest(len(codes)), copy=False)
+        return Column(column_type, values, None if valid.all() else valid, dictionary)
+
+    def _parts(self, column_id: int, source: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Column]]:
+        """A column as the file and each of the pieces have it, for those places of `source` that are in there."""
+        in_base = source < self.base.rows
+        places = np.flatnonzero(in_base)
+        if column_id in self.base.columns and len(places):
+            yield places, self.base.columns[column_id][source[places]]
+        places = np.flatnonzero(~in_base)
+        rows = source[places] - self.base.rows
+        starts = self._piece_start.view()
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(owner).tolist():
+            piece = self._pieces[number]
+            if column_id in piece.batch.columns:
+                own = owner == number
+                yield places[own], piece.batch.columns[column_id][rows[own] - starts[number] + piece.rows.start]
 
     def gather_action(self, action: NDArray[Any]) -> Column:
         """The action column of a layer, from its codes."""

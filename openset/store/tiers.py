@@ -31,6 +31,8 @@ BLOCK_ROWS = 65_536
 SETTLED_ROWS = BLOCK_ROWS
 # Above this share of the file's rows in the overlay, the people of the file are taken into it.
 WHOLE_ABOVE = 0.5
+# Up to so many rows of a person are looked up one by one.
+FEW_ROWS = 200
 _ACTION = -1
 
 
@@ -147,7 +149,7 @@ def tiers_of(moment: Moment, schema: TableSchema, expired_before: int) -> list[T
             sources.append(living)
             includes = _masks(sources, len(moment.persons))
     return [
-        Tier(source, columns_of(source, moment, schema), moment.persons, include)
+        Tier(source, _columns_of(source, moment, schema), moment.persons, include)
         for source, include in zip(sources, includes, strict=True)
     ]
 
@@ -178,12 +180,16 @@ def _living(
 
 def one_person(moment: Moment, schema: TableSchema, ordinal: int, expired_before: int) -> Block | None:
     """The rows of one person, put together without looking at anybody else; None when there are none."""
-    source: Base | Layer | None = moment.overlay.person(ordinal)
-    place = 0
-    if source is None:
-        if ordinal >= moment.base.people:
-            return None
-        source, place = moment.base, ordinal
+    layer, place = moment.overlay.person(ordinal), 0
+    source: Base | Layer
+    columns: Columns
+    if layer is not None:
+        few = layer.rows <= FEW_ROWS
+        source, columns = layer, (_FewColumns if few else _LayerColumns)(moment, schema, layer)
+    elif ordinal < moment.base.people:
+        source, place, columns = moment.base, ordinal, _BaseColumns(moment, schema)
+    else:
+        return None
     first, last = int(source.row_start[place]), int(source.row_start[place + 1])
     # The rows of a person are ordered by stamp.
     first += int(np.searchsorted(source.stamp[first:last], expired_before)) if expired_before else 0
@@ -195,7 +201,7 @@ def one_person(moment: Moment, schema: TableSchema, ordinal: int, expired_before
         row_start=np.array([0, last - first], np.int64),
         stamp=source.stamp[rows],
         event_start=_event_start(source, rows),
-        columns=_BlockColumns(columns_of(source, moment, schema), rows),
+        columns=_BlockColumns(columns, rows),
         ordinals=np.array([ordinal], np.int64),
     )
 
@@ -206,8 +212,7 @@ def _event_start(source: Base | Layer, rows: slice | NDArray[np.int64]) -> NDArr
     return source.event_start[rows]
 
 
-def columns_of(source: Base | Layer, moment: Moment, schema: TableSchema) -> Columns:
-    """The columns of a file or layer."""
+def _columns_of(source: Base | Layer, moment: Moment, schema: TableSchema) -> Columns:
     return _LayerColumns(moment, schema, source) if isinstance(source, Layer) else _BaseColumns(moment, schema)
 
 
@@ -274,6 +279,15 @@ class _LayerColumns(Columns):
     def _make(self, column: ColumnSchema) -> Column:
         if column.id not in self._made:
             self._made[column.id] = self._moment.delta.gather(column.id, column.type, self._layer.source)
+        return self._made[column.id]
+
+
+class _FewColumns(_LayerColumns):
+    """The same for a layer of few rows, without bringing columns up to date that nobody else reads."""
+
+    def _make(self, column: ColumnSchema) -> Column:
+        if column.id not in self._made:
+            self._made[column.id] = self._moment.delta.gather_few(column.id, column.type, self._layer.source)
         return self._made[column.id]
 
 

@@ -57,13 +57,21 @@ def directory() -> Iterator[Path]:
     max_rows=st.sampled_from([1, 4, 1000]),
     settled_rows=st.sampled_from([0, 5, tiers.SETTLED_ROWS]),
     whole_above=st.sampled_from([0.0, tiers.WHOLE_ABOVE, 100.0]),
+    few_rows=st.sampled_from([0, 3, tiers.FEW_ROWS]),
 )
 def test_store_equals_model(
-    steps: list[Any], partitions: int, max_rows: int, settled_rows: int, whole_above: float, directory: Path
+    steps: list[Any],
+    partitions: int,
+    max_rows: int,
+    settled_rows: int,
+    whole_above: float,
+    few_rows: int,
+    directory: Path,
 ) -> None:
     with tempfile.TemporaryDirectory(dir=directory) as data_dir, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiers, "SETTLED_ROWS", settled_rows)
         patch.setattr(tiers, "WHOLE_ABOVE", whole_above)
+        patch.setattr(tiers, "FEW_ROWS", few_rows)
         _assert_equals_model(Path(data_dir), steps, partitions, max_rows)
 
 
