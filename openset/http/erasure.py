@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from openset.http.query_person import asked_id
 from openset.http.resource import Answer, Resource
-from openset.query.erasure import erase_person
+from openset.query.erasure import erase_in_cluster, erase_person
 
 
 class PersonResource(Resource):
@@ -13,8 +13,11 @@ class PersonResource(Resource):
 
     async def _erase(self, table: str) -> Answer:
         person = asked_id(self.parameters())
-        store = await self.node.store()
-        await erase_person(store, self.node.executor, table, person)
+        tools = await self.node.tools()
+        if tools.spread is None:
+            await erase_person(tools.store, tools.executor, table, person)
+        else:
+            await erase_in_cluster(tools, self.node.data.write_erasure, table, person)
         return {"deleted": person}
 
 

@@ -19,6 +19,7 @@ from openset.cluster.wire import WriteItem
 from openset.errors import ConfigError, UnreachableError
 from openset.http.member_spread import MemberSpread
 from openset.store.ingest import Insert
+from openset.store.records import ERASURE_RECORD
 
 if TYPE_CHECKING:
     from openset.http.node import Node
@@ -55,9 +56,9 @@ class MemberData:
         """Writes a prepared request to the owners of its partitions. Raises UnreachableError, ReadOnlyError."""
         await self.routing.write(await asyncio.to_thread(insert_items, insert))
 
-    async def write(self, item: WriteItem) -> None:
-        """Writes one record to the owner of its partition. Raises as `insert`."""
-        await self.routing.write([item])
+    async def write_erasure(self, partition: int, table_id: int, payload: bytes) -> None:
+        """Writes an erasure to the owner of its partition. Raises as `insert`."""
+        await self.routing.write([WriteItem(partition, ERASURE_RECORD, table_id, payload)])
 
     # --- DataPlane -------------------------------------------------------------------------------------------------
 

@@ -242,15 +242,17 @@ class Node:
         assert self._compactor is not None, "it is made before the store is handed out"
         return self._compactor
 
-    async def registry(self) -> Registry:
-        """The triggers. Raises ConfigError before the cluster is initialised."""
-        await self.store()
+    async def registry(self, changing: bool = False) -> Registry:
+        """The triggers. Raises ConfigError before the cluster is initialised, and in one for who changes something."""
+        store = await self.store()
+        if changing:
+            check_triggers_run(store)
         assert self._registry is not None, "it is made before the store is handed out"
         return self._registry
 
     async def deliveries(self) -> Deliveries:
-        """The subscriptions. Raises ConfigError before the cluster is initialised."""
-        await self.store()
+        """The subscriptions. Raises ConfigError before the cluster is initialised, and in one of several nodes."""
+        check_triggers_run(await self.store())
         assert self._deliveries is not None, "it is made before the store is handed out"
         return self._deliveries
 
@@ -262,8 +264,8 @@ class Node:
             self._deliveries.close()
 
     async def webhooks(self) -> Webhooks:
-        """The webhooks of subscriptions. Raises ConfigError before the cluster is initialised."""
-        await self.store()
+        """The webhooks of subscriptions. Raises as `deliveries`."""
+        check_triggers_run(await self.store())
         assert self._webhooks is not None, "it is made before the store is handed out"
         return self._webhooks
 
@@ -300,3 +302,9 @@ class Node:
             await self._guard.close()
         if self.scrubber is not None:
             await asyncio.to_thread(self.scrubber.close)
+
+
+def check_triggers_run(store: Store) -> None:
+    """Raises ConfigError on a member of a cluster."""
+    if store.replicas is not None:
+        raise ConfigError("a cluster does not run triggers yet: it has no triggers, subscriptions or backtests")

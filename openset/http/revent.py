@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from openset.http.node import check_triggers_run
 from openset.http.query_person import stamp_parameter
 from openset.http.resource import Answer, Resource
 from openset.query.formats import INFO_HEADER, NDJSON, Document, negotiated
@@ -39,12 +40,12 @@ class TriggerResource(Resource):
 
     async def _save(self, table: str, name: str) -> Answer:
         options = trigger_options(self.parameters())
-        registry = await self.node.registry()
+        registry = await self.node.registry(changing=True)
         return await registry.save(table, name, await self.script(), options)
 
     async def _remove(self, table: str, name: str) -> Answer:
         self.parameters().finish()
-        return await (await self.node.registry()).remove(table, name)
+        return await (await self.node.registry(changing=True)).remove(table, name)
 
 
 class TriggerReset(Resource):
@@ -53,7 +54,7 @@ class TriggerReset(Resource):
 
     async def _reset(self, table: str, name: str) -> Answer:
         self.parameters().finish()
-        return await (await self.node.registry()).reset(table, name)
+        return await (await self.node.registry(changing=True)).reset(table, name)
 
 
 class TriggerBacktest(Resource):
@@ -75,7 +76,9 @@ class TriggerBacktest(Resource):
             errors_until_disabled=self.node.trigger_errors,
         )
         parameters.finish()
-        tested = await backtest(await self.node.store(), self.node.executor, request)
+        store = await self.node.store()
+        check_triggers_run(store)
+        tested = await backtest(store, self.node.executor, request)
         if negotiated(self.request.headers.get("Accept")) == NDJSON:
             headers = {INFO_HEADER: json.dumps(await asyncio.to_thread(tested.facts))}
             return Document(await asyncio.to_thread(tested.lines), NDJSON, headers)

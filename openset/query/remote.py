@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from openset.errors import WireError
-from openset.query import explain_person, passes, person
+from openset.query import erasure, explain_person, passes, person
 from openset.query.column import ColumnRequest
 from openset.query.counts import CountsRequest
+from openset.query.erasure import ErasureAsk, concerned_here
 from openset.query.events import EventsRequest
 from openset.query.explain_person import ExplainRequest, explained_here
 from openset.query.frame import MAX_TIMEOUT_MS, Facts, Query, Target, Tools, run_here
@@ -77,6 +78,10 @@ async def _share(tools: Tools, ask: Ask, may_answer: MayAnswer) -> Shared:
         return await answered_here(
             ask.partitions, may_answer, lambda: person_here(tools, asked.table, asked.request)
         ), Whole()  # fmt: skip
+    if ask.kind == erasure.KIND:
+        erased = request_of(ask.request, ErasureAsk)
+        _check_partition(tools, ask, erased.person)
+        return await answered_here(ask.partitions, may_answer, lambda: concerned_here(tools, erased)), Whole()
     if ask.kind == explain_person.KIND:
         request = request_of(ask.request, ExplainRequest)
         _check_partition(tools, ask, request.person)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from openset.errors import InternodeError
+from openset.errors import InternodeError, OpenSetError
 from openset.log import get_logger
 from openset.query.spread import Spread
 from openset.query.wire.answers import check_bitmap
@@ -58,6 +58,15 @@ class RefreshFailed(msgspec.Struct, frozen=True, tag="refresh failed"):
     reason: str
 
 
+class ForgetPerson(msgspec.Struct, frozen=True, tag="forget person"):
+    """A person was erased: dead letters go, and segments lose these ordinals of a partition."""
+
+    table_id: int
+    partition: int
+    person: str | int
+    ordinals: list[int]
+
+
 class ListSegments(msgspec.Struct, frozen=True, tag="list segments"):
     """Which segments are there, and which were removed? Answered with a SegmentList."""
 
@@ -70,13 +79,13 @@ class FetchSegment(msgspec.Struct, frozen=True, tag="fetch segment"):
 
 
 class SegmentList(msgspec.Struct, frozen=True):
-    """By table and name the edition of what is stored, and up to which it was removed."""
+    """By table and name the edition of what is stored and whom it has lost, and up to which it was removed."""
 
-    stored: list[tuple[int, str, Edition]]
+    stored: list[tuple[int, str, Edition, int]]
     removed: list[tuple[int, str, Edition]]
 
 
-SegmentMessage = PutSegments | RemoveSegment | RefreshFailed | ListSegments | FetchSegment
+SegmentMessage = PutSegments | RemoveSegment | RefreshFailed | ForgetPerson | ListSegments | FetchSegment
 
 
 # ---------------------------------------------------------------- the node that computes, removes, comes back
@@ -104,6 +113,18 @@ async def publish_failure(spread: Spread, stored: StoredSegment, reason: str) ->
     await _tell_all(spread, encoded(RefreshFailed(stored.table_id, segment.name, segment.edition, reason)))
 
 
+async def publish_erasure(store: Store, spread: Spread, erased: ForgetPerson) -> None:
+    """Has all members, this one too, forget who was erased. The erasure counts whatever they answer."""
+    answers = await asyncio.gather(
+        _tell_all(spread, encoded(erased)), asyncio.to_thread(_forget, store, erased), return_exceptions=True
+    )
+    for answer in answers:
+        if isinstance(answer, OpenSetError):
+            log.warning("an erasure is not finished", reason=answer.message)
+        elif isinstance(answer, BaseException):
+            raise answer
+
+
 async def bring(spread: Spread, node: str, segments: Segments, stored: Sequence[StoredSegment]) -> list[str]:
     """Gives a node computations it lacks; the names of those of which it has later ones. Raises OpenSetError."""
     if not stored:
@@ -114,16 +135,30 @@ async def bring(spread: Spread, node: str, segments: Segments, stored: Sequence[
 
 
 async def catch_up(store: Store, spread: Spread, node: str) -> None:
-    """Takes over from another member what was computed or removed while this node was away. Raises OpenSetError."""
+    """Takes over from another member what was computed or removed while this node was away. Raises OpenSetError.
+
+    Of one computation people can only have been erased since: both nodes then have those that neither has lost.
+    """
     listed: SegmentList = decoded(await spread.ask(node, encoded(ListSegments()), TIMEOUT_MS), SegmentList)
     tables = {schema.id for schema in store.tables()}
     for table_id, name, edition in listed.removed:
         if table_id in tables:
             await asyncio.to_thread(store.segments.remove, table_id, name, _now_ms(), edition)
-    for table_id, name, edition in listed.stored:
-        if table_id in tables and _editions(store, table_id, [name], _now_ms())[name] != edition:
+    for table_id, name, edition, lost in listed.stored:
+        if table_id not in tables:
+            continue
+        with store.segments.pinned(table_id, [name], _now_ms()) as found:
+            own = found[name].segment if name in found else None
+        if own is None or (own.edition, own.lost) != (edition, lost):
             data = await spread.ask(node, encoded(FetchSegment(table_id, name)), TIMEOUT_MS)
             await asyncio.to_thread(_receive, store, table_id, decoded(data, list[SentSegment]))
+        if own is not None and own.edition == edition and own.lost != lost:
+            await _give(store, spread, node, table_id, name)
+
+
+async def _give(store: Store, spread: Spread, node: str, table_id: int, name: str) -> None:
+    with store.segments.pinned(table_id, [name], _now_ms()) as found:
+        await bring(spread, node, store.segments, list(found.values()))
 
 
 def is_refreshed_here(spread: Spread, partitions: int, stored: StoredSegment) -> bool:
@@ -183,6 +218,10 @@ async def answer_segments(store: Store, message: SegmentMessage) -> bytes:
             with store.segments.pinned(table_id, [name], _now_ms()) as found:
                 if name in found and found[name].segment.edition == edition:
                     store.segments.refresh_failed(found[name], reason, _now_ms())
+        case ForgetPerson():
+            checked(0 <= message.partition < (store.partitions or 0), "it erases from a partition there is not")
+            checked(all(0 <= ordinal < 1 << 32 for ordinal in message.ordinals), "it erases nobody's ordinals")
+            await asyncio.to_thread(_forget, store, message)
         case ListSegments():
             return encoded(_listed(store))
         case FetchSegment(table_id, name):
@@ -195,9 +234,15 @@ async def answer_segments(store: Store, message: SegmentMessage) -> bytes:
 def _listed(store: Store) -> SegmentList:
     stored = [one for schema in store.tables() for one in store.segments.all(schema.id, _now_ms())]
     return SegmentList(
-        [(one.table_id, one.segment.name, one.segment.edition) for one in stored],
+        [(one.table_id, one.segment.name, one.segment.edition, one.segment.lost) for one in stored],
         [(table_id, name, edition) for (table_id, name), edition in store.segments.removed().items()],
     )
+
+
+def _forget(store: Store, erased: ForgetPerson) -> None:
+    """Not for the event loop. Raises InternalError, ReadOnlyError."""
+    if store.has_table(erased.table_id):
+        store.erasures.forget(erased.table_id, erased.partition, erased.person, erased.ordinals)
 
 
 def _receive(store: Store, table_id: int, sent: Sequence[SentSegment]) -> list[str]:

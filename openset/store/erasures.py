@@ -2,7 +2,8 @@
 
 The record decides: from then on nobody is told of the person. What follows is written next, and where it cannot
 be (a full disk), later: by whoever compacts next, or by the next start. Until then the record stays in the journal, and
-its partition is compacted only up to it, because afterwards nobody could tell whom it erased.
+its partition is compacted only up to it, because afterwards nobody could tell whom it erased. In a cluster every copy
+of the partition does that by itself when the record becomes visible; the other members are told (`forget`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from openset.log import get_logger
 from openset.store.catalog import Catalog
 from openset.store.dead_letters import DeadLetters
 from openset.store.journals import Mark, first_of
+from openset.store.partition import NO_RECORD
 from openset.store.records import ERASURE_RECORD, decode_erasure
 from openset.store.recovery import Partitions
 from openset.store.segments import Segments
@@ -64,7 +66,8 @@ class Erasures:
         self._partitions_lock = partitions_lock
         # Guards what is unfinished. Taken after the lock of the partitions.
         self._lock = threading.Lock()
-        self._unfinished: dict[int, _Unfinished] = {}  # by sequence
+        # By partition and sequence: in a member every partition counts its own records.
+        self._unfinished: dict[tuple[int, int], _Unfinished] = {}
 
     def recover(self, journal: Journal) -> None:
         """At a start: does for all erasures in the journal what a crash may have left undone, as far as it can."""
@@ -76,24 +79,37 @@ class Erasures:
         except OpenSetError as error:
             log.warning("an erasure is not finished", reason=error.message)
 
-    def begin(self, table_id: int, sequence: int, payload: bytes | memoryview) -> None:
-        """A record is durable. Raises InternalError."""
+    def begin(self, table_id: int, sequence: int, payload: bytes | memoryview, is_left: bool = False) -> None:
+        """A record is durable. is_left: nobody waits to finish it, as in a member's copies. Raises InternalError."""
         erasure = decode_erasure(payload)
+        key = (table_id, erasure.partition)
         with self._lock:
-            self._unfinished[sequence] = _Unfinished((table_id, erasure.partition), sequence, erasure.person)
+            self._unfinished[erasure.partition, sequence] = _Unfinished(key, sequence, erasure.person, is_left)
 
-    def finish(self, sequence: int, ordinals: Collection[int]) -> None:
+    def finish(self, partition: int, sequence: int, ordinals: Collection[int]) -> None:
         """Does what follows from one record. ordinals: whom it erased. Raises InternalError, ReadOnlyError."""
         with self._lock:
-            found = self._unfinished.get(sequence)
+            found = self._unfinished.get((partition, sequence))
         if found is not None:  # else somebody has done it
             self._finish(found.key, [found], lambda: ordinals)
 
-    def leave(self, sequence: int) -> None:
+    def leave(self, partition: int, sequence: int) -> None:
         """Whoever asked for an erasure does not finish it, if it is not finished."""
         with self._lock:
-            if sequence in self._unfinished:
-                self._unfinished[sequence].is_left = True
+            found = self._unfinished.get((partition, sequence))
+            if found is not None:
+                found.is_left = True
+
+    def forget(self, table_id: int, partition: int, person: PersonId, ordinals: Collection[int]) -> None:
+        """What follows from a record that need not be here: on a member without a copy of the partition.
+
+        Ordinals are never given again, so no computation has them from now on, whatever it knew. May be repeated.
+        Raises InternalError, ReadOnlyError, when each part was tried.
+        """
+        try:
+            self._dead_letters.forget_person(table_id, person)
+        finally:
+            self._segments.forget_people(table_id, partition, ordinals, NO_RECORD)
 
     def finish_left(self) -> None:
         """Finishes the erasures that were left. Raises InternalError, ReadOnlyError where that cannot be."""
@@ -129,7 +145,7 @@ class Erasures:
             self._segments.forget_people(table_id, number, erased(), group[-1].sequence)
         with self._lock:
             for one in group:
-                self._unfinished.pop(one.sequence, None)
+                self._unfinished.pop((key[1], one.sequence), None)
 
     def _erased(self, key: Key) -> tuple[int, ...]:
         """The ordinals that records beyond a partition's file have made nobody's. Raises InternalError."""
@@ -162,5 +178,5 @@ class Erasures:
         """Forgets a table that was dropped."""
         with self._lock:
             self._unfinished = {
-                sequence: one for sequence, one in self._unfinished.items() if one.key[0] != table_id
+                place: one for place, one in self._unfinished.items() if one.key[0] != table_id
             }  # fmt: skip

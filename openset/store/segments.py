@@ -21,11 +21,13 @@ from openset.errors import InternalError, OpenSetError, QueryError, ReadOnlyErro
 from openset.log import get_logger
 from openset.store.health import Health
 from openset.store.members import SegmentRef
+from openset.store.partition import NO_RECORD
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset.store.unfinished import begin, finish, undo
 from openset_format.block import ColumnType
 from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
+from openset_format.hashing import checksum
 from openset_format.membership import MembershipFile, serialized, write_membership
 
 log = get_logger("openset.store")
@@ -58,7 +60,8 @@ class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
     its script read. journal_id, sequence: the journal record up to which it knew the events.
 
     In a cluster, where every partition has records of its own: known: the last of them by partition, instead of
-    sequence.  published_at_ms, computation: by what nodes tell computations of a name apart (`edition`).
+    sequence.  published_at_ms, computation: by what nodes tell computations of a name apart (`edition`).  lost: tells
+    apart whom a computation has lost since, because they were erased; equal where they are the same people.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
     known: dict[int, int] = {}
     published_at_ms: int = 0
     computation: str = ""
+    lost: int = 0
 
     @property
     def edition(self) -> Edition:
@@ -267,21 +271,41 @@ class Segments:
     def receive(self, table_id: int, computed: Sequence[Computed]) -> list[str]:
         """Stores what another node has computed; the names of those that were computed later or removed here.
 
+        Of a computation that is here already those people stay whom both nodes have: the others were erased.
         Syncs: not for the event loop. Raises as `put`.
         """
         with self._writing:
             with self._lock:
                 refused = [one.segment.name for one in computed if self._is_past(table_id, one.segment)]
-                known = [one for one in computed if self._is_known(table_id, one.segment)]
-            news = [one for one in computed if one not in known and one.segment.name not in refused]
+                known = {
+                    one.segment.name: stored
+                    for one in computed
+                    if (stored := self._stored.get((table_id, one.segment.name))) is not None
+                    and stored.segment.edition == one.segment.edition
+                }
+            for one in computed:
+                if one.segment.name in known and one.segment.lost != known[one.segment.name].segment.lost:
+                    self._meet(known[one.segment.name], one)
+            news = [one for one in computed if one.segment.name not in known and one.segment.name not in refused]
             if news:
                 self.put(table_id, news)
             return refused
 
-    def _is_known(self, table_id: int, segment: Segment) -> bool:
-        """Whether this computation is the stored one. The lock is held."""
-        stored = self._stored.get((table_id, segment.name))
-        return stored is not None and stored.segment.edition == segment.edition
+    def _meet(self, stored: StoredSegment, other: Computed) -> None:
+        """Takes out of a segment whom the same computation on another node does not have. Raises as `put`."""
+        try:
+            own = self._read(stored)
+        except DamagedSegmentError:
+            self.put(stored.table_id, [other], replaces=stored)
+            return
+        gone = [
+            _Erased(number, BitMap.deserialize(data) - BitMap.deserialize(other.members[number]), NO_RECORD, True)
+            for number, data in own.members.items()
+            if number in other.members
+        ]
+        remaining = _without(own, gone)
+        if remaining is not own:
+            self.put(stored.table_id, [remaining], replaces=stored)
 
     def _is_past(self, table_id: int, segment: Segment) -> bool:
         """Whether a later computation is stored, or this one was removed. The lock is held."""
@@ -555,7 +579,7 @@ class _Erased:
 def _without(computed: Computed, erased: Iterable[_Erased]) -> Computed:
     """A segment without some people; the same object when it has none of them."""
     members = dict(computed.members)
-    removed = 0
+    removed, lost = 0, computed.segment.lost
     for each in erased:
         if each.partition not in members:
             continue
@@ -563,10 +587,13 @@ def _without(computed: Computed, erased: Iterable[_Erased]) -> Computed:
         gone = bitmap & each.ordinals
         if gone:
             removed += len(gone)
+            for ordinal in gone:
+                lost ^= checksum(b"%d %d" % (each.partition, ordinal))
             members[each.partition] = serialized(bitmap - gone)
     if not removed:
         return computed
-    return Computed(msgspec.structs.replace(computed.segment, people=computed.segment.people - removed), members)
+    people = computed.segment.people - removed
+    return Computed(msgspec.structs.replace(computed.segment, people=people, lost=lost), members)
 
 
 @dataclass(frozen=True, slots=True)

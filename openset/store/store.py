@@ -446,8 +446,6 @@ class Store:
         with self._lock:
             for commit, ref in written:
                 due = self._take_in(ref, commit.kind, commit.table_id, commit.shares, commit.payload) or due
-                if commit.kind == ERASURE_RECORD and not self._catalog.is_dropped(commit.table_id):
-                    self.erasures.begin(commit.table_id, ref.sequence, commit.payload)
                 self._visible_sequence = ref.sequence
         if due:
             self.compactions.wake.set()
@@ -468,6 +466,10 @@ class Store:
                 continue  # its file has it, as that of a member may
             partition.add(ref, kind, share)
             due = due or self.policy.is_due(partition.base_rows, partition.delta_events, 0.0)
+            if kind == ERASURE_RECORD:
+                # In a member nobody waits to finish it: what compacts does.
+                self.erasures.begin(table_id, ref.sequence, payload, is_left=self.replicas is not None)
+                due = due or self.replicas is not None
         if kind == ERASURE_RECORD:
             self.triggers.erased(table_id, ref.sequence, payload)
         else:

@@ -25,6 +25,7 @@ from openset.store.trigger_catalog import Trigger
 from openset.store.trigger_changes import Acknowledged, Emitted, OnceMarked, Subscribed
 from openset.store.trigger_changes import Change as TriggerChange
 from openset.store.views import ViewCache
+from openset_format.hashing import partition_of
 from openset_format.membership import MembershipFile, serialized
 
 STAMP = 10**12
@@ -94,7 +95,7 @@ def _erase_and_finish(store: Store, person: str) -> None:
     sequence = store.submit_erasure("t", person).result(timeout=30)
     with suppress(OpenSetError):
         store.erasures.finish_all()
-    store.erasures.leave(sequence)
+    store.erasures.leave(partition_of(person, store.partitions or 1), sequence)
 
 
 def _try_again(store: Store) -> None:

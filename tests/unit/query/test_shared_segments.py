@@ -18,6 +18,7 @@ from openset.query.refresher import Refresher
 from openset.query.remote import answer_remote
 from openset.query.shared_segments import (
     FetchSegment,
+    ForgetPerson,
     ListSegments,
     PutSegments,
     RefreshFailed,
@@ -180,6 +181,38 @@ def test_removing_and_coming_back(nodes: Nodes) -> None:
     asyncio.run(run())
 
 
+def test_who_was_erased_leaves_everywhere_whoever_was_away(nodes: Nodes) -> None:
+    """Two nodes hear of one erasure each; whoever catches up, both have neither of the two people then."""
+
+    async def run() -> None:
+        await counted(nodes.members["a"])
+        table_id = nodes.members["a"].tools.store.table("t").id
+        found = stored(nodes.members["a"])
+        assert found is not None
+        members = nodes.members["a"].tools.store.segments.read(found).members
+        partition, ordinals = next(
+            (number, sorted(BitMap.deserialize(data)))
+            for number, data in members.items()
+            if len(BitMap.deserialize(data)) > 1
+        )
+        for name, ordinal in zip("ab", ordinals, strict=False):
+            message = ForgetPerson(table_id, partition, "whoever", [ordinal])
+            for _ in range(2):
+                await ask(nodes.members[name], encoded(message))
+        assert [people(nodes.members[name]) for name in "abc"] == [19, 19, 20]
+        for name, other in (("b", "a"), ("c", "b")):
+            member = nodes.members[name]
+            assert member.tools.spread is not None
+            await catch_up(member.tools.store, member.tools.spread, other)
+        assert [people(member) for member in nodes.members.values()] == [18] * 3
+        assert len({edition(member) for member in nodes.members.values()}) == 1
+        assert await counted(nodes.members["c"], "@segment same:\n    union(buyers, buyers)\n") == {
+            "_": [{"g": "same", "c": [18]}]
+        }
+
+    asyncio.run(run())
+
+
 async def ask(member: Member, body: bytes) -> bytes:
     return await answer_remote(member.tools, body, member.may_answer)
 
@@ -303,6 +336,9 @@ def test_people_who_are_erased_leave_by_the_sequence_of_their_partition(tmp_path
     "message",
     [
         PutSegments(99, []),
+        ForgetPerson(1, PARTITIONS, "somebody", [1]),
+        ForgetPerson(1, 0, "somebody", [1 << 32]),
+        ForgetPerson(1, 0, "somebody", [-1]),
         PutSegments(1, [SentSegment(Segment("x", "", None, None, 0, 0, {}, 0, 0, (), "", 0), {0: b"no bitmap"})]),
         PutSegments(1, [SentSegment(Segment("x", "", None, None, 0, 0, {}, 0, 0, (), "", 0), {9: b""})]),
     ],

@@ -186,8 +186,8 @@ def test_what_cannot_be_finished_is_finished_later(tmp_path: Path) -> None:
     sequence = store.submit_erasure("t", "bob").result()
     disk.faults = [Fault("write", ".tmp", times=float("inf"), number=errno.ENOSPC)]
     with pytest.raises(ReadOnlyError):
-        store.erasures.finish(sequence, [1])
-    store.erasures.leave(sequence)
+        store.erasures.finish(0, sequence, [1])
+    store.erasures.leave(0, sequence)
     assert [one.id for one in store.dead_letters.of(table_id, 1, "mail")[0]] == ["ann"]
     assert {one.segment.people for one in store.segments.all(table_id, 0)} == {2}
     assert store.compactions.next(forced=True) is None, "the record stays in the journal till all is done"
@@ -226,7 +226,7 @@ def test_damaged_segments_do_not_keep_anybody(tmp_path: Path) -> None:
     path = tmp_path / first.ref.file
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
-    store.erasures.finish(store.submit_erasure("t", "bob").result(), [1])
+    store.erasures.finish(0, store.submit_erasure("t", "bob").result(), [1])
     assert [one.segment.people for one in store.segments.all(table_id, 0)] == [2, 1]
     store.compact_all()
     store.close()

@@ -1,0 +1,125 @@
+"""What is done to a table through any node of a cluster: erasing people, compacting, what a cluster does not do yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.cluster import Cluster, Node, alive, started
+from support.daemon import Response
+
+STAMP = 1_700_000_000_000
+PEOPLE = 60
+
+
+def events() -> list[dict[str, Any]]:
+    return [
+        {"person": f"person-{n:02}", "stamp": STAMP + n, "action": "view", "attr": {"word": f"word-{n:02}", "n": n}}
+        for n in range(PEOPLE)
+    ]
+
+
+def done(answer: Response) -> Any:
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def create(node: Node, table: str) -> None:
+    """A table on all nodes, with everybody in it."""
+    columns = [{"name": "word", "type": "text"}, {"name": "n", "type": "int"}]
+    done(node.request("POST", f"/v1/table/{table}", json.dumps({"columns": columns})))
+    done(node.request("POST", f"/v1/insert/{table}", json.dumps(events())))
+
+
+def erase(node: Node, table: str, person: str) -> Response:
+    return node.request("DELETE", f"/v1/table/{table}/person", sid=person)
+
+
+def people(node: Node, table: str) -> int:
+    answer = done(node.request("POST", f"/v1/query/{table}/events", "match: tally('all')"))
+    return int(answer["_"][0]["c"][0])
+
+
+def count(node: Node, table: str, script: str) -> dict[str, int]:
+    answer = done(node.request("POST", f"/v1/query/{table}/counts", script))
+    return {entry["g"]: entry["c"][0] for entry in answer["_"]}
+
+
+def listed(node: Node, table: str) -> dict[str, int]:
+    """The people of the stored segments by name."""
+    answer = done(node.request("GET", f"/v1/table/{table}/segments"))
+    return {entry["name"]: entry["people"] for entry in answer["segments"]}
+
+
+def is_settled(status: dict[str, Any]) -> bool:
+    """Every partition has its copies, and nothing is on its way."""
+    wanted = min(status["replicas"], len(status["members"]))
+    placed = all(len(each["in_sync"]) == wanted and not each["filling"] for each in status["map"])
+    return placed and not status["transfers"] and len(alive(status)) == len(status["members"])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three members with two copies of each partition, so that each lacks some."""
+    with started(tmp_path_factory.mktemp("cluster"), 3, partitions=6) as cluster:
+        cluster.wait_for("all copies are there", is_settled)
+        yield cluster
+
+
+EVERY = "@segment every:\n    match: tally\n@segment low:\n    match where n < 10: tally\n"
+
+
+def test_who_is_erased_through_any_node_is_gone_from_all(cluster: Cluster) -> None:
+    create(cluster[0], "erased")
+    assert count(cluster[1], "erased", EVERY) == {"every": PEOPLE, "low": 10}
+    left = PEOPLE
+    for number in range(9):
+        node = cluster[number % 3]
+        assert done(erase(node, "erased", f"person-{number:02}")) == {"deleted": f"person-{number:02}"}
+        left -= 1
+        for other in cluster.nodes:
+            assert people(other, "erased") == left
+            assert listed(other, "erased") == {"every": left, "low": 10 - 1 - number}
+            assert other.request("GET", "/v1/query/erased/person", sid=f"person-{number:02}").error["class"] == "query"
+    for node in cluster.nodes:
+        error = erase(node, "erased", "person-00").error
+        assert (error["class"], error["message"]) == ("query", "there is no person 'person-00' in table 'erased'")
+        assert erase(node, "nothing", "person-00").error["class"] == "query"
+        assert erase(node, "erased", "nobody").error["class"] == "query"
+    # Somebody of the same id is another person.
+    done(cluster[2].request("POST", "/v1/insert/erased", json.dumps(events()[:1])))
+    assert [people(node, "erased") for node in cluster.nodes] == [left + 1] * 3
+    assert listed(cluster[0], "erased") == {"every": left, "low": 1}
+
+
+def test_what_a_cluster_does_not_run_yet_is_refused_at_once(cluster: Cluster) -> None:
+    create(cluster[0], "quiet")
+    count(cluster[0], "quiet", EVERY)
+    script = "on_insert:\n    if is_new: emit('x')\n"
+    webhook = json.dumps({"url": "http://127.0.0.1:1/"})
+    for node in cluster.nodes:
+        for method, path, body in (
+            ("POST", "/v1/table/quiet/revent/tr", script),
+            ("POST", "/v1/table/quiet/trigger/tr", script),
+            ("DELETE", "/v1/table/quiet/revent/tr", None),
+            ("POST", "/v1/table/quiet/revent/tr/reset", None),
+            ("POST", "/v1/table/quiet/revent/tr/backtest", script),
+            ("GET", "/v1/subscription/quiet/every", None),
+            ("POST", "/v1/subscription/quiet/every/sub?timeout=1", None),
+            ("GET", "/v1/subscription/quiet/every/sub", None),
+            ("DELETE", "/v1/subscription/quiet/every/sub", None),
+            ("PUT", "/v1/subscription/quiet/every/sub/webhook", webhook),
+            ("GET", "/v1/subscription/quiet/every/sub/webhook", None),
+            ("DELETE", "/v1/subscription/quiet/every/sub/webhook", None),
+            ("GET", "/v1/subscription/quiet/every/sub/dead", None),
+            ("POST", "/v1/subscription/quiet/every/sub/dead/retry", None),
+        ):
+            answer = node.running.raw(method, path, body, timeout=10)
+            assert (answer.status, answer.error["class"]) == (400, "config"), (method, path)
+            assert "does not run triggers yet" in answer.error["message"]
+        stream = node.running.raw("GET", "/v1/subscription/quiet/every/sub", None, {"Accept": "text/event-stream"}, 10)
+        assert "does not run triggers yet" in stream.error["message"]
+        assert done(node.request("GET", "/v1/table/quiet/revents")) == {"triggers": []}
+        assert node.request("GET", "/v1/table/quiet/revent/tr").error["class"] == "query"
