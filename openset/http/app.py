@@ -20,7 +20,14 @@ from openset.http.internode_cluster import (
     MapChange,
     SentinelDecisions,
 )
-from openset.http.internode_data import LogMessages, TransferBegin, TransferEnd, TransferResource, Writes
+from openset.http.internode_data import (
+    LogMessages,
+    MemberCompaction,
+    TransferBegin,
+    TransferEnd,
+    TransferResource,
+    Writes,
+)
 from openset.http.internode_query import InternodeQuery
 from openset.http.logs import log_request
 from openset.http.node import Node
@@ -64,6 +71,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/internode/sentinel/?", SentinelDecisions),
     (r"/v1/internode/log/?", LogMessages),
     (r"/v1/internode/write/?", Writes),
+    (r"/v1/internode/compact/?", MemberCompaction),
     (r"/v1/internode/transfer_begin/?", TransferBegin),
     (r"/v1/internode/transfer_end/?", TransferEnd),
     (r"/v1/internode/transfer/?", TransferResource),

@@ -27,5 +27,10 @@ class Compaction(Resource):
 
     async def _compact(self, table: str) -> Answer:
         self.parameters().finish()
-        compactor = await self.node.compactor()
-        return {"compacted": await compactor.compact(table)}
+        compactor, store, membership = await self.node.compactor(), await self.node.store(), self.node.membership
+        if store.replicas is None or membership is None:
+            return {"compacted": await compactor.compact(table)}
+        from openset.http.member_compaction import compact_everywhere
+
+        store.table(table)
+        return {"compacted": await compact_everywhere(membership, compactor, store.replicas, table)}

@@ -33,6 +33,22 @@ class Writes(InternodeResource):
         return await self.node.data.routing.answer(await self.body())
 
 
+class MemberCompaction(InternodeResource):
+    """A table's compaction on this member, and up to where its copies are visible."""
+
+    async def post(self) -> None:
+        await self.serve(self._compact())
+
+    async def _compact(self) -> Answer:
+        from openset.http.member_compaction import Compact, answer_compaction
+
+        message = await self.message(Compact)
+        replicas = (await self.node.store()).replicas
+        if replicas is None:
+            raise InternodeError("this node has no copies")
+        return await answer_compaction(await self.node.compactor(), replicas, message)
+
+
 class TransferBegin(InternodeResource):
     async def post(self) -> None:
         await self.serve(self._begin())

@@ -13,7 +13,7 @@ class InternodeQuery(InternodeResource):
         await self.serve(self._answer(), cancellable=True)
 
     async def _answer(self) -> Answer:
-        tools = await self.node.tools()
+        tools = await self.node.tools_for_nodes()
         if tools.spread is None:
             raise MisdirectedError("this node answers no queries for others")
         return await answer_remote(tools, await self.body(), tools.spread.may_answer)

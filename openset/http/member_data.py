@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from openset.cluster.member import Membership
@@ -16,13 +17,20 @@ from openset.cluster.routing import Routing, insert_items
 from openset.cluster.transfers import Rate
 from openset.cluster.view import View
 from openset.cluster.wire import WriteItem
-from openset.errors import ConfigError, UnreachableError
+from openset.errors import ConfigError, OpenSetError, UnreachableError
 from openset.http.member_spread import MemberSpread
+from openset.log import get_logger
+from openset.query.shared_segments import catch_up
 from openset.store.ingest import Insert
 from openset.store.records import ERASURE_RECORD
 
 if TYPE_CHECKING:
     from openset.http.node import Node
+
+log = get_logger("openset.cluster")
+
+# So long queries of a node that is back wait for what it missed.
+_CURRENT_SECONDS = 5.0
 
 
 class MemberData:
@@ -33,6 +41,11 @@ class MemberData:
         self._membership: Membership | None = None
         self._replication: Replication | None = None
         self._routing: Routing | None = None
+        # Whether this node has heard what it missed while it was not held for alive, and who asks the others.
+        self._is_current = asyncio.Event()
+        self._current_at = asyncio.get_running_loop().time() + _CURRENT_SECONDS
+        self._catching_up: asyncio.Task[None] | None = None
+        self._alive_since: int | None = None
 
     @property
     def replication(self) -> Replication:
@@ -59,6 +72,41 @@ class MemberData:
     async def write_erasure(self, partition: int, table_id: int, payload: bytes) -> None:
         """Writes an erasure to the owner of its partition. Raises as `insert`."""
         await self.routing.write([WriteItem(partition, ERASURE_RECORD, table_id, payload)])
+
+    async def current(self) -> None:
+        """Waits until the stored segments are those of the other members, but not for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._current_at):
+                await self._is_current.wait()
+
+    def _look_alive(self, view: View) -> None:
+        """A node that joins, starts or is back asks what was computed and removed meanwhile."""
+        assert self._membership is not None
+        since = view.alive.get(self._membership.node)
+        if since == self._alive_since:
+            return
+        self._alive_since = since
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        self._is_current.clear()
+        self._current_at = asyncio.get_running_loop().time() + _CURRENT_SECONDS
+        if since is not None:
+            others = sorted(view.alive.keys() & view.members.keys() - {self._membership.node})
+            self._catching_up = asyncio.create_task(self._catch_up(others))
+
+    async def _catch_up(self, others: Sequence[str]) -> None:
+        store, spread = self._node.held_store, self._node.spread
+        assert store is not None and spread is not None
+        for node in others:
+            try:
+                await catch_up(store, spread, node)
+            except OpenSetError as error:
+                log.warning("stored segments could not be compared", node=node, reason=error.message)
+            except Exception:  # nobody awaits this task
+                log.exception("a defect in comparing stored segments", node=node)
+            else:
+                self._is_current.set()
+        self._is_current.set()
 
     # --- DataPlane -------------------------------------------------------------------------------------------------
 
@@ -91,6 +139,7 @@ class MemberData:
             self._routing = Routing(membership, self._replication)
             self._node.spread = MemberSpread(membership, self)
         self._replication.view(view)
+        self._look_alive(view)
 
     def lease(self, renewed: LeaseRenewed) -> None:
         if self._replication is not None:
@@ -100,6 +149,9 @@ class MemberData:
         return () if self._replication is None else self._replication.transfers()
 
     async def close(self) -> None:
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await asyncio.gather(self._catching_up, return_exceptions=True)
         replication, self._replication, self._routing = self._replication, None, None
         if replication is not None:
             await replication.close()

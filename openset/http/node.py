@@ -230,7 +230,14 @@ class Node:
         return store
 
     async def tools(self) -> Tools:
-        """What queries run with. Raises ConfigError before the cluster is initialised."""
+        """What queries run with, when a member that is back has heard what it missed. Raises as `store`."""
+        store = await self.store()
+        if self._member_data is not None and store.replicas is not None:
+            await self._member_data.current()
+        return self._tools(store)
+
+    async def tools_for_nodes(self) -> Tools:
+        """What queries of other nodes run with. Raises as `store`."""
         return self._tools(await self.store())
 
     def _tools(self, store: Store) -> Tools:

@@ -12,7 +12,8 @@ class SegmentList(Resource):
 
     async def _list(self, table: str) -> Answer:
         self.parameters().finish()
-        return await list_segments(await self.node.store(), self.node.plans, table)
+        tools = await self.node.tools()
+        return await list_segments(tools.store, tools.plans, table)
 
 
 class SegmentResource(Resource):

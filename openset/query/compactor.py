@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,10 @@ class Compactor:
         asyncio.get_running_loop().call_later(FIRST_AFTER_SECONDS, store.compactions.wake.set)
         self._task = asyncio.create_task(self._run())
 
-    async def compact(self, table: str) -> int:
+    async def compact(self, table: str, agreed: Mapping[int, int] | None = None) -> int:
         """Brings a table's files up to date and returns how many were written.
+
+        agreed: on a member of a cluster, records of the partitions that are to be in the files.
 
         Afterwards nothing that was erased or dropped, or had expired, is in the data directory any more. Raises
         QueryError, ConfigError, ReadOnlyError, InternalError when a compaction failed or queries hold on to old files
@@ -69,7 +72,9 @@ class Compactor:
         store = self._store
         store.table(table)
         store.health.check()
+        await self._wait_for_records(agreed or {})
         below = await asyncio.to_thread(store.compactions.begin_forgetting)
+        await self._wait_for_records({number: first - 1 for number, first in below.items()})
         await self._wait_for_triggers(below)
         await self._wait_for_erasures(below)
         wanted = await asyncio.to_thread(store.compactions.want, store.table(table))
@@ -84,6 +89,14 @@ class Compactor:
                 raise InternalError("the files are compacted, but queries still hold on to old ones; try again")
             await asyncio.sleep(_POLL_SECONDS)
         return len(wanted)
+
+    async def _wait_for_records(self, up_to: Mapping[int, int]) -> None:
+        """Until they are visible: those of a member's copies are on its disk before they are agreed."""
+        replicas, waited = self._store.replicas, time.monotonic()
+        while replicas is not None and not replicas.shows(up_to):
+            if time.monotonic() - waited > FORGET_SECONDS:
+                raise InternalError("records of this node's copies are not agreed on yet; try again")
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _wait_for_triggers(self, below: Mark) -> None:
         """Until they have run for all inserts before a mark, which stay in the journal so long."""

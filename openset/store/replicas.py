@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -159,6 +159,15 @@ class Replicas:
             due = self._show(partition)
         if due:
             self._due()
+
+    def visible(self) -> dict[int, int]:
+        """By partition the record up to which everything is visible here."""
+        with self._lock:
+            return {number: self.journals.shown(number) for number in self.journals.numbers()}
+
+    def shows(self, up_to: Mapping[int, int]) -> bool:
+        """Whether these records and those before them are visible, of the partitions that are here."""
+        return all(shown >= up_to.get(number, 0) for number, shown in self.visible().items())
 
     def read(self, partition: int, first: int, last: int) -> list[StoredEntry]:
         """Records from the journal. Raises FormatError when they are not there any more."""

@@ -132,7 +132,7 @@ def test_nodes_join_go_come_back_and_leave(tmp_path: Path) -> None:
         gone = third.name
         assert second.request("PUT", "/v1/cluster/leave", node=gone).json == {"leaving": gone}
         cluster.wait_for("it is removed", lambda status: gone not in members(status), [first, second])
-        assert third.status()["mode"] == "removed"
+        wait_until("it knows itself", lambda: third.status()["mode"] == "removed")
         assert "has left" in refused(third.request("GET", "/v1/table"))
         third.stop()
         third.start()

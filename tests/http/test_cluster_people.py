@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.cluster import Cluster, Node, alive, started
+from support.cluster import Cluster, Node, alive, started, wait_until
 from support.daemon import Response
 
 STAMP = 1_700_000_000_000
 PEOPLE = 60
 
 
-def events() -> list[dict[str, Any]]:
+def events(table: str) -> list[dict[str, Any]]:
+    """One of each person, with a word that is in no other table."""
     return [
-        {"person": f"person-{n:02}", "stamp": STAMP + n, "action": "view", "attr": {"word": f"word-{n:02}", "n": n}}
+        {"person": f"person-{n:02}", "stamp": STAMP + n, "action": "view", "attr": {"word": f"{table}-{n:02}", "n": n}}
         for n in range(PEOPLE)
     ]
 
@@ -30,7 +31,7 @@ def create(node: Node, table: str) -> None:
     """A table on all nodes, with everybody in it."""
     columns = [{"name": "word", "type": "text"}, {"name": "n", "type": "int"}]
     done(node.request("POST", f"/v1/table/{table}", json.dumps({"columns": columns})))
-    done(node.request("POST", f"/v1/insert/{table}", json.dumps(events())))
+    done(node.request("POST", f"/v1/insert/{table}", json.dumps(events(table))))
 
 
 def erase(node: Node, table: str, person: str) -> Response:
@@ -89,7 +90,7 @@ def test_who_is_erased_through_any_node_is_gone_from_all(cluster: Cluster) -> No
         assert erase(node, "nothing", "person-00").error["class"] == "query"
         assert erase(node, "erased", "nobody").error["class"] == "query"
     # Somebody of the same id is another person.
-    done(cluster[2].request("POST", "/v1/insert/erased", json.dumps(events()[:1])))
+    done(cluster[2].request("POST", "/v1/insert/erased", json.dumps(events("erased")[:1])))
     assert [people(node, "erased") for node in cluster.nodes] == [left + 1] * 3
     assert listed(cluster[0], "erased") == {"every": left, "low": 1}
 
@@ -123,3 +124,56 @@ def test_what_a_cluster_does_not_run_yet_is_refused_at_once(cluster: Cluster) ->
         assert "does not run triggers yet" in stream.error["message"]
         assert done(node.request("GET", "/v1/table/quiet/revents")) == {"triggers": []}
         assert node.request("GET", "/v1/table/quiet/revent/tr").error["class"] == "query"
+
+
+def found_in(cluster: Cluster, text: bytes) -> list[str]:
+    """The files of the nodes that have a text in them."""
+    paths = [path for node in cluster.nodes for path in node.data.rglob("*") if path.is_file()]
+    return [str(path) for path in paths if text in path.read_bytes()]
+
+
+def test_compacting_through_any_node_leaves_nothing_on_any(cluster: Cluster) -> None:
+    create(cluster[0], "forgetting")
+    cluster.wait_for("copies are there", is_settled)
+    for number in range(6):
+        person, node = f"person-{number:02}", cluster[number % 3]
+        done(erase(node, "forgetting", person))
+    assert found_in(cluster, b"forgetting-05")
+    compacted = done(cluster[1].request("POST", "/v1/table/forgetting/compact"))["compacted"]
+    assert compacted > 6, "there are six partitions, each on two nodes"
+    assert found_in(cluster, b"forgetting-05") == []
+    assert len(found_in(cluster, b"forgetting-20")) == 2, "in the file of each copy"
+    for node in cluster.nodes:
+        assert people(node, "forgetting") == PEOPLE - 6
+        assert done(node.request("POST", "/v1/table/forgetting/compact")) == {"compacted": 0}
+        assert node.request("POST", "/v1/table/nothing/compact").error["class"] == "query"
+
+
+def test_a_node_that_was_down_answers_with_the_segments_of_the_others(cluster: Cluster) -> None:
+    create(cluster[0], "away")
+    cluster.wait_for("copies are there", is_settled)
+    count(cluster[0], "away", EVERY + "@segment gone:\n    match where n < 5: tally\n")
+    away, rest = cluster[1], [cluster[0], cluster[2]]
+    name = away.name
+    away.kill()
+    error = wait_until("it is missed", lambda: rest[0].request("POST", "/v1/table/away/compact", patience=60)).error
+    assert (error["class"], name in error["message"]) == ("internode", True)
+    cluster.wait_for("others own its partitions", lambda status: owned_by_others(status, name), rest)
+    done(erase(rest[0], "away", "person-03"))
+    done(rest[1].request("DELETE", "/v1/table/away/segments/gone"))
+    count(rest[0], "away", "@segment low:\n    match where n < 20: tally\n@segment new:\n    complement(low)\n")
+    away.start()
+    expected = {"every": PEOPLE - 1, "low": 19, "new": 40}
+    assert listed(away, "away") == expected
+    answer = done(away.request("POST", "/v1/query/away/events", "match: tally('all')", segments="low,new,every"))
+    assert [answer["_"][0][f"c{end}"][0] for end in ("", "2", "3")] == [19, 40, PEOPLE - 1]
+    gone = away.request("POST", "/v1/query/away/events", "match: tally('all')", segments="gone")
+    assert "no segment 'gone'" in gone.error["message"]
+    assert [listed(node, "away") for node in cluster.nodes] == [expected] * 3
+    cluster.wait_for("it is whole again", is_settled)
+    done(away.request("POST", "/v1/table/away/compact"))
+    assert found_in(cluster, b"away-03") == []
+
+
+def owned_by_others(status: dict[str, Any], name: str) -> bool:
+    return name not in alive(status) and all(each["owner"] != name for each in status["map"])
