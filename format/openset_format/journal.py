@@ -235,8 +235,7 @@ class Journal:
                 if kept < len(segment.entries):
                     end = segment.entries[kept][0].offset
                     # The note goes first: it must not promise what is to be cut.
-                    self._synced = after_sequence
-                    self._write_mark(after_sequence, end)
+                    self._lower_mark(after_sequence, end)
                     self._file.truncate(end)
                     del segment.entries[kept:], segment.terms[kept:]
                     segment.end = end
@@ -247,11 +246,16 @@ class Journal:
             self._synced = after_sequence
             self._write_mark(after_sequence, self._segments[-1].end)
 
+    def _lower_mark(self, sequence: int, end: int) -> None:
+        """Notes, durably, that less has been synced. Raises OSError."""
+        self._synced = sequence
+        self._write_mark(sequence, end)
+        self._mark.sync_data()
+
     def _remove_last_segment(self) -> None:
         """The one in use, durably; the one before it is in use then. Raises OSError."""
         before = self._segments[-2]
-        self._synced = before.header.first_sequence + len(before.entries) - 1
-        self._write_mark(self._synced, before.end)
+        self._lower_mark(before.header.first_sequence + len(before.entries) - 1, before.end)
         file = self._files.open(self.directory / before.name)
         self._file.close()
         self._file = file

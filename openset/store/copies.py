@@ -27,11 +27,11 @@ from openset.store.journals import (
 )
 from openset.store.partition import Partition
 from openset.store.pins import Pins
-from openset.store.placing import place
+from openset.store.placing import is_placing, place
 from openset.store.recovery import Partitions
 from openset.store.replicas import Replicas
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, partition_path
-from openset_format.errors import FormatError
+from openset_format.errors import FormatError, JournalFailedError
 from openset_format.files import TEMPORARY_SUFFIX, FileLayer, replace_file
 from openset_format.journal import Journal
 from openset_format.reader import PartitionFile
@@ -181,7 +181,7 @@ class Copies:
         with self._lock:
             for table_id in found:
                 self._keep_pinned((table_id, partition), self._data_dir / partition_path(table_id, partition))
-            place(self._data_dir, {**renames, staged_base: base_path(partition)}, self._files)
+            self._place({**renames, staged_base: base_path(partition)})
             self._journals.take_over(partition, base)
             for (_, number), one in self._partitions.items():
                 if number == partition:
@@ -193,6 +193,15 @@ class Copies:
             replicas.reset(partition)
         with self._catalog_lock:
             self._catalog.note_files([(table_id, partition) for table_id in found])
+
+    def _place(self, renames: Mapping[Path, Path]) -> None:
+        """Raises InternalError when nothing has changed, JournalFailedError when the next start will change it."""
+        try:
+            place(self._data_dir, renames, self._files)
+        except InternalError as error:
+            if is_placing(self._data_dir):
+                raise JournalFailedError(error.message) from error
+            raise
 
     def _keep_pinned(self, key: tuple[int, int], path: Path) -> None:
         """Queries that run go on with the file that is replaced. The lock is held."""
@@ -223,7 +232,10 @@ class Copies:
             self._journals.forget(partition)
             replicas.reset(partition)
         for key in gone:
-            self._files.discard(self._data_dir / partition_path(*key))
+            path = self._data_dir / partition_path(*key)
+            self._files.discard(path)
+            # Before the partition may come back: its new journal must not meet a file of before.
+            self._files.sync_directory(path.parent)
 
 
 def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: str | None = None) -> None:

@@ -19,7 +19,7 @@ from openset.errors import InternalError
 from openset.store.sealed_json import encode_sealed, read_sealed
 from openset.store.snapshot import JOURNAL_DIRECTORY
 from openset_format.errors import FormatError, JournalFailedError
-from openset_format.files import FileLayer, replace_file
+from openset_format.files import TEMPORARY_SUFFIX, FileLayer, replace_file
 from openset_format.journal import SEGMENT_BYTES, Journal
 from openset_format.segment import SEGMENT_SUFFIX, Entry, RecordRef, read_record
 
@@ -177,6 +177,7 @@ class PartitionJournals:
         self._files = files
         self._segment_bytes = segment_bytes
         self._logs: dict[int, _Log] = {}
+        self._failure: str | None = None
         # Is told when records are not in a journal any more, in whatever thread.
         self.dropped: Callable[[int, LogBase], None] = lambda number, base: None
         self._pool = ThreadPoolExecutor(_SYNCS_AT_ONCE, thread_name_prefix="journal-sync")
@@ -198,7 +199,7 @@ class PartitionJournals:
         for path in directory.iterdir():
             if path.is_dir() and path.name not in kept:
                 self._files.remove_tree(path)
-            elif path.suffix == SEGMENT_SUFFIX:
+            elif path.suffix in (SEGMENT_SUFFIX, TEMPORARY_SUFFIX):
                 self._files.unlink(path)
 
     def _open(self, number: int, base: LogBase) -> _Log:
@@ -219,8 +220,14 @@ class PartitionJournals:
 
     @property
     def failure(self) -> str | None:
+        if self._failure is not None:
+            return self._failure
         failures = (log.journal.failure for log in list(self._logs.values()))
         return next((failure for failure in failures if failure is not None), None)
+
+    def fail(self, reason: str) -> None:
+        """Nothing can be written any more, until the next start."""
+        self._failure = self._failure or reason
 
     @property
     def size_bytes(self) -> int:

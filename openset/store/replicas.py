@@ -8,7 +8,6 @@ waits is tried again until there is room; after a failed sync nothing is kept an
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -26,6 +25,11 @@ from openset_format.segment import RecordRef
 log = get_logger("openset.store")
 
 _RETRY_SECONDS = 0.2
+_ENDED = "the store is closed, or its disk has failed"
+
+
+class _ClosingError(Exception):
+    """The store is being closed; what waits is not written."""
 
 
 class StoredEntry(NamedTuple):
@@ -98,6 +102,7 @@ class Replicas:
         self._limits: dict[int, list[int]] = {}
         self._waiting: deque[_Keep | _Step] = deque()
         self._closing = False
+        self._ended = False
         self._changed = threading.Condition()
         self._recover()
         self._thread = threading.Thread(target=self._run, name="replicas", daemon=True)
@@ -196,17 +201,15 @@ class Replicas:
             self._closing = True
             self._changed.notify()
         self._thread.join()
-        for one in self._waiting:
-            if isinstance(one, _Step):
-                one.done.set_exception(InternalError("the store is closed"))
+        self._end()
 
     # --- the writer ------------------------------------------------------------------------------------------------
 
     def _put(self, one: _Keep | _Step) -> None:
         with self._changed:
-            if self._closing:
+            if self._closing or self._ended:
                 if isinstance(one, _Step):
-                    one.done.set_exception(InternalError("the store is closed"))
+                    one.done.set_exception(InternalError(_ENDED))
                 return
             self._waiting.append(one)
             self._changed.notify()
@@ -224,20 +227,30 @@ class Replicas:
                     self._step(group[0])
                 else:
                     self._write([one for one in group if isinstance(one, _Keep)])
+            except _ClosingError:
+                return
             except JournalFailedError as error:
                 log.error("nothing is kept any more", reason=str(error))
-                self._wait_for_end()
+                self._fail(str(error))
                 return
-            except Exception:
+            except Exception as defect:
                 # Without this thread the node would say nothing and look alive.
                 log.exception("records could not be kept")
-                self._wait_for_end()
+                self._fail(f"a defect: {defect!r}")
                 return
 
-    def _wait_for_end(self) -> None:
+    def _fail(self, reason: str) -> None:
+        self.journals.fail(reason)
+        self._end()
+
+    def _end(self) -> None:
+        """Nothing is done any more; who waits for a step learns it."""
         with self._changed:
-            while not self._closing:
-                self._changed.wait()
+            self._ended = True
+            waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            if isinstance(one, _Step):
+                one.done.set_exception(InternalError(_ENDED))
 
     def _next_group(self) -> list[_Keep | _Step]:
         """One step, or everything to be kept before the next step."""
@@ -258,21 +271,22 @@ class Replicas:
             step.done.set_result(None)
 
     def _write(self, group: Sequence[_Keep]) -> None:
-        """All of it, however long that takes. Raises JournalFailedError."""
+        """All of it, however long that takes. Raises JournalFailedError, _ClosingError."""
         for one in group:
-            if not self.journals.has(one.partition):
-                self._create(one.partition)
+            while not self.journals.has(one.partition):
+                try:
+                    self._create(one.partition)
+                except (OpenSetError, FormatError, OSError) as error:
+                    self._pause(error)
         kept: dict[int, list[_Kept]] = {one.partition: [] for one in group}
         for one in group:
             while one.next < len(one.entries):
                 try:
                     self._append(one, kept[one.partition])
                 except WriteError as error:
-                    log.warning("records wait for the disk", partition=one.partition, reason=str(error))
                     self._finish(kept)
                     kept = {one.partition: [] for one in group}
-                    if not self._pause():
-                        return
+                    self._pause(error)
         self._finish(kept)
         for one in group:
             one.done(one.first + len(one.entries) - 1)
@@ -300,13 +314,23 @@ class Replicas:
         if due:
             self._due()
 
-    def _pause(self) -> bool:
-        """Whether to try again, after a moment; not when the store is being closed."""
-        until = time.monotonic() + _RETRY_SECONDS
-        with self._changed:
-            while not self._closing and time.monotonic() < until:
-                self._changed.wait(_RETRY_SECONDS)
-            return not self._closing
+    def _pause(self, why: Exception) -> None:
+        """Returns when it may be tried again: on a full disk, when there is room.
+
+        Raises JournalFailedError when the disk has failed, _ClosingError when the store is being closed.
+        """
+        log.warning("records wait for the disk", reason=str(why))
+        while True:
+            with self._changed:
+                if not self._closing:
+                    self._changed.wait(_RETRY_SECONDS)
+                if self._closing:
+                    raise _ClosingError
+            state = self._health.condition.state
+            if state == "failed":
+                raise JournalFailedError(str(why))
+            if state == "ok":
+                return
 
     def _show(self, partition: int) -> bool:
         """Shows what can be. The lock is held. Whether a compaction may be due."""
