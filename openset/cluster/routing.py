@@ -30,6 +30,7 @@ PATIENCE_MS = 20_000
 # For one attempt; an owner gives up a write that is not agreed before that.
 _ATTEMPT_MS = 10_000
 _PAUSE_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
 
 
 class Routing:
@@ -70,9 +71,9 @@ class Routing:
         if owner == self._membership.node:
             return await self._replication.write(items)
         try:
-            answer = await self._membership.peers.call(
-                owner, WRITE_ROUTE, encode_items(items), timeout_ms=_ATTEMPT_MS
-            )  # fmt: skip
+            answer = await self._ask(owner, items)
+            if answer is None:
+                return [Outcome(f"{owner} does not own the partition any more")] * len(items)
             return decode_outcomes(answer, len(items))
         except QueryError:
             raise
@@ -80,6 +81,23 @@ class Routing:
             return [Outcome(error.message, read_only=True)] * len(items)
         except OpenSetError as error:
             return [Outcome(f"{owner}: {error.message}")] * len(items)
+
+    async def _ask(self, owner: NodeName, items: Sequence[WriteItem]) -> bytes | None:
+        """What the owner answers; None when another node owns one of the partitions by then, whoever hangs."""
+        asked = asyncio.create_task(
+            self._membership.peers.call(owner, WRITE_ROUTE, encode_items(items), timeout_ms=_ATTEMPT_MS)
+        )
+        try:
+            while True:
+                changed = asyncio.create_task(self._membership.changed(_LOOK_SECONDS))
+                await asyncio.wait({asked, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if asked.done():
+                    return asked.result()
+                if any(self._owner(item.partition) != owner for item in items):
+                    return None
+        finally:
+            asked.cancel()
 
     async def answer(self, body: bytes) -> bytes:
         """Writes that another node brings. Raises InternodeError, QueryError for a table that is not there."""

@@ -233,9 +233,10 @@ class Copies:
             replicas.reset(partition)
         for key in gone:
             path = self._data_dir / partition_path(*key)
-            self._files.discard(path)
-            # Before the partition may come back: its new journal must not meet a file of before.
-            self._files.sync_directory(path.parent)
+            if path.parent.is_dir():
+                self._files.discard(path)
+                # Before the partition may come back: its new journal must not meet a file of before.
+                self._files.sync_directory(path.parent)
 
 
 def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: str | None = None) -> None:

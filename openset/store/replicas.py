@@ -146,7 +146,8 @@ class Replicas:
                 run()
             except BaseException:
                 with self._lock:
-                    self.reset(partition)
+                    if 0 in self._limits.get(partition, ()):  # it did not come to `reset`
+                        self.reset(partition)
                 raise
 
         return self.perform(replaced)

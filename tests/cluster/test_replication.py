@@ -95,6 +95,19 @@ async def test_writes_go_on_when_an_owner_dies(tmp_path: Path) -> None:
         assert await cluster.contents() == expected.contents()
 
 
+async def test_writes_do_not_wait_for_an_owner_that_hangs(tmp_path: Path) -> None:
+    async with LocalCluster(tmp_path, ["a", "b", "c"], partitions=1) as cluster:
+        await cluster.settled()
+        owner = (await cluster.view()).placements[0].placement.owner
+        asked = next(name for name in "abc" if name != owner)
+        await cluster.insert(asked, batch(0, 5))
+        await cluster.nodes[owner].hang()
+        started = asyncio.get_running_loop().time()
+        await cluster.insert(asked, batch(5, 5), patience_ms=30_000)
+        assert asyncio.get_running_loop().time() - started < 9, "an attempt takes ten seconds"
+        assert (await cluster.view()).placements[0].placement.owner != owner
+
+
 async def test_a_copy_that_is_cut_off_is_taken_out_and_comes_back(tmp_path: Path) -> None:
     expected = model.Model()
     async with LocalCluster(tmp_path, ["a", "b"], partitions=2) as cluster:

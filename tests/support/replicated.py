@@ -88,6 +88,7 @@ class LocalNode:
         self.replication: Replication | None = None
         self.routing: Routing | None = None
         self.view = View(0)
+        self.hangs = False
         self._server = server
         self._tasks: list[asyncio.Task[None]] = []
         store = Store.open(directory)
@@ -126,6 +127,13 @@ class LocalNode:
         self._tasks[1].cancel()
         await self._presence.end()
 
+    async def hang(self) -> None:
+        """It takes requests, says nothing and renews nothing."""
+        assert self.replication is not None
+        self.hangs = True
+        self._tasks[1].cancel()
+        await self.replication.close()
+
     async def stop(self) -> None:
         """As a crash: nobody is told, the lease runs out."""
         replication, self.replication = self.replication, None
@@ -139,6 +147,8 @@ class LocalNode:
         self.view = View(0)
 
     async def serve(self, sender: NodeName, route: str, body: bytes) -> bytes:
+        if self.hangs:
+            await asyncio.sleep(3_600)
         if self.replication is None or self.routing is None:
             raise UnreachableError(f"{self.node} stops")
         arrivals = self.replication.arrivals
@@ -227,11 +237,11 @@ class LocalCluster:
     async def view(self) -> View:
         return await self._coordinator.read()
 
-    async def insert(self, node: NodeName, events: list[dict[str, Any]]) -> None:
+    async def insert(self, node: NodeName, events: list[dict[str, Any]], patience_ms: int = PATIENCE_MS) -> None:
         one = self.nodes[node]
         assert one.store is not None and one.routing is not None
         insert = one.store.prepare_insert("t", json.dumps(events).encode())
-        await one.routing.write(insert_items(insert), PATIENCE_MS)
+        await one.routing.write(insert_items(insert), patience_ms)
 
     async def erase(self, node: NodeName, person: Any) -> None:
         one = self.nodes[node]
