@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCHMARKS := insert import files load query column overlay segments restart revent
 
-.PHONY: help demo test lint fuzz format crash clean $(BENCHMARKS:%=bench-%)
+.PHONY: help demo test lint fuzz format crash chaos clean $(BENCHMARKS:%=bench-%)
 
 help:
 	@echo "make demo          load two sample data sets into a daemon and ask them questions"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench-revent  what triggers cost, and how soon they tell"
 	@echo "make fuzz          random scripts, the engine against the interpreter, for SECONDS=600"
 	@echo "make crash         a daemon killed ROUNDS=100 times; power failures and faults at every step (SEED=1)"
+	@echo "make chaos         five nodes under faults of all kinds for SECONDS=600 (SEED=1)"
 	@echo "make format        rewrite the sources in the project's style"
 	@echo "make clean         remove .venv and caches"
 
@@ -59,6 +60,9 @@ fuzz: $(READY)
 crash: $(READY)
 	$(BIN)/python tests/support/kill_loop.py --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
 	OPENSET_CRASH_MOMENTS=all $(BIN)/pytest -q -n 2 --timeout 0 tests/crash
+
+chaos: $(READY)
+	$(BIN)/python tests/support/chaos/run.py --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 $(BENCHMARKS:%=bench-%): bench-%: $(READY)
 	@mkdir -p build

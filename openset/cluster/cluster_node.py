@@ -238,11 +238,23 @@ class ClusterNode:
             raise ConfigError("this node belongs to a cluster with the embedded coordinator: leave --coordinator out")
 
     def end_waiting(self) -> None:
-        """Answers those who wait for the embedded coordinator, because the daemon stops."""
+        """The daemon stops: who waits for the embedded coordinator is answered, others wait not much longer."""
+        if self._data is not None:
+            self._data.stop()
         if self._membership is not None:
             self._membership.stopping = True
         if self._access is not None:
             self._access.end_waiting()
+
+    async def resign(self) -> None:
+        """Before the requests that run are waited for: others are to own what this node owns, where there are any.
+
+        Without the coordinator nobody can take over; where that is on this node, it goes on until the end.
+        """
+        if self._membership is not None and not (self._access is not None and self._access.has_server):
+            if self._data is not None:
+                self._data.resign()
+            await self._membership.stand_aside()
 
     async def close(self) -> None:
         """Says farewell to the cluster, so that others notice at once."""

@@ -54,6 +54,12 @@ class DataPlane(Protocol):
     def transfers(self) -> Sequence[Mapping[str, Any]]:
         """The transfers that run, for people."""
 
+    def stop(self) -> None:
+        """The daemon stops: whoever waits does so for a few more seconds."""
+
+    def resign(self) -> None:
+        """This node owns nothing any more, whatever the map says; what is being written still is."""
+
     async def close(self) -> None:
         """Nothing is told any more."""
 
@@ -143,18 +149,20 @@ class Membership:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if not leave_lease:
-            with suppress(TimeoutError, OpenSetError):
-                async with asyncio.timeout(_FAREWELL_SECONDS):
-                    await self.presence.end()
+            await self._say_farewell()
         self.peers.close()
 
     async def stand_aside(self) -> None:
-        """The node is not to be held for alive any more, until it starts again; it still hears of the map."""
+        """Others take over what this node owns; it still hears of the map, and is not alive until it starts again."""
         for task in self._living:
             task.cancel()
         await asyncio.gather(*self._living, return_exceptions=True)
-        with suppress(OpenSetError):
-            await self.presence.end()
+        await self._say_farewell()
+
+    async def _say_farewell(self) -> None:
+        with suppress(TimeoutError, OpenSetError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await self.presence.end()
 
     async def _for_good(self, what: str, run: Callable[[], Awaitable[None]]) -> None:
         """Operating errors end an attempt, not the node: the coordinator may be set right while it runs."""

@@ -118,6 +118,7 @@ class Replication:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.create_task(self._tick())
         self._closed = False
+        self._resigned = False
         self._replicas.journals.dropped = lambda number, base: self._from_thread(self._dropped, number, base)
 
     # ---------------------------------------------------------------- what the node hears
@@ -158,7 +159,7 @@ class Replication:
             except ReadOnlyError as error:
                 outcome.set_result(Outcome(error.message, read_only=True))
                 continue
-            if self._state is None or self._closed:
+            if self._state is None or self._closed or self._resigned:
                 outcome.set_result(Outcome("the node has only just started, or stops"))
                 continue
             request, self._next_request = self._next_request, self._next_request + 1
@@ -170,7 +171,7 @@ class Replication:
 
     def may_answer(self, partition: int) -> bool:
         """Whether queries may be answered from here."""
-        return self._state is not None and self._state.may_answer(partition, self._clock())
+        return self._state is not None and not self._resigned and self._state.may_answer(partition, self._clock())
 
     def owned_term(self, partition: int) -> int | None:
         """The term in which this node owns a partition, None when it does not."""
@@ -180,6 +181,10 @@ class Replication:
         """Those that run, for people."""
         sent = [send.shown(to) for (_, to), send in sorted(self._sends.items())]
         return [*sent, *self.arrivals.shown()]
+
+    def resign(self) -> None:
+        """Takes no more writes and answers no queries; what is being written still is."""
+        self._resigned = True
 
     async def close(self) -> None:
         """Whoever waits for a write learns that it is not known to be agreed."""

@@ -31,6 +31,8 @@ PATIENCE_MS = 20_000
 _ATTEMPT_MS = 10_000
 _PAUSE_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
+# How long a node that stops still tries.
+_LAST_SECONDS = 5.0
 
 
 class Routing:
@@ -39,6 +41,11 @@ class Routing:
     def __init__(self, membership: Fellow, replication: Replication):
         self._membership = membership
         self._replication = replication
+        self._last = float("inf")
+
+    def stop(self) -> None:
+        """Writes that run have a few more seconds."""
+        self._last = time.monotonic() + _LAST_SECONDS
 
     async def write(self, items: Sequence[WriteItem], patience_ms: int = PATIENCE_MS) -> None:
         """Returns when all records are agreed and visible. Raises UnreachableError, ReadOnlyError: some may be then."""
@@ -55,7 +62,7 @@ class Routing:
                 for item, outcome in zip(group, answers, strict=True)
                 if outcome.reason
             ]
-            if refused and time.monotonic() > until:
+            if refused and time.monotonic() > min(until, self._last):
                 raise _refusal([(item.partition, outcome) for item, outcome in refused])
             waiting = [item for item, _ in refused]
             if waiting:
@@ -94,7 +101,7 @@ class Routing:
                 changed.cancel()
                 if asked.done():
                     return asked.result()
-                if any(self._owner(item.partition) != owner for item in items):
+                if time.monotonic() > self._last or any(self._owner(item.partition) != owner for item in items):
                     return None
         finally:
             asked.cancel()

@@ -72,6 +72,8 @@ class InternodeResource(Resource):
             raise ForbiddenError(f"this node does not speak to others: {HOW_TO}")
         connection: Any = self.request.connection
         stream = connection.stream
+        if stream.socket is None:
+            raise UnavailableError("the connection has ended")
         caller = Caller(
             path=self.request.uri or "",
             remote_ip=self.request.remote_ip or "",
@@ -96,15 +98,15 @@ class InternodeResource(Resource):
 
         cancellable: it ends when the caller goes away.
         """
-        work = self._current(work) if self.for_members and self.catches_up else work
-        await self.respond(work, cancellable=cancellable)
+        current = self._current(work) if self.for_members and self.catches_up else work
+        try:
+            await self.respond(current, cancellable=cancellable)
+        finally:
+            if self.work is None or self.work.done():
+                work.close()  # it may never have begun
 
     async def _current(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        try:
-            await self.membership().caught_up(self._revision(), CATCH_UP_MS)
-        except BaseException:
-            work.close()
-            raise
+        await self.membership().caught_up(self._revision(), CATCH_UP_MS)
         return await work
 
     def _revision(self) -> int:

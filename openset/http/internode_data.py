@@ -15,6 +15,9 @@ from openset.http.resource import Answer
 class LogMessages(InternodeResource):
     """Messages of owners and copies; answered when they are taken, not when they are carried out."""
 
+    # Writes that run need what the copies answer.
+    while_stopping = True
+
     async def post(self) -> None:
         await self.serve(self._take())
 

@@ -148,6 +148,14 @@ class MemberData:
     def transfers(self) -> Sequence[Mapping[str, Any]]:
         return () if self._replication is None else self._replication.transfers()
 
+    def stop(self) -> None:
+        if self._routing is not None:
+            self._routing.stop()
+
+    def resign(self) -> None:
+        if self._replication is not None:
+            self._replication.resign()
+
     async def close(self) -> None:
         if self._catching_up is not None:
             self._catching_up.cancel()

@@ -19,7 +19,7 @@ import msgspec
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 import openset
-from openset.errors import LimitError, OpenSetError, QueryError, ReadOnlyError
+from openset.errors import LimitError, OpenSetError, QueryError
 from openset.http.envelope import MethodError, UnavailableError, as_error, encode_error
 from openset.http.node import Node
 from openset.log import get_logger
@@ -73,10 +73,12 @@ class Resource(RequestHandler):
     """Base of all handlers. `error_kind` is the error class of bad requests to this resource.
 
     uses_store: a node that becomes a member of a cluster waits for those that do.
+    while_stopping: served also by a daemon that stops and waits for what runs.
     """
 
     error_kind: type[OpenSetError] = QueryError
     uses_store = True
+    while_stopping = False
 
     def initialize(self, node: Node) -> None:
         self.node = node
@@ -97,7 +99,7 @@ class Resource(RequestHandler):
         self.node.active.add(self)
         connection: Any = self.request.connection
         connection.set_max_body_size(1 << 62)  # sizes are judged here, where the answer can be an envelope
-        if self.node.stopping:
+        if self.node.stopping and not self.while_stopping:
             self.set_header("Connection", "close")
             raise UnavailableError("the daemon is shutting down")
         announced = self.request.headers.get("Content-Length", "0")
@@ -253,8 +255,8 @@ class Resource(RequestHandler):
         value: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if isinstance(value, ReadOnlyError) or (isinstance(value, OpenSetError) and value.status < 500):
-            return
+        if isinstance(value, OpenSetError) and (value.status < 500 or value.status == 503):
+            return  # the client's matter, or that of a disk, a node, a time: nothing here is broken
         if isinstance(value, HTTPError):
             return
         text = "".join(traceback.format_exception(typ, value, tb))

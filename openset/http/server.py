@@ -131,7 +131,7 @@ async def _run(
         server.stop()
         if listener is not None:
             listener.stop()
-        await _drain(node)
+        await asyncio.gather(node.cluster.resign(), _drain(node))
         await node.close()
         await server.close_all_connections()
 

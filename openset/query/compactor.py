@@ -178,8 +178,8 @@ class Compactor:
             result: Any = await executor.run(0, CompactionWork(task))
         except BaseException as error:
             self._store.compactions.give_up(task)
-            if isinstance(error, OpenSetError) and self._store.is_dropped(task.snapshot.schema.id):
-                return  # with its table, while it was compacted
+            if isinstance(error, OpenSetError) and not self._store.compactions.is_current(task):
+                return  # it went, with its table or its copy, while it was compacted
             raise
         await _to_its_end(asyncio.create_task(asyncio.to_thread(self._store.compactions.publish, task, result)))
         snapshot = task.snapshot

@@ -158,9 +158,8 @@ class Compactions:
                 if self._catalog.is_dropped(snapshot.schema.id):
                     self.wake.set()  # to delete its files
                     return
-                current = self._partitions.get(key)
-                if current is None or current.lineage != snapshot.lineage:
-                    return  # of a copy that was given up, or replaced by one from another node
+                if not self._is_current(snapshot):
+                    return
                 path = self._data_dir / snapshot.file
                 self._pins.keep_file(key, snapshot.generation, path)
                 self._files.rename(self._data_dir / task.staging, path)
@@ -181,6 +180,16 @@ class Compactions:
         except OSError:
             self._keep_segments = True
             raise
+
+    def is_current(self, task: CompactionTask) -> bool:
+        """Whether what is compacted is still there: the table, and the copy of the partition."""
+        with self._lock:
+            return not self._catalog.is_dropped(task.snapshot.schema.id) and self._is_current(task.snapshot)
+
+    def _is_current(self, snapshot: PartitionSnapshot) -> bool:
+        """False for a copy that was given up, or replaced by one from another node. The lock is held."""
+        current = self._partitions.get((snapshot.schema.id, snapshot.partition))
+        return current is not None and current.lineage == snapshot.lineage
 
     def give_up(self, task: CompactionTask) -> None:
         """A compaction that failed: the partition may be tried again, what was written is removed."""
