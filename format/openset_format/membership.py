@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
+from openset_format.decoding import json_decoder
+
 from .errors import DamageError, UnsupportedFormatError, WriteError
 from .files import FILES, FileLayer, temporary_path
 from .hashing import checksum
@@ -66,7 +68,7 @@ class MembershipFile:
         if len(head) < head_bytes or checksum(head) != head_checksum:
             raise DamageError("the head does not match its checksum", path, _PREFIX.size)
         try:
-            decoded = msgspec.json.decode(head, type=_Head)
+            decoded = json_decoder(_Head).decode(head)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DamageError(f"the head cannot be read: {error}", path, _PREFIX.size) from error
         body_offset = _PREFIX.size + head_bytes

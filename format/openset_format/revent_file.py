@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from openset_format.decoding import json_decoder
+
 from .errors import DamageError, UnsupportedFormatError, WriteError
 from .files import FILES, FileLayer, temporary_path
 from .hashing import checksum
@@ -58,7 +60,7 @@ def read_revent_file(path: Path) -> ReventFile:
     if checksum(body) != body_checksum:
         raise DamageError("the body does not match its checksum", path, start)
     try:
-        return ReventFile(msgspec.json.decode(head, type=ReventHead), body)
+        return ReventFile(json_decoder(ReventHead).decode(head), body)
     except msgspec.DecodeError as error:
         raise DamageError(f"the head cannot be read: {error}", path, _PREFIX.size) from error
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from openset.errors import InternalError
+from openset_format.decoding import json_decoder
 
 NodeName = str
 
@@ -95,7 +96,7 @@ def encode_placement(placement: Placement) -> bytes:
 def decode_placement(data: bytes) -> Placement:
     """Raises InternalError for what is no placement."""
     try:
-        return msgspec.json.decode(data, type=Placement)
+        return json_decoder(Placement).decode(data)
     except (msgspec.DecodeError, AssertionError, UnicodeDecodeError) as error:
         raise InternalError(f"the coordinator has a placement that cannot be read: {error}") from error
 

@@ -349,7 +349,8 @@ class Replication:
             log.warning("a partition could not be sent", partition=partition, to=to, reason=str(error))
             await asyncio.sleep(1.0)
         finally:
-            del self._sends[partition, to]
+            if self._sends.get((partition, to)) is send:  # that of a later term may run already
+                del self._sends[partition, to]
         self._handle(TransferClosed(partition, to), life)
 
     def _arrived(self, event: Event) -> None:

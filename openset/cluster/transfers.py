@@ -26,6 +26,7 @@ from openset.log import get_logger
 from openset.store.copies import Copies, Outgoing
 from openset.store.copies import Received as ReceivedCopy
 from openset.store.store import Store
+from openset_format.decoding import msgpack_decoder
 from openset_format.errors import FormatError
 from openset_format.hashing import checksum
 from openset_format.reader import PartitionFile
@@ -166,7 +167,7 @@ class SendTransfer:
         """From where the receiver stands."""
         answer = await self._call(BEGIN_ROUTE, begin, _PIECE_MS)
         try:
-            standing = msgspec.msgpack.decode(answer, type=Standing)
+            standing = msgpack_decoder(Standing).decode(answer)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InternodeError(f"this is no answer to a transfer: {error}") from error
         if len(standing.received_bytes) != len(outgoing.files):

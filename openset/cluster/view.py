@@ -21,6 +21,7 @@ from openset.cluster.keeper import Changes, Contents, Item, Revision
 from openset.cluster.map import ClusterMap, Member, NodeName, Placed, decode_placement
 from openset.errors import ConfigError, InternalError
 from openset.store.shared_schema import SharedSchema
+from openset_format.decoding import json_decoder
 
 SETTINGS_KEY = "cluster"
 SCHEMA_KEY = "schema"
@@ -184,6 +185,6 @@ def _partition(name: str) -> int:
 
 def _decoded(key: str, item: Item, kind: type[Value]) -> Value:
     try:
-        return msgspec.json.decode(item.value, type=kind)
+        return json_decoder(kind).decode(item.value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"the coordinator's {key} cannot be read: {error}") from error

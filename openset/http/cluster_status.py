@@ -9,6 +9,7 @@ import msgspec
 from openset.cluster.cluster_node import ClusterNode
 from openset.cluster.map import NodeName, Placement
 from openset.errors import OpenSetError
+from openset_format.decoding import msgpack_decoder
 
 if TYPE_CHECKING:
     from openset.cluster.member import Membership
@@ -100,7 +101,7 @@ async def _sentinel(membership: Membership, view: View) -> dict[str, Any] | None
             decisions = list(membership.sentinel_run.decisions)
         else:
             body = await membership.peers.call(view.sentinel.node, "sentinel", timeout_ms=_ASK_MS)
-            decisions = msgspec.msgpack.decode(body, type=list[Decision])
+            decisions = msgpack_decoder(list[Decision]).decode(body)
     except (OpenSetError, msgspec.DecodeError) as error:
         return {**shown, "unreachable": str(error)}
     return {**shown, "decisions": [msgspec.to_builtins(each) for each in reversed(decisions)]}

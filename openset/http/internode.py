@@ -26,6 +26,7 @@ from openset.cluster.security import HOW_TO, Caller
 from openset.errors import ForbiddenError, InternodeError, MisdirectedError, OpenSetError
 from openset.http.envelope import UnavailableError, as_error
 from openset.http.resource import Answer, Resource
+from openset_format.decoding import msgpack_decoder
 
 if TYPE_CHECKING:
     from openset.cluster.member import Membership
@@ -125,7 +126,7 @@ class InternodeResource(Resource):
     async def message(self, kind: type[Message]) -> Message:
         """The body as a message in msgpack. Raises InternodeError for what is none."""
         try:
-            return msgspec.msgpack.decode(await self.body(), type=kind)
+            return msgpack_decoder(kind).decode(await self.body())
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise InternodeError(f"the body is no {kind.__name__}: {error}") from error
 

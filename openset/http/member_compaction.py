@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from openset.errors import InternodeError, OpenSetError, UnreachableError
+from openset_format.decoding import msgpack_decoder
 
 if TYPE_CHECKING:
     from openset.cluster.member import Membership
@@ -80,7 +81,9 @@ async def _told(membership: Membership, node: str, message: Any, answer: Any, ti
         while not (await asyncio.wait({call}, timeout=_LOOK_SECONDS))[0]:
             if node not in membership.view.alive:
                 raise UnreachableError("it is not alive")
-        return msgspec.msgpack.decode(call.result(), type=answer)
+            if membership.stopping:
+                raise UnreachableError("the node that was asked stops")
+        return msgpack_decoder(answer).decode(call.result())
     except msgspec.DecodeError as error:
         raise InternodeError(f"its answer cannot be read: {error}") from error
     finally:

@@ -28,6 +28,7 @@ from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY, Segment
 from openset.store.snapshot import TABLES_DIRECTORY, partition_path
 from openset.store.trigger_catalog import CatalogContents, read_catalog, triggers_path, write_catalog
 from openset.store.trigger_store import Triggers, revent_path
+from openset_format.decoding import json_decoder
 from openset_format.encoding import DecodedColumns
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer, replace_file
@@ -181,7 +182,7 @@ class _Adoption:
         for path in sorted((self._source.data_dir / below).glob(f"*{SEGMENT_SUFFIX}")):
             file = MembershipFile.open(path)
             try:
-                segment = msgspec.json.decode(file.description, type=Segment)
+                segment = json_decoder(Segment).decode(file.description)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise InternalError(f"{path}: its description cannot be read: {error}") from error
             if segment.sequence:

@@ -177,6 +177,8 @@ class PartitionJournals:
         self._files = files
         self._segment_bytes = segment_bytes
         self._logs: dict[int, _Log] = {}
+        # The last one that was given to a journal of each partition.
+        self._incarnations: dict[int, int] = {}
         self._failure: str | None = None
         # Is told when records are not in a journal any more, in whatever thread.
         self.dropped: Callable[[int, LogBase], None] = lambda number, base: None
@@ -186,6 +188,7 @@ class PartitionJournals:
             for number in range(partitions):
                 base = read_base(data_dir, number)
                 if base is not None:
+                    self._incarnations[number] = base.incarnation
                     self._logs[number] = self._open(number, base)
         except BaseException:
             self.close()
@@ -330,11 +333,15 @@ class PartitionJournals:
         begin_journal(directory, self.id, base, self._files)
 
     def next_incarnation(self, partition: int) -> int:
-        """A number that no journal of the partition has had as long as any file of it is there."""
-        known = [0]
+        """A number that no journal of the partition has had since this process began, nor while a file of it is there.
+
+        Whoever keeps something of a copy in memory, a view or a compaction that runs, is not to take the next for it.
+        """
+        known = [self._incarnations.get(partition, 0)]
         for path in (self._data_dir / JOURNAL_DIRECTORY).glob(f"p{partition:04d}-*"):
             known.append(int(path.name.rpartition("-")[2]))
-        return max(known) + 1
+        self._incarnations[partition] = max(known) + 1
+        return self._incarnations[partition]
 
     def take_over(self, partition: int, base: LogBase) -> None:
         """The journal that `begin` made counts from now on; the one before it goes. Raises OSError, FormatError."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from openset.errors import InternalError
+from openset_format.decoding import json_decoder
 from openset_format.files import FILES, FileLayer, replace_file
 from openset_format.hashing import checksum
 
@@ -52,7 +53,7 @@ def finish_placing(data_dir: Path, files: FileLayer = FILES) -> None:
     except FileNotFoundError:
         return
     try:
-        found = msgspec.json.decode(raw, type=_Renames)
+        found = json_decoder(_Renames).decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"{path} is damaged: {error}") from error
     if found.hash != _hash(found.renames):

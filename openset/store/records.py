@@ -14,6 +14,7 @@ import msgspec
 from openset.errors import InternalError
 from openset_format.batch import decode_batch
 from openset_format.block import PersonId
+from openset_format.decoding import json_decoder
 from openset_format.hashing import partition_of
 
 INSERT_RECORD = 1
@@ -49,7 +50,7 @@ def encode_erasure(person: PersonId, partitions: int) -> bytes:
 def decode_erasure(payload: bytes | memoryview) -> Erasure:
     """Raises InternalError for what is none."""
     try:
-        return msgspec.json.decode(payload, type=Erasure)
+        return json_decoder(Erasure).decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"an erasure in the journal cannot be read: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from openset.errors import ConfigError, InternalError
+from openset_format.decoding import json_decoder
 from openset_format.hashing import checksum
 
 Contents = TypeVar("Contents")
@@ -34,7 +35,7 @@ def read_sealed(path: Path, member: str, kind: type[Contents]) -> Contents | Non
         body = bytes(envelope[member])
         if msgspec.json.decode(envelope["checksum"], type=str) != f"{checksum(body):016x}":
             raise InternalError(f"{path} is damaged: its checksum does not match")
-        return msgspec.json.decode(body, type=kind)
+        return json_decoder(kind).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InternalError(f"{path} is damaged: {error}") from error
 

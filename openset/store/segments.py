@@ -25,6 +25,7 @@ from openset.store.partition import NO_RECORD
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset.store.unfinished import begin, finish, undo
 from openset_format.block import ColumnType
+from openset_format.decoding import json_decoder
 from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
 from openset_format.hashing import checksum
@@ -367,7 +368,7 @@ class Segments:
         try:
             file = MembershipFile.open(self._data_dir / stored.ref.file)
             members = {partition: file.serialized(partition) for partition in file.partitions}
-            return Computed(msgspec.json.decode(file.description, type=Segment), members)
+            return Computed(json_decoder(Segment).decode(file.description), members)
         except OSError as error:
             raise InternalError(f"segment {stored.segment.name!r} cannot be read: {error}") from error
         except (FormatError, msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -545,7 +546,7 @@ class Segments:
             version = int(path.stem)
             self._next_version[table_id] = version + 1
             try:
-                segment = msgspec.json.decode(MembershipFile.open(path).description, type=Segment)
+                segment = json_decoder(Segment).decode(MembershipFile.open(path).description)
             except (FormatError, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 log.error("a stored segment cannot be read", file=str(path), reason=str(error))
                 continue

@@ -16,6 +16,7 @@ from openset.query.parameters import RequestParameters
 from openset.query.wire.codec import checked, encoded
 from openset.store.schema import TableSchema
 from openset.store.segments import Edition
+from openset_format.decoding import msgpack_decoder
 from openset_format.hashing import checksum
 
 Asked = TypeVar("Asked")
@@ -56,7 +57,7 @@ def request_bytes(request: Any) -> bytes:
 def request_of(data: bytes, kind: type[Asked]) -> Asked:
     """The request of a kind. Raises WireError for what is none, QueryError for values that nobody may ask for."""
     try:
-        return msgspec.msgpack.decode(data, type=kind, dec_hook=_received)
+        return msgpack_decoder(kind, _received).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise WireError(f"another node's request cannot be read: {error}") from error
 

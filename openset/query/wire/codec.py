@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from openset.errors import WireError
+from openset_format.decoding import msgpack_decoder
 
 Result = TypeVar("Result")
 
@@ -39,7 +40,7 @@ def encoded(value: Any) -> bytes:
 def decoded(data: bytes | msgspec.Raw, kind: Any) -> Any:
     """A value of this type. Raises WireError."""
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        return msgpack_decoder(kind).decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise WireError(f"another node's answer cannot be read: {error}") from error
 
