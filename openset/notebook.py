@@ -1,8 +1,9 @@
 """A table of a data directory in this process, without a daemon and beside one: `openset.open_table`.
 
 Read-only and without a lock. A table is what it was when it was opened or last refreshed; the maps are kept open, so
-nothing that happens to the directory changes it. As for queries, only the headers of files are verified: `openset
-verify` looks at all of them. Shortcut: a script reads everyone in this thread, it asks no index.
+nothing that happens to the directory changes it. Of a member of a cluster it has the partitions that are there. As for
+queries, only the headers of files are verified: `openset verify` looks at all of them. Shortcut: a script reads
+everyone in this thread, it asks no index.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Table:
             if opened.problems:
                 raise InternalError(f"{self.data_dir} is damaged", detail=opened.problems)
             self.schema = opened.schema
+            self._partition_of = opened.store.partition_of
             self._views = dict(opened.views)
 
     @property
@@ -135,7 +137,11 @@ class Table:
         return result_tree(run.partial, Order(by, order == "asc", trim))
 
     def person(self, person: PersonId) -> list[dict[str, Any]]:
-        """The events of one person, in the form in which they are inserted. Raises QueryError when there is none."""
+        """The events of one person, in the form in which they are inserted. Raises QueryError when there is none.
+
+        In the directory of a cluster's member: ConfigError where the person's partition is not here.
+        """
+        self._partition_of(person)
         for view in self._views.values():
             block = view.person_rows(person)
             if block is not None:

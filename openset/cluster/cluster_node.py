@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from openset.cluster.identity import AUTOMATIC_REPLICAS, Identity, IdentityFile
+from openset.cluster.identity import AUTOMATIC_REPLICAS, MEMBER_FILE, Identity, IdentityFile
 from openset.cluster.map import Member, NodeName
 from openset.cluster.peers import Address, Peers
 from openset.cluster.security import HOW_TO, Security, security_of
@@ -198,6 +198,11 @@ class ClusterNode:
         self._store = store
         self._file = await asyncio.to_thread(IdentityFile, self._data_dir, self._files)
         identity = self.identity
+        if identity.mode == "standalone" and store.replicas is not None:
+            raise ConfigError(
+                f"{self._data_dir} has copies of a cluster's partitions, but no cluster/{MEMBER_FILE}, which says of "
+                "which cluster: let an empty node join instead"
+            )
         if identity.mode in ("standalone", "removed"):
             return
         self._check_options(identity)

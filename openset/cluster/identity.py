@@ -10,6 +10,7 @@ import msgspec
 
 from openset.cluster.map import Member, NodeName
 from openset.errors import ConfigError, InternalError
+from openset.store.journals import read_member
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
 from openset.store.snapshot import CLUSTER_DIRECTORY
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer, replace_file
@@ -99,5 +100,5 @@ class IdentityFile:
 
 def refuse_member(data_dir: Path) -> None:
     """For programs that change a data directory by themselves. Raises ConfigError for that of a member."""
-    if read_identity(data_dir).mode != "standalone":
+    if read_identity(data_dir).mode != "standalone" or read_member(data_dir) is not None:
         raise ConfigError(f"{data_dir} belongs to a node of a cluster: its copies would differ from then on")

@@ -19,7 +19,9 @@ from openset.errors import ConfigError, InternalError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.compaction import STAGING_SUFFIX
 from openset.store.dropped import DROPPED_SUFFIX
+from openset.store.journals import read_member
 from openset.store.lock import LOCK_NAME
+from openset.store.member_reading import MemberReading, read_member_journals
 from openset.store.partition import Partition
 from openset.store.placing import is_placing
 from openset.store.recovery import Partitions, known_partitions
@@ -59,9 +61,26 @@ class OfflineStore:
 
     data_dir: Path
     catalog: Catalog
-    journal: JournalReading
+    journal: JournalReading | MemberReading
     partitions: Partitions
     problems: list[str]
+
+    @property
+    def here(self) -> frozenset[int]:
+        """The partitions that are here: those of a member are some of its cluster's."""
+        if isinstance(self.journal, MemberReading):
+            return frozenset(self.journal.logs)
+        return frozenset(range(self.catalog.partitions or 0))
+
+    @property
+    def lacks(self) -> str:
+        """A sentence about the partitions that are not here; empty where all are."""
+        partitions = self.catalog.partitions or 0
+        if len(self.here) == partitions:
+            return ""
+        numbers = ", ".join(map(str, sorted(self.here))) or "none"
+        has = f"has {len(self.here)} of its {partitions} partitions: {numbers}"
+        return f"{self.data_dir} is of a member of a cluster and {has}"
 
     def snapshots(self, table: str) -> list[PartitionSnapshot]:
         """The partitions of a table that have any events, ascending. Raises QueryError when there is no such table."""
@@ -73,11 +92,18 @@ class OfflineStore:
         ]
 
     def person_snapshot(self, table: str, person: PersonId) -> PartitionSnapshot:
-        """The partition that a person belongs to. Raises QueryError when there is no such table."""
+        """The partition that a person belongs to. Raises QueryError when there is no such table, ConfigError."""
         schema = self.catalog.table(table)
-        number = partition_of(person, self.catalog.partitions or 1)
+        number = self.partition_of(person)
         found = self.partitions.get((schema.id, number), Partition(schema.id, number))
         return found.snapshot(schema, self.journal.id)
+
+    def partition_of(self, person: PersonId) -> int:
+        """The number of the partition that a person belongs to. Raises ConfigError when it is not here."""
+        number = partition_of(person, self.catalog.partitions or 1)
+        if self.lacks and number not in self.here:
+            raise ConfigError(f"person {person!r} belongs to partition {number}, which is not here: {self.lacks}")
+        return number
 
 
 def read_data_dir(data_dir: Path | str, table_id: int | None = None) -> OfflineStore:
@@ -232,6 +258,13 @@ def _read(data_dir: Path, table_id: int | None = None) -> OfflineStore:
     """Everything once. The caller sees to it that no file is replaced meanwhile, so order does not matter."""
     problems: list[str] = []
     catalog = Catalog(data_dir)
+    member = read_member(data_dir)
+    if member is not None:
+        journals = read_member_journals(data_dir, member, catalog.partitions or 0, problems.append)
+        partitions = known_partitions(
+            data_dir, catalog, journals, problems.append, only_table=table_id, last_of=journals.last_of
+        )  # fmt: skip
+        return OfflineStore(data_dir, catalog, journals, partitions, problems)
     journal = read_journal(data_dir / JOURNAL_DIRECTORY)
     if journal.damage is not None:
         problems.append(str(journal.damage))
@@ -243,10 +276,12 @@ def fingerprint(data_dir: Path) -> tuple[object, ...]:
     """Changes whenever a file is replaced, comes or goes that has to fit what the journal holds.
 
     That is every file of a backup but the journal itself and stored segments: a segment only knows records before it.
+    What a member notes of its journals is among them.
     """
     stats = []
     for relative in lasting_files(data_dir):
-        if relative.parts[0] == JOURNAL_DIRECTORY or SEGMENTS_DIRECTORY in relative.parts:
+        noted = relative.parts[0] == JOURNAL_DIRECTORY and relative.suffix == ".json"
+        if (relative.parts[0] == JOURNAL_DIRECTORY and not noted) or SEGMENTS_DIRECTORY in relative.parts:
             continue
         try:
             status = (data_dir / relative).stat()

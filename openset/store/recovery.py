@@ -85,12 +85,14 @@ def known_partitions(
     on_damage: Callable[[str], None] | None = None,
     damaged: dict[Path, DamageError] | None = None,
     only_table: int | None = None,
+    last_of: Callable[[int], int | None] | None = None,
 ) -> Partitions:
     """The partitions by (table id, partition), without changing anything. Raises InternalError, ConfigError.
 
     on_damage: is told of files that cannot be used, which are then left out with all their people, and of such records.
     With it, MissingSegmentError is raised when the journal loses a segment meanwhile. damaged: takes files with damaged
     headers; their partitions are there, but cannot be read. only_table: whose files are looked for, None: of all.
+    last_of: in a member, the last record of a partition; None where it is not here, and its files do not count.
     """
     partitions: Partitions = {}
     unusable: set[tuple[int, int]] = set()
@@ -98,7 +100,8 @@ def known_partitions(
         for schema in (one for one in catalog.tables() if only_table in (None, one.id)):
             for number in range(catalog.partitions or 0):
                 path = data_dir / partition_path(schema.id, number)
-                if not path.exists() and not catalog.has_file(schema.id, number):
+                last = journal.last_sequence if last_of is None else last_of(number)
+                if last is None or (not path.exists() and not catalog.has_file(schema.id, number)):
                     continue
                 try:
                     partitions[schema.id, number] = _known(path, schema.id, number, journal.id)
@@ -112,7 +115,7 @@ def known_partitions(
                     on_damage(str(error))
                     unusable.add((schema.id, number))
                     continue
-                applied, last = partitions[schema.id, number].applied_sequence, journal.last_sequence
+                applied = partitions[schema.id, number].applied_sequence
                 if applied > last:
                     reason = f"{path} holds record {applied}, the journal ends at {last}"
                     if on_damage is None:

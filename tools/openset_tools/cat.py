@@ -10,7 +10,6 @@ from openset.store.fold import fold_events
 from openset.store.offline import OpenTable, read_data_dir, table_named
 from openset_format.block import Block, PersonId
 from openset_format.errors import FormatError
-from openset_format.hashing import partition_of
 from openset_format.reader import PartitionFile
 from openset_format.verify import unreadable
 from openset_tools.inspect_file import column_names, file_block
@@ -32,7 +31,7 @@ def cat(path: Path, person: PersonId, table: str | None = None) -> tuple[dict[st
 def _in_directory(path: Path, person: PersonId, table: str | None) -> tuple[Block | None, list[str]]:
     store = read_data_dir(path)
     name = table_named(store, table).name
-    with OpenTable(path, name, {partition_of(person, store.catalog.partitions or 1)}) as opened:
+    with OpenTable(path, name, {store.partition_of(person)}) as opened:
         found = [view.person_rows(person) for _, view in opened.sound_views()]
         return next((block for block in found if block is not None), None), opened.problems
 

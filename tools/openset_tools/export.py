@@ -39,13 +39,17 @@ Write = Callable[[Iterable[Rows]], None]
 
 @dataclass(slots=True)
 class Exported:
-    """How much was written, and what is wrong with the data directory: then something was left out."""
+    """How much was written, and what is wrong with the data directory: then something was left out.
+
+    lacks: says which partitions are not here, in a member's directory.
+    """
 
     table: str
     people: int = 0
     events: int = 0
     rows: int = 0
     problems: list[str] = field(default_factory=list)
+    lacks: str = ""
 
 
 def export(
@@ -75,7 +79,7 @@ def export(
                 write(_runs(selected.blocks(view), done, partial(_advance_to, advance, passed, total)))
                 passed += view.rows
                 advance(passed, total)
-        done.problems = opened.problems
+        done.problems, done.lacks = opened.problems, opened.store.lacks
     return done
 
 

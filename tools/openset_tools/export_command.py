@@ -72,9 +72,11 @@ def export(
         done = exported(data_dir, table, target, output_format, chosen, advance)
     facts = {"table": done.table, "people": done.people, "events": done.events, "rows": done.rows}
     if as_json:
-        print_json(facts | {"problems": done.problems})
+        print_json(facts | ({"lacks": done.lacks} if done.lacks else {}) | {"problems": done.problems})
     else:
         click.echo(f"{done.events:,} events of {done.people:,} people exported, {done.rows:,} rows", err=True)
+        if done.lacks:
+            click.echo(done.lacks, err=True)
         for problem in done.problems:
             click.echo(f"left out: {problem}", err=True)
     context.exit(EXIT_DAMAGED if done.problems else 0)

@@ -16,6 +16,7 @@ import msgspec
 from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.fold import iso_text
+from openset.store.member_reading import MemberReading
 from openset.store.offline import OfflineStore, OpenTable, read_data_dir
 from openset.store.schema import TableSchema
 from openset.store.segments import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
@@ -109,7 +110,8 @@ def inspect_directory(data_dir: Path, advance: Advance = lambda done, total: Non
     return {
         "directory": str(data_dir),
         "partitions": store.catalog.partitions,
-        "journal": _journal(store.journal),
+        **({"lacks": store.lacks} if store.lacks else {}),
+        "journal": _journals(store.journal) if isinstance(store.journal, MemberReading) else _journal(store.journal),
         "tables": tables,
         "problems": list(dict.fromkeys(problems)),
     }
@@ -192,6 +194,32 @@ def _journal(journal: JournalReading) -> dict[str, Any]:
         "last_sequence": journal.last_sequence,
         "size_bytes": sum(scan.size_bytes for scan in journal.scans),
         "unfinished_bytes": journal.unfinished_bytes,
+    }
+
+
+def _journals(journals: MemberReading) -> dict[str, Any]:
+    """Those of a member's partitions, together and each."""
+    read = {number: _journal(log.journal) for number, log in journals.logs.items()}
+    kinds: Counter[str] = Counter()
+    for one in read.values():
+        kinds.update(one["kinds"])
+    return {
+        "id": journals.id,
+        **{fact: sum(one[fact] for one in read.values()) for fact in ("segments", "records")},
+        "kinds": dict(sorted(kinds.items())),
+        **{fact: sum(one[fact] for one in read.values()) for fact in ("size_bytes", "unfinished_bytes")},
+        "partitions": [
+            {
+                "partition": number,
+                "directory": log.directory,
+                **msgspec.to_builtins(log.base),
+                "records": read[number]["records"],
+                "first_sequence": read[number]["first_sequence"],
+                "last_sequence": read[number]["last_sequence"],
+                "last_term": log.terms[-1] if log.terms else log.base.term,
+            }
+            for number, log in journals.logs.items()
+        ],
     }
 
 

@@ -34,14 +34,22 @@ def inspect_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _directory(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['directory']}: {found['partitions'] or 0} partitions a table"
+    if "lacks" in found:
+        yield found["lacks"]
     journal = found["journal"]
     if journal is not None:
         kinds = ", ".join(f"{count:,} {name}" for name, count in journal["kinds"].items())
+        range_ = f" ({journal['first_sequence']} to {journal['last_sequence']})" if "first_sequence" in journal else ""
         yield (
-            f"journal {journal['id'][:8]}: {journal['records']:,} records ({journal['first_sequence']} to "
-            f"{journal['last_sequence']}) in {journal['segments']} segments, {journal['size_bytes']:,} bytes"
-            f"{': ' if kinds else ''}{kinds}"
+            f"journal {journal['id'][:8]}: {journal['records']:,} records{range_} in {journal['segments']} segments, "
+            f"{journal['size_bytes']:,} bytes{': ' if kinds else ''}{kinds}"
         )
+        for log in journal.get("partitions", ()):
+            yield (
+                f"  partition {log['partition']} in {log['directory']}: records {log['first_sequence']} to "
+                f"{log['last_sequence']}, the last of term {log['last_term']}; in the files up to {log['index']} "
+                f"(term {log['term']})"
+            )
     for file in found.get("files", ()):
         yield ""
         yield from _file(file)

@@ -12,6 +12,7 @@ from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.compaction import STAGING_SUFFIX
 from openset.store.dead_letters import DEAD_LETTERS_NAME
 from openset.store.dropped import DROPPED_SUFFIX
+from openset.store.journals import MEMBER_NAME
 from openset.store.lock import LOCK_NAME
 from openset.store.placing import PLACING_NAME
 from openset.store.segments import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
@@ -55,7 +56,7 @@ def _reason(relative: Path, is_directory: bool, catalog: Catalog | None) -> str 
         return "left by something unfinished, or needed by a query that runs"
     if parts[0] == JOURNAL_DIRECTORY:
         known = len(parts) == 1 or (len(parts) == 2 and (parts[1] == MARK_NAME or relative.suffix == SEGMENT_SUFFIX))
-        return None if known else "not part of the journal"
+        return None if known or _is_of_member(parts[1:]) else "not part of the journal"
     if parts[0] == CLUSTER_DIRECTORY:
         return None if parts[1:] in _OF_THE_CLUSTER else "not part of what a node knows of its cluster"
     if parts[0] != TABLES_DIRECTORY:
@@ -65,6 +66,14 @@ def _reason(relative: Path, is_directory: bool, catalog: Catalog | None) -> str 
     if len(parts) == 1:
         return None
     return _reason_in_table(relative, is_directory, catalog)
+
+
+def _is_of_member(parts: tuple[str, ...]) -> bool:
+    """Whether it is of the journals of a member: its own note, a partition's, a partition's journal."""
+    if len(parts) == 1:
+        return parts[0] == MEMBER_NAME or re.fullmatch(r"p\d{4}(\.json|-\d+)", parts[0]) is not None
+    of_journal = parts[1] == MARK_NAME or parts[1].endswith(SEGMENT_SUFFIX)
+    return len(parts) == 2 and of_journal and re.fullmatch(r"p\d{4}-\d+", parts[0]) is not None
 
 
 def _reason_in_table(relative: Path, is_directory: bool, catalog: Catalog | None) -> str | None:

@@ -8,7 +8,9 @@ from typing import Any
 
 from openset.errors import InternalError, OpenSetError
 from openset.store.dead_letters import read_dead_letters
+from openset.store.member_reading import MemberReading
 from openset.store.offline import OfflineStore, fingerprint, read_data_dir
+from openset.store.recovery import NoRecords
 from openset.store.schema import TableSchema
 from openset.store.trigger_catalog import read_catalog
 from openset.store.trigger_state import TriggerState
@@ -26,7 +28,9 @@ def read_offline(store: OfflineStore) -> Triggers:
     def refuse(table_id: int, payload: bytes) -> Future[int]:
         raise InternalError("a data directory that is only read is not changed")
 
-    return Triggers(store.data_dir, store.catalog, store.journal, store.partitions, refuse)
+    # A member has no triggers.
+    journal = NoRecords(store.journal.id) if isinstance(store.journal, MemberReading) else store.journal
+    return Triggers(store.data_dir, store.catalog, journal, store.partitions, refuse)
 
 
 def inspect_sidecar(path: Path) -> dict[str, Any]:

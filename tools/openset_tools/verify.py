@@ -17,6 +17,7 @@ from openset.cluster.identity import COORDINATOR_DIRECTORY, MEMBER_FILE, read_id
 from openset.errors import ConfigError, OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.dead_letters import DEAD_LETTERS_NAME
+from openset.store.journals import log_directory, member_path, read_base, read_member
 from openset.store.offline import read_data_dir
 from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
 from openset.store.snapshot import CLUSTER_DIRECTORY, JOURNAL_DIRECTORY, TABLES_DIRECTORY
@@ -50,7 +51,7 @@ def verify(
     problems = [*_catalog(data_dir), *_cluster(data_dir)]
     journal = data_dir / JOURNAL_DIRECTORY
     reading.begins(journal)
-    problems += _journal(journal)
+    problems += _journals(data_dir, journal)
     checks: list[tuple[str, Callable[[Path], list[Problem]]]] = [
         ("*/p*.h5", verify_partition),
         (f"*/{SEGMENTS_DIRECTORY}/*{SEGMENT_SUFFIX}", _membership),
@@ -140,6 +141,38 @@ def _catalog(data_dir: Path) -> Iterator[Problem]:
     except OpenSetError as error:
         mistakes = [error.message]
     yield from (Problem(str(path), None, None, mistake.removeprefix(f"{path} ")) for mistake in mistakes)
+
+
+def _journals(data_dir: Path, journal: Path) -> list[Problem]:
+    """Of a node that stands alone its journal, of a member those of its partitions."""
+    try:
+        is_member = read_member(data_dir) is not None
+    except OpenSetError as error:
+        path = data_dir / member_path()
+        return [Problem(str(path), None, None, error.message.removeprefix(f"{path} "))]
+    if not is_member:
+        return _journal(journal)
+    problems: list[Problem] = []
+    for path in sorted(journal.glob("p*.json")):
+        number = int(path.stem[1:]) if path.stem[1:].isdecimal() else 0
+        try:
+            base = read_base(data_dir, number)
+        except OpenSetError as error:
+            problems.append(Problem(str(path), None, None, error.message.removeprefix(f"{path} ")))
+        else:
+            problems += [] if base is None else _log(data_dir, number)
+    return problems
+
+
+def _log(data_dir: Path, number: int) -> list[Problem]:
+    """The journal of a partition, which another may have replaced meanwhile."""
+    problems: list[Problem] = []
+    for _ in range(_ATTEMPTS):
+        base = read_base(data_dir, number)
+        problems = [] if base is None else _journal(data_dir / log_directory(number, base.incarnation))
+        if not problems or base == read_base(data_dir, number):
+            break
+    return problems
 
 
 def _journal(directory: Path) -> list[Problem]:

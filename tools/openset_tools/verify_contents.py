@@ -79,7 +79,7 @@ def _segments(store: OfflineStore, schema: TableSchema, people: dict[int, int]) 
     for path in sorted(directory.glob(f"*{SEGMENT_SUFFIX}")):
         try:
             file = MembershipFile.open(path)
-            for number in file.partitions:
+            for number in store.here.intersection(file.partitions):
                 members = file.members(number)
                 if members and members.max() >= people.get(number, 0):
                     message = f"partition {number} has no person {members.max()}, who is in the segment"

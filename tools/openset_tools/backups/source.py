@@ -17,9 +17,11 @@ from typing import BinaryIO
 from xxhash import xxh3_128
 
 from openset.errors import ConfigError, InternalError
+from openset.store.journals import read_member
 from openset.store.offline import allow_open_files, fingerprint, lasting_files, read_data_dir
 from openset.store.segments import SEGMENTS_DIRECTORY
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
+from openset_format.journal_reading import JournalReading
 from openset_format.seal import SEAL_BYTES
 from openset_format.segment import SEGMENT_HEADER_BYTES
 from openset_tools.backups.lists import Backup, new_id
@@ -63,6 +65,11 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
 
     Raises ConfigError, InternalError for damage, OSError.
     """
+    if read_member(data_dir) is not None:
+        raise ConfigError(
+            f"{data_dir} is of a member of a cluster, which has a part of the data: it is not backed up by itself; "
+            "`openset export` writes what is here, and export and import of all members make a node of their own"
+        )
     allow_open_files()
     reason = "it changes faster than it can be read"
     for _ in range(_ATTEMPTS):
@@ -76,6 +83,7 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
                 store = read_data_dir(data_dir)
                 if store.problems:
                     raise InternalError("a damaged data directory is not backed up", detail=store.problems)
+                assert isinstance(store.journal, JournalReading), "it is not of a member"
                 for scan in store.journal.scans:
                     source = _open(data_dir, Path(JOURNAL_DIRECTORY) / scan.name, attempt)
                     source.size_bytes = scan.end
