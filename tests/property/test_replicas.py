@@ -250,3 +250,13 @@ def test_copies_equal_their_logs(steps: list[Any], directory: Path) -> None:
                 pair.check()
         finally:
             pair.close()
+
+
+def test_a_partition_without_any_file_is_given_up(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    try:
+        pair.step("insert", [{"person": f"p{number}", "stamp": number, "action": "view"} for number in range(20)])
+        pair.discard()
+        assert pair.members["b"].store.health.condition.state == "ok"
+    finally:
+        pair.close()

@@ -57,9 +57,28 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Any, Any]
             await cluster.erase("c", "p3")
             expected.erase("p3")
             await cluster.settled()
+            async with asyncio.timeout(20):
+                while not await as_the_map_says(cluster):
+                    await asyncio.sleep(0.05)
 
     asyncio.run(run())
     return directory, expected.contents()
+
+
+async def as_the_map_says(cluster: LocalCluster) -> bool:
+    """Whether every node has the partitions that it is to have, and no other, with everything that is agreed."""
+    placed = {number: one.placement for number, one in (await cluster.view()).placements.items()}
+    for name, node in cluster.nodes.items():
+        if node.store is None or node.store.replicas is None:
+            return False
+        visible = node.store.replicas.visible()
+        if visible.keys() != {number for number, one in placed.items() if name in one.in_sync}:
+            return False
+        for number, shown in visible.items():
+            owner = cluster.nodes[placed[number].owner].store
+            if owner is None or owner.replicas is None or owner.replicas.visible().get(number) != shown:
+                return False
+    return all(len(one.in_sync) == 2 and not one.filling for one in placed.values())
 
 
 @pytest.fixture
