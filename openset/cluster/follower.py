@@ -23,14 +23,20 @@ from openset.cluster.messages import (
 
 
 class Follower:
-    """One partition's copy. term: of the newest owner heard of. committed: agreed, as far as known here."""
+    """One partition's copy. term: of the newest owner heard of. committed: agreed, as far as known here.
 
-    def __init__(self, partition: int, log: PartitionLog, committed: int):
+    promised_until_ms: before that this node must not begin to own the partition (own clock).
+    """
+
+    def __init__(self, partition: int, log: PartitionLog, committed: int, promise_ms: int, promised_until_ms: int = 0):
         self.partition = partition
         self.log = log
         self.term = log.last.term
         self.committed = committed
         self.ticket = 0
+        self.promised_until_ms = promised_until_ms
+        self._promise_ms = promise_ms
+        self._echo_ms = 0  # the latest `sent_ms` of this term
         # An answer that waits until the records it vouches for are durable: to whom, in which term, up to where.
         self._owed: tuple[NodeName, int, int] | None = None
 
@@ -39,12 +45,14 @@ class Follower:
         if term > self.term:
             self.term = term
             self._owed = None
+            self._echo_ms = 0
 
-    def receive(self, owner: NodeName, append: Append) -> list[Instruction]:
+    def receive(self, owner: NodeName, append: Append, now_ms: int) -> list[Instruction]:
         """What an owner sent."""
         if append.term < self.term:
             return [Send(owner, Appended(self.partition, self.term, None, 0, self.ticket))]
         self.raise_term(append.term)
+        self._echo_ms = max(self._echo_ms, append.sent_ms)
         log = self.log
         if not log.has(append.previous):
             return [Send(owner, Appended(self.partition, self.term, None, self._hint(append.previous), self.ticket))]
@@ -52,12 +60,12 @@ class Follower:
         matched = append.previous.index + len(append.entries)
         instructions += self.learn_committed(min(append.committed, matched))
         self._owed = (owner, self.term, max(matched, self._owed[2] if self._owed else 0))
-        return instructions + self._answer()
+        return instructions + self._answer(now_ms)
 
-    def synced(self, event: Synced) -> list[Instruction]:
+    def synced(self, event: Synced, now_ms: int) -> list[Instruction]:
         """Records are durable."""
         self.log.sync(event.index, event.epoch)
-        return self._answer()
+        return self._answer(now_ms)
 
     def transferred(self, event: TransferArrived) -> list[Instruction]:
         """A file that has arrived: taken when it has records that are not here, in place of everything that is."""
@@ -113,7 +121,7 @@ class Follower:
             self._owed = (*self._owed[:2], min(self._owed[2], after))
         return [Cut(self.partition, after)]
 
-    def _answer(self) -> list[Instruction]:
+    def _answer(self, now_ms: int) -> list[Instruction]:
         """What is owed, once it is true; until then a later append may add to it."""
         if self._owed is None:
             return []
@@ -121,4 +129,5 @@ class Follower:
         if self.log.synced < matched:
             return []
         self._owed = None
-        return [Send(owner, Appended(self.partition, term, matched, 0, self.ticket))]
+        self.promised_until_ms = max(self.promised_until_ms, now_ms + self._promise_ms)
+        return [Send(owner, Appended(self.partition, term, matched, 0, self.ticket, self._echo_ms))]

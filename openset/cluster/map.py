@@ -47,7 +47,8 @@ class Placement(msgspec.Struct, frozen=True):
     added again gets another ticket, so that what it said before, when it may have had records that it since discarded,
     does not count.  tickets: how many were given.
     successor: the copy in sync to which the owner is asked to hand over; it does so itself, so that it never answers
-    after another one began to.  reason: of the last change, for people.
+    after another one began to.  handed_over: the owner before gave it up by itself, and does nothing an owner does any
+    more.  reason: of the last change, for people.
     """
 
     term: int
@@ -57,6 +58,7 @@ class Placement(msgspec.Struct, frozen=True):
     tickets: int = 0
     successor: NodeName | None = None
     reason: str = ""
+    handed_over: bool = False
 
     def __post_init__(self) -> None:
         assert self.owner in self.in_sync, "the owner is in sync with itself"
@@ -110,11 +112,12 @@ def changed(
     fill: NodeName | None = None,
     stop_filling: frozenset[NodeName] = frozenset(),
     successor: NodeName | None = None,
+    handed_over: bool = False,
 ) -> Placement:
     """The placement that replaces another one. owner: begins a new term, also the one there was.
 
-    fill: this node gets the partition. stop_filling: these do not any more, or are in sync now. A successor that is not
-    named again is forgotten.
+    handed_over: by the owner before.  fill: this node gets the partition. stop_filling: these do not any more, or are
+    in sync now. A successor that is not named again is forgotten.
     """
     new_owner = placement.owner if owner is None else owner
     filling = {node: ticket for node, ticket in placement.filling.items() if node not in stop_filling}
@@ -128,4 +131,5 @@ def changed(
         tickets=placement.tickets + (fill is not None),
         successor=successor,
         reason=reason,
+        handed_over=handed_over or (owner is None and placement.handed_over),
     )

@@ -26,7 +26,7 @@ class Append(Struct, frozen=True):
     """From an owner to a copy: the records behind `previous`, none for a sign of life.
 
     committed: up to this index everyone in sync has them.  complete: behind these records the owner has no others, so
-    what a copy has there from earlier terms was never agreed.
+    what a copy has there from earlier terms was never agreed.  sent_ms: the owner's clock.
     """
 
     partition: int
@@ -35,13 +35,15 @@ class Append(Struct, frozen=True):
     entries: tuple[Entry, ...]
     committed: int
     complete: bool
+    sent_ms: int = 0
 
 
 class Appended(Struct, frozen=True):
     """The copy's answer. matched: up to here it has, durably, what the owner has; None when `previous` is not there.
 
     hint: where the owner should try next when it is not.  term: the copy's; greater than the owner's means: deposed.
-    ticket: the last one the copy saw in the map, 0 for none.
+    ticket: the last one the copy saw in the map, 0 for none.  echo_ms: the latest `sent_ms` of this term, 0 for none: a
+    copy that answers so promises not to begin owning the partition for a while.
     """
 
     partition: int
@@ -49,6 +51,7 @@ class Appended(Struct, frozen=True):
     matched: int | None
     hint: int
     ticket: int = 0
+    echo_ms: int = 0
 
 
 Message = Append | Appended
@@ -173,6 +176,7 @@ class Transmit(Struct, frozen=True):
     last: int
     committed: int
     complete: bool
+    sent_ms: int = 0
 
 
 class Transfer(Struct, frozen=True):

@@ -31,23 +31,27 @@ class Timing:
     """All in ms. heartbeat: an idle owner says that it lives. retry: what is not answered is sent again.
 
     silence: a copy that answers nothing so long is taken out of the set in sync. patience: a write that is not agreed
-    by then is refused, whatever becomes of it.
+    by then is refused, whatever becomes of it.  promise: a copy that has answered an owner does not begin to own for so
+    long.
     """
 
     heartbeat_ms: int = 300
     retry_ms: int = 1_000
     silence_ms: int = 4_000
     patience_ms: int = 8_000
+    promise_ms: int = 1_500
 
 
 ENTRIES_PER_MESSAGE = 256
+# Of what a copy has promised, how much an owner counts on: clocks differ.
+_BELIEVED = 0.8
 
 
 @dataclass(slots=True)
 class _Copy:
     """What the owner knows of a copy. matched: it has the owner's records durably up to here; next: to be sent.
 
-    ticket: while it is being filled, the one that its answers must name.
+    ticket: while it is being filled, the one that its answers must name.  echo_ms: it has answered what was sent then.
     """
 
     matched: int
@@ -56,6 +60,7 @@ class _Copy:
     sent_ms: int
     ticket: int = 0
     transferring: bool = False
+    echo_ms: int = 0
 
 
 class Owner:
@@ -101,6 +106,15 @@ class Owner:
     def ready(self) -> bool:
         """Whether everything that owners before acknowledged is known to be agreed, and nobody is to take over."""
         return not self.deposed and not self._hands_over and self.committed >= self._inherited
+
+    def is_confirmed(self, now_ms: int) -> bool:
+        """Whether everyone who could be the next owner has promised not to begin before this moment is over.
+
+        That takes no coordinator: only copies in sync become owners, and the ones that are, this owner decides itself.
+        """
+        trusted_ms = int(self._timing.promise_ms * _BELIEVED)
+        others = self._required() - {self.node}
+        return all(name in self._copies and now_ms < self._copies[name].echo_ms + trusted_ms for name in others)
 
     @property
     def _hands_over(self) -> bool:
@@ -160,6 +174,7 @@ class Owner:
         copy.heard_ms = now_ms
         if sender in self.placement.filling and answer.ticket != copy.ticket:
             return []
+        copy.echo_ms = max(copy.echo_ms, answer.echo_ms)
         if answer.matched is None:
             copy.next = max(min(copy.next, answer.hint + 1), copy.matched + 1)
             return self._send(sender, now_ms)
@@ -229,7 +244,7 @@ class Owner:
         last = min(self.log.last.index, first + ENTRIES_PER_MESSAGE - 1)
         copy.next = last + 1
         complete = last == self.log.last.index
-        return [Transmit(name, self.partition, self.term, previous, first, last, self.committed, complete)]
+        return [Transmit(name, self.partition, self.term, previous, first, last, self.committed, complete, now_ms)]
 
     def _required(self) -> frozenset[NodeName]:
         """Who must have a record before it is agreed."""
@@ -271,7 +286,9 @@ class Owner:
             return []
         if self._copies[heir].matched < self.log.last.index:
             return []
-        given = changed(self.placement, f"{self.node} handed over: {self.placement.reason}", owner=heir)
+        given = changed(
+            self.placement, f"{self.node} handed over: {self.placement.reason}", owner=heir, handed_over=True
+        )
         return self._propose(given, now_ms) + self.give_up(f"{heir} takes partition {self.partition} over")
 
     def _propose(self, placement: Placement, now_ms: int) -> list[Instruction]:

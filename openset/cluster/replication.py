@@ -328,7 +328,7 @@ class Replication:
 
     def _send_append(self, order: Transmit, entries: tuple[Entry, ...]) -> None:
         self._outbox(order.to).put(
-            Append(order.partition, order.term, order.previous, entries, order.committed, order.complete)
+            Append(order.partition, order.term, order.previous, entries, order.committed, order.complete, order.sent_ms)
         )
 
     async def _propose(self, propose: Propose) -> None:

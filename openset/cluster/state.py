@@ -42,9 +42,9 @@ class NodeState:
         self.node = node
         self.map: ClusterMap | None = None
         self._timing = timing or Timing()
-        self._followers: dict[int, Follower] = {
-            partition: Follower(partition, log, log.base.index) for partition, log in logs.items()
-        }
+        self._logs = logs
+        self._followers: dict[int, Follower] = {}
+        self._born = False
         self._owners: dict[int, Owner] = {}
         # The least term in which this node may own a partition, where it was the owner when it started.
         self._least_terms: dict[int, int] = {}
@@ -54,6 +54,8 @@ class NodeState:
 
     def handle(self, event: Event, now_ms: int) -> list[Instruction]:
         """What to do about an event, in this order. now_ms: the node's own clock, which only grows."""
+        if not self._born:
+            self._begin(now_ms)
         handlers: dict[type, Callable[..., list[Instruction]]] = {
             MapRead: self._map_read,
             Received: self._received,
@@ -67,6 +69,13 @@ class NodeState:
         }
         return handlers[type(event)](event, now_ms)
 
+    def _begin(self, now_ms: int) -> None:
+        """What it had promised before it started it does not remember: it may have been just before."""
+        self._born = True
+        promise_ms = self._timing.promise_ms
+        for partition, log in self._logs.items():
+            self._followers[partition] = Follower(partition, log, log.base.index, promise_ms, now_ms + promise_ms)
+
     # ---------------------------------------------------------------- what the node knows
 
     def owner_of(self, partition: int) -> NodeName | None:
@@ -79,11 +88,16 @@ class NodeState:
         return self._owners[partition].term if partition in self._owners else None
 
     def may_answer(self, partition: int, now_ms: int) -> bool:
-        """Whether queries may be answered from here: nobody else can own the partition while the lease lasts."""
+        """Whether queries may be answered from here: nobody else can own the partition at this moment.
+
+        While the lease lasts the coordinator gives it to nobody; without it, while all copies in sync have promised not
+        to take it.
+        """
         owner = self._owners.get(partition)
         if owner is None or self.map is None or not owner.ready:
             return False
-        return now_ms < self._lease_until_ms and self.map.revision >= self._lease_revision
+        is_alive = now_ms < self._lease_until_ms and self.map.revision >= self._lease_revision
+        return is_alive or owner.is_confirmed(now_ms)
 
     def committed(self, partition: int) -> int:
         """Up to where the records of a partition are agreed, as far as this node knows."""
@@ -117,7 +131,7 @@ class NodeState:
         if self.node not in placement.copies:
             return self._leave(partition)
         if follower is None:
-            follower = self._followers[partition] = Follower(partition, PartitionLog(), 0)
+            follower = self._followers[partition] = Follower(partition, PartitionLog(), 0, self._timing.promise_ms)
         follower.raise_term(placement.term)
         follower.ticket = placement.filling.get(self.node, follower.ticket)
         if placement.owner != self.node:
@@ -129,6 +143,8 @@ class NodeState:
             return instructions  # deposed; the map will say by whom
         if placement.term < self._least_terms.get(partition, 0):
             return instructions + self._claim(partition, placed, now_ms)
+        if now_ms < follower.promised_until_ms and not placement.handed_over:
+            return instructions  # the owner before may still answer; it is looked at again as time goes by
         owner = Owner(self.node, partition, follower.log, follower.committed, placed, self._timing, now_ms)
         self._owners[partition] = owner
         return instructions + owner.start(now_ms)
@@ -171,7 +187,7 @@ class NodeState:
         instructions: list[Instruction] = []
         if owner is not None:
             instructions = self._stop_owning(message.partition, f"{event.sender} owns the partition now")
-        return instructions + follower.receive(event.sender, message)
+        return instructions + follower.receive(event.sender, message, now_ms)
 
     def _write(self, event: Write, now_ms: int) -> list[Instruction]:
         owner = self._owners.get(event.partition)
@@ -183,7 +199,7 @@ class NodeState:
         if event.partition in self._owners:
             return self._owners[event.partition].synced(event)
         follower = self._followers.get(event.partition)
-        return [] if follower is None else follower.synced(event)
+        return [] if follower is None else follower.synced(event, now_ms)
 
     def _compacted(self, event: Compacted, now_ms: int) -> list[Instruction]:
         log = self.log(event.partition)
@@ -210,8 +226,7 @@ class NodeState:
     def _tick(self, event: Tick, now_ms: int) -> list[Instruction]:
         instructions = [each for _, owner in sorted(self._owners.items()) for each in owner.tick(now_ms)]
         if self.map is not None:
-            for partition in sorted(self._claims.keys() - self._owners.keys()):
-                placed = self.map.placements.get(partition)
-                if placed is not None and placed.placement.owner == self.node:
+            for partition, placed in sorted(self.map.placements.items()):
+                if placed.placement.owner == self.node and partition not in self._owners:
                     instructions += self._placed(partition, placed, now_ms)
         return instructions

@@ -59,6 +59,7 @@ class _Append(msgspec.Struct, frozen=True, array_like=True, tag="append"):
     previous_index: _Number
     committed: _Number
     complete: bool
+    sent_ms: _Number
     entries: list[_Entry]
 
 
@@ -68,6 +69,7 @@ class _Appended(msgspec.Struct, frozen=True, array_like=True, tag="appended"):
     matched: _Number | None
     hint: _Number
     ticket: _Number
+    echo_ms: _Number
 
 
 # What msgspec raises for bytes that are not what they should be.
@@ -92,12 +94,15 @@ def encode_messages(messages: Sequence[Message]) -> bytes:
 
 def _encoded(message: Message) -> _Append | _Appended:
     if isinstance(message, Appended):
-        return _Appended(message.partition, message.term, message.matched, message.hint, message.ticket)
+        return _Appended(
+            message.partition, message.term, message.matched, message.hint, message.ticket, message.echo_ms
+        )
     entries = [_Entry(one.term, one.payload.kind, one.payload.table_id, one.payload.data) for one in message.entries]
     previous = message.previous
     return _Append(
-        message.partition, message.term, previous.term, previous.index, message.committed, message.complete, entries
-    )
+        message.partition, message.term, previous.term, previous.index, message.committed, message.complete,
+        message.sent_ms, entries,
+    )  # fmt: skip
 
 
 def decode_messages(data: bytes) -> list[Message]:
@@ -110,7 +115,7 @@ def decode_messages(data: bytes) -> list[Message]:
 
 def _decoded(each: _Append | _Appended) -> Message:
     if isinstance(each, _Appended):
-        return Appended(each.partition, each.term, each.matched, each.hint, each.ticket)
+        return Appended(each.partition, each.term, each.matched, each.hint, each.ticket, each.echo_ms)
     for entry in each.entries:
         check_payload(each.partition, entry.kind, entry.data)
     return Append(
@@ -120,6 +125,7 @@ def _decoded(each: _Append | _Appended) -> Message:
         tuple(Entry(entry.term, Payload(entry.kind, entry.table_id, entry.data)) for entry in each.entries),
         each.committed,
         each.complete,
+        each.sent_ms,
     )
 
 

@@ -35,3 +35,18 @@ def test_without_faults_every_write_is_acknowledged_and_nothing_moves_twice() ->
     copies_made = sum(placed.placement.tickets for placed in simulation.coordinator.placements.values())
     # Six partitions of one node become twelve copies, four on each node: the first node keeps four of its six.
     assert copies_made == 8
+
+
+def test_owners_go_on_without_the_coordinator() -> None:
+    """Their leases end; that all copies answer them is enough, and what they write is agreed."""
+    simulation = Simulation(7, nodes=3, partitions=3, replicas=2, faults=0.0)
+    simulation.run(2_000, 8_000)
+    simulation.coordinator_down = True
+    acknowledged = simulation.acknowledged
+    for moment in range(10_000, 40_000, 500):
+        simulation._until(moment)
+        for partition, placed in simulation.coordinator.placements.items():
+            node = simulation.nodes[placed.placement.owner]
+            assert node.state is not None
+            assert node.state.may_answer(partition, node.now_ms(simulation.time)), (moment, partition)
+    assert simulation.acknowledged > acknowledged + 100

@@ -45,7 +45,7 @@ from openset.cluster.owner import Timing
 from openset.cluster.sentinel import Health, decide, first_placements
 from openset.cluster.state import NodeState
 
-TIMING = Timing(heartbeat_ms=100, retry_ms=200, silence_ms=900, patience_ms=2_000)
+TIMING = Timing(heartbeat_ms=100, retry_ms=200, silence_ms=900, patience_ms=2_000, promise_ms=600)
 LEASE_MS = 1_500
 # A node believes in its lease for a shorter time than the coordinator: clocks run at rates up to 1 % apart.
 LEASE_BELIEVED_MS = 1_200
@@ -266,7 +266,7 @@ class Simulation:
             case Transmit():
                 entries = tuple(node.seen.get(instruction.partition, [])[instruction.first - 1 : instruction.last])
                 append = Append(instruction.partition, instruction.term, instruction.previous, entries,
-                                instruction.committed, instruction.complete)  # fmt: skip
+                                instruction.committed, instruction.complete, instruction.sent_ms)  # fmt: skip
                 self._deliver(node.name, instruction.to, append)
             case Transfer():
                 self._transfer(node, instruction)

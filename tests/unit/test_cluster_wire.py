@@ -42,9 +42,9 @@ def insert_payload(partition: int, partitions: int = 4) -> bytes:
 
 RECORD = Payload(INSERT_RECORD, 1, insert_payload(2))
 MESSAGES = [
-    Append(2, 7, Position(6, 12), (Entry(7, RECORD), Entry(7, RECORD)), 11, True),
+    Append(2, 7, Position(6, 12), (Entry(7, RECORD), Entry(7, RECORD)), 11, True, 123),
     Append(0, 1, Position(0, 0), (), 0, False),
-    Appended(2, 7, 12, 0, 3),
+    Appended(2, 7, 12, 0, 3, 122),
     Appended(2, 8, None, 5),
 ]
 
