@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from openset.http.cluster_status import health
 from openset.http.resource import Answer, Resource
 from openset.store.health import Condition
 
@@ -19,9 +20,12 @@ class HealthResource(Resource):
         store, scrubber = self.node.open_store, self.node.scrubber
         if store is None:
             return {"status": "starting"}
+        if self.node.cluster.identity.mode == "removed":
+            return {"status": "removed"}
         last = scrubber.last if scrubber is not None else None
         return {
             **_status(store.health.condition),
+            **self._cluster(),
             "damage": [
                 {"file": one.file, "dataset": one.dataset, "offset": one.offset, "message": one.message}
                 for one in store.damage.all()
@@ -30,6 +34,16 @@ class HealthResource(Resource):
             if last is None
             else {"at": last.ended_ms, "files": last.files, "bytes": last.size_bytes, "damaged": last.damaged},
         }
+
+    def _cluster(self) -> dict[str, Any]:
+        """Of a member, whether the others hold it for alive, and how the cluster is, as it knows it."""
+        membership = self.node.membership
+        if membership is None:
+            return {}
+        view = membership.view
+        assert view.map is not None, "a membership has seen its cluster"
+        status = health(view, view.map.replicas)["status"]
+        return {"cluster": {"node": membership.node, "alive": membership.node in view.alive, "status": status}}
 
 
 def _status(condition: Condition) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroaring import BitMap
 from support import store_model as model
-from support.replicated import LocalCluster
+from support.replicated import JOURNAL_ID, LocalCluster
 
 from openset.cluster.transfers import Begin, FileHead, Piece, Rate, SendTransfer
 from openset.errors import InternodeError, OpenSetError, UnreachableError
+from openset.store.segments import Computed, Segment
 from openset.store.snapshot import partition_path
 from openset.store.views import ViewCache
 from openset_format.hashing import checksum, partition_of
+from openset_format.membership import serialized
 
 
 def event(person: Any, number: int, **attributes: Any) -> dict[str, Any]:
@@ -283,3 +286,43 @@ class History:
 
     def _living(self) -> int:
         return sum(node.replication is not None for node in self.cluster.nodes.values())
+
+
+async def test_every_copy_finishes_erasures_also_after_a_start(tmp_path: Path) -> None:
+    """Who was erased leaves the stored segments of all copies; until then the record stays in their journals."""
+    async with LocalCluster(tmp_path, ["a", "b"], partitions=1) as cluster:
+        await cluster.settled()
+        await cluster.insert("a", batch(0))
+        made = Segment("all", "", None, None, 5, 3, {}, 0, 0, (), JOURNAL_ID, 0, "UTC", {0: 1}, 5, "one")
+        for node in cluster.nodes.values():
+            assert node.store is not None
+            node.store.segments.put(1, [Computed(made, {0: serialized(BitMap([0, 1, 2]))})])
+        await cluster.erase("b", "p1")
+        await visible_everywhere(cluster)
+        await cluster.nodes["b"].stop()
+        await cluster.nodes["b"].start()
+        await cluster.settled()
+        await visible_everywhere(cluster)
+        for node in cluster.nodes.values():
+            assert node.store is not None
+            assert node.store.erasures.first(1, 0) == 2
+            await asyncio.to_thread(node.store.compact_all)
+            assert node.store.erasures.first(1, 0) is None
+            (found,) = node.store.segments.all(1, 0)
+            assert found.segment.people == 2
+            assert sorted(BitMap.deserialize(node.store.segments.read(found).members[0])) == [0, 2]
+            assert node.store.snapshot("t")[0].applied_sequence == 2
+
+
+async def visible_everywhere(cluster: LocalCluster) -> None:
+    """Until every node shows what any of them shows."""
+    async with asyncio.timeout(10):
+        while True:
+            shown = [
+                node.store.replicas.visible()
+                for node in cluster.nodes.values()
+                if node.store is not None and node.store.replicas is not None
+            ]
+            if all(one == shown[0] for one in shown):
+                return
+            await asyncio.sleep(0.05)

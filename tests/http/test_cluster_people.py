@@ -95,6 +95,12 @@ def test_who_is_erased_through_any_node_is_gone_from_all(cluster: Cluster) -> No
     assert listed(cluster[0], "erased") == {"every": left, "low": 1}
 
 
+def test_health_says_how_the_cluster_is(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        health = done(node.request("GET", "/health"))
+        assert (health["status"], health["cluster"]) == ("ok", {"node": node.name, "alive": True, "status": "ok"})
+
+
 def test_what_a_cluster_does_not_run_yet_is_refused_at_once(cluster: Cluster) -> None:
     create(cluster[0], "quiet")
     count(cluster[0], "quiet", EVERY)
@@ -158,6 +164,7 @@ def test_a_node_that_was_down_answers_with_the_segments_of_the_others(cluster: C
     away.kill()
     error = wait_until("it is missed", lambda: rest[0].request("POST", "/v1/table/away/compact", patience=60)).error
     assert (error["class"], name in error["message"]) == ("internode", True)
+    assert done(rest[0].request("GET", "/health"))["cluster"]["status"] in ("degraded", "unavailable")
     cluster.wait_for("others own its partitions", lambda status: owned_by_others(status, name), rest)
     done(erase(rest[0], "away", "person-03"))
     done(rest[1].request("DELETE", "/v1/table/away/segments/gone"))

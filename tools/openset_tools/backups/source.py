@@ -67,8 +67,8 @@ def open_sources(data_dir: Path, opened: ExitStack) -> tuple[list[Source], Backu
     """
     if read_member(data_dir) is not None:
         raise ConfigError(
-            f"{data_dir} is of a member of a cluster, which has a part of the data: it is not backed up by itself; "
-            "`openset export` writes what is here, and export and import of all members make a node of their own"
+            f"{data_dir} is of a member of a cluster, which has a part of the data, and is not backed up by itself: "
+            "export the tables of all members and import them into one directory"
         )
     allow_open_files()
     reason = "it changes faster than it can be read"
