@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-BENCHMARKS := insert import files load query column overlay segments restart revent
+BENCHMARKS := insert import files load query column overlay segments restart revent cluster
 
 .PHONY: help demo test lint fuzz format crash chaos clean $(BENCHMARKS:%=bench-%)
 
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-segments  segments over a million people"
 	@echo "make bench-restart  from the start of a daemon to its first answer"
 	@echo "make bench-revent  what triggers cost, and how soon they tell"
+	@echo "make bench-cluster  a node that joins a cluster, against curl; how soon a killed owner is replaced"
 	@echo "make fuzz          random scripts, the engine against the interpreter, for SECONDS=600"
 	@echo "make crash         a daemon killed ROUNDS=100 times; power failures and faults at every step (SEED=1)"
 	@echo "make chaos         five nodes under faults of all kinds for SECONDS=600 (SEED=1)"

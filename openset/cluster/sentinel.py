@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from openset.cluster.map import ClusterMap, NodeName, Placed, Placement, changed
 
 # Partitions that are being filled at one time, per node that gets them.
-FILLING_AT_ONCE = 2
+FILLING_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)

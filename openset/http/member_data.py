@@ -20,7 +20,7 @@ from openset.cluster.wire import WriteItem
 from openset.errors import ConfigError, OpenSetError, UnreachableError
 from openset.http.member_spread import MemberSpread
 from openset.log import get_logger
-from openset.query.shared_segments import exchange
+from openset.query.shared_segments import catch_up
 from openset.store.ingest import Insert
 from openset.store.records import ERASURE_RECORD
 
@@ -99,7 +99,7 @@ class MemberData:
         assert store is not None and spread is not None
         for node in others:
             try:
-                await exchange(store, spread, node)
+                await catch_up(store, spread, node)
             except OpenSetError as error:
                 log.warning("stored segments could not be compared", node=node, reason=error.message)
             except Exception:  # nobody awaits this task

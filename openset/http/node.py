@@ -267,6 +267,8 @@ class Node:
         """Answers those who wait for messages, because the daemon stops."""
         self.stopping = True
         self.cluster.end_waiting()
+        if self._compactor is not None:
+            self._compactor.end_waiting()
         if self._deliveries is not None:
             self._deliveries.close()
 

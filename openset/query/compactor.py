@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openset.errors import InternalError, OpenSetError
+from openset.errors import InternalError, OpenSetError, UnreachableError
 from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
@@ -53,6 +53,7 @@ class Compactor:
     def __init__(self, store: Store):
         self._store = store
         self._failure: tuple[float, str] | None = None
+        self._stops = False
         self._looked = time.monotonic()
         # What is due since before the start can wait until the first queries are answered.
         store.compactions.wake.clear()
@@ -81,13 +82,13 @@ class Compactor:
         while store.compactions.still_wanted(wanted):
             if self._failure is not None and self._failure[0] >= started:
                 raise InternalError(f"the compaction failed and will be tried again: {self._failure[1]}")
-            await asyncio.sleep(_POLL_SECONDS)
+            await self._pause()
         await asyncio.to_thread(store.compactions.write_sidecars, True)
         waited = time.monotonic()
         while not await asyncio.to_thread(store.compactions.is_forgotten, below, wanted):
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("the files are compacted, but queries still hold on to old ones; try again")
-            await asyncio.sleep(_POLL_SECONDS)
+            await self._pause()
         return len(wanted)
 
     async def _wait_for_records(self, up_to: Mapping[int, int]) -> None:
@@ -96,7 +97,16 @@ class Compactor:
         while replicas is not None and not replicas.shows(up_to):
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("records of this node's copies are not agreed on yet; try again")
-            await asyncio.sleep(_POLL_SECONDS)
+            await self._pause()
+
+    def end_waiting(self) -> None:
+        """Whoever has asked for a compaction is answered, because the daemon stops."""
+        self._stops = True
+
+    async def _pause(self) -> None:
+        if self._stops:
+            raise UnreachableError("the daemon is shutting down; what is not compacted will be after the next start")
+        await asyncio.sleep(_POLL_SECONDS)
 
     async def _wait_for_triggers(self, below: Mark) -> None:
         """Until they have run for all inserts before a mark, which stay in the journal so long."""
@@ -104,7 +114,7 @@ class Compactor:
         while self._store.triggers.waits_for(below):
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("triggers have not run yet for everything that was inserted; try again")
-            await asyncio.sleep(_POLL_SECONDS)
+            await self._pause()
 
     async def _wait_for_erasures(self, below: Mark) -> None:
         """Until all before a mark are finished. Raises InternalError, ReadOnlyError when one cannot be."""
@@ -113,7 +123,7 @@ class Compactor:
         while self._store.erasures.waits_for(below):
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("an erasure is not finished yet; try again")
-            await asyncio.sleep(_POLL_SECONDS)
+            await self._pause()
             await asyncio.to_thread(self._store.erasures.finish_left)
 
     async def _finish_erasures(self) -> None:

@@ -1,7 +1,7 @@
 """Stored segments of a cluster: every node has all of them, whole; who computes one sends it to the others.
 
 A node that was away when a computation was sent is given it by the query that needs it (`bring`), and learns of what
-it missed when it is back (`exchange`). What was removed meanwhile is remembered in memory only: when all who know have
+it missed when it is back (`catch_up`). What was removed meanwhile is remembered in memory only: when all who know have
 been restarted, a node that comes back brings it along again until it is removed once more.
 """
 
@@ -137,38 +137,28 @@ async def bring(spread: Spread, node: str, segments: Segments, stored: Sequence[
 async def catch_up(store: Store, spread: Spread, node: str) -> None:
     """Takes over from another member what was computed or removed while this node was away. Raises OpenSetError.
 
-    Of one computation people can only have been erased since: those stay whom neither of the two has lost.
+    Of one computation people can only have been erased since: both nodes then have those that neither has lost.
     """
-    await _take_over(store, spread, node)
-
-
-async def exchange(store: Store, spread: Spread, node: str) -> None:
-    """`catch_up`, and gives the other member what it lacks: where all were down, it may be the one that was away."""
-    listed = await _take_over(store, spread, node)
-    known = {(table_id, name): (edition, lost) for table_id, name, edition, lost in listed.stored}
-    for one in [one for schema in store.tables() for one in store.segments.all(schema.id, _now_ms())]:
-        segment = one.segment
-        edition, lost = known.get((one.table_id, segment.name), ((0, ""), 0))
-        if edition < segment.edition or (edition == segment.edition and lost != segment.lost):
-            with store.segments.pinned(one.table_id, [segment.name], _now_ms()) as found:
-                await bring(spread, node, store.segments, list(found.values()))
-
-
-async def _take_over(store: Store, spread: Spread, node: str) -> SegmentList:
     listed: SegmentList = decoded(await spread.ask(node, encoded(ListSegments()), TIMEOUT_MS), SegmentList)
     tables = {schema.id for schema in store.tables()}
-    for table_id, name, removed_up_to in listed.removed:
+    for table_id, name, edition in listed.removed:
         if table_id in tables:
-            await asyncio.to_thread(store.segments.remove, table_id, name, _now_ms(), removed_up_to)
+            await asyncio.to_thread(store.segments.remove, table_id, name, _now_ms(), edition)
     for table_id, name, edition, lost in listed.stored:
         if table_id not in tables:
             continue
         with store.segments.pinned(table_id, [name], _now_ms()) as found:
             own = found[name].segment if name in found else None
-        if own is None or own.edition < edition or (own.edition == edition and own.lost != lost):
+        if own is None or (own.edition, own.lost) != (edition, lost):
             data = await spread.ask(node, encoded(FetchSegment(table_id, name)), TIMEOUT_MS)
             await asyncio.to_thread(_receive, store, table_id, decoded(data, list[SentSegment]))
-    return listed
+        if own is not None and own.edition == edition and own.lost != lost:
+            await _give(store, spread, node, table_id, name)
+
+
+async def _give(store: Store, spread: Spread, node: str, table_id: int, name: str) -> None:
+    with store.segments.pinned(table_id, [name], _now_ms()) as found:
+        await bring(spread, node, store.segments, list(found.values()))
 
 
 def is_refreshed_here(spread: Spread, partitions: int, stored: StoredSegment) -> bool:

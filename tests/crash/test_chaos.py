@@ -1,8 +1,24 @@
-"""Faults that follow from a seed."""
+"""The minute of what `make chaos` does for ten: a cluster of five nodes under faults, every answer checked."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from support.chaos.plan import plan
+from support.chaos.run import run
+
+SEED = 20261127
+
+
+@pytest.mark.timeout(400)
+def test_a_minute_of_chaos(tmp_path: Path) -> None:
+    tally = run(tmp_path, SEED, seconds=40)
+    print(tally)
+    _, acknowledged, _ = tally.requests
+    assert acknowledged > 50
+    assert tally.answers["events answered"] > 20 and tally.answers["person answered"] > 5
+    assert sum(tally.faults.values()) == len(plan(SEED, 40))
 
 
 def test_a_seed_says_what_goes_wrong() -> None:

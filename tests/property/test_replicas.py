@@ -39,6 +39,7 @@ steps = st.lists(
         st.tuples(st.sampled_from(["compact", "reopen", "rotate", "catch up"]), nodes),
         st.just(("transfer", "")),
         st.just(("discard", "")),
+        st.just(("look", "")),
     ),
     min_size=1,
     max_size=16,
@@ -146,6 +147,9 @@ class Pair:
                     self.transfer(partition)
             case "discard":
                 self.discard()
+            case "look":  # what is read is kept, and must not be taken for what comes later
+                for one in self.members.values():
+                    model.read_snapshots(one.cache, one.store.snapshot("t"))
 
     def hide_and_cut(self, events: list[dict[str, Any]]) -> None:
         """Records of a term that ended before they were agreed; the next term has others in their place."""
@@ -195,7 +199,6 @@ class Pair:
         replicas.replace(partition, lambda: copies.install(partition, received, replicas)).result(10)
         replicas.show(partition, outgoing.index)
         target.shown[partition] = outgoing.index
-        target.reopen()
         rest = self.log[partition][outgoing.index :]
         if rest:
             target.keep(partition, outgoing.index + 1, rest)

@@ -26,7 +26,6 @@ from openset.query.shared_segments import (
     SegmentList,
     SentSegment,
     catch_up,
-    exchange,
     is_refreshed_here,
 )
 from openset.query.stored_segments import list_segments, remove_segment
@@ -204,7 +203,7 @@ def test_who_was_erased_leaves_everywhere_whoever_was_away(nodes: Nodes) -> None
         for name, other in (("b", "a"), ("c", "b")):
             member = nodes.members[name]
             assert member.tools.spread is not None
-            await exchange(member.tools.store, member.tools.spread, other)
+            await catch_up(member.tools.store, member.tools.spread, other)
         assert [people(member) for member in nodes.members.values()] == [18] * 3
         assert len({edition(member) for member in nodes.members.values()}) == 1
         assert await counted(nodes.members["c"], "@segment same:\n    union(buyers, buyers)\n") == {
@@ -229,26 +228,6 @@ def test_catching_up_brings_everything(nodes: Nodes) -> None:
         assert {edition(nodes.members["c"], name) for name in ("buyers", "others")} == {
             edition(nodes.members["b"], name) for name in ("buyers", "others")
         }
-
-    asyncio.run(run())
-
-
-def test_who_catches_up_gives_what_the_other_one_lacks(nodes: Nodes) -> None:
-    """Where all were down, and the one that knew less is back first."""
-
-    async def run() -> None:
-        await counted(nodes.members["a"])
-        nodes.insert("t", [{"person": 0, "stamp": 1, "action": "buy"}])
-        nodes.before_answer = refuse_segments(nodes, "c")
-        await counted(nodes.members["a"], SECTIONS + "@segment more:\n    union(buyers, others)\n")
-        nodes.before_answer = None
-        assert edition(nodes.members["c"]) < edition(nodes.members["a"]) and stored(nodes.members["c"], "more") is None
-        spread = nodes.members["a"].tools.spread
-        assert spread is not None
-        await exchange(nodes.members["a"].tools.store, spread, "c")
-        for name in ("buyers", "others", "more"):
-            assert edition(nodes.members["c"], name) == edition(nodes.members["a"], name)
-        assert people(nodes.members["c"]) == 21
 
     asyncio.run(run())
 
