@@ -122,10 +122,10 @@ def test_patterns_without_references_are_linear(source: str) -> None:
 
 
 def test_patterns_with_references_have_a_time_limit() -> None:
-    started = time.monotonic()
+    started = time.process_time()  # which is what the engine counts, too
     with pytest.raises(RunTimeError, match="rx= needs more than its time budget"):
         found(r"^(?=a)((a|aa)+)+\1$", "a" * 60 + "!")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_the_deadline_of_the_query_ends_the_search() -> None:
