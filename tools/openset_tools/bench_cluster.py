@@ -137,7 +137,7 @@ def _measure_curl(place: Path, node: Node) -> float:
     try:
         _wait(
             "the static handler answers",
-            lambda: not subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/x"]).returncode,
+            lambda: not subprocess.run(["curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/x"]).returncode,
         )
         command = ["curl", "-s", "--fail"]
         for number, path in enumerate(node.files()):
