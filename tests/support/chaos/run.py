@@ -12,6 +12,7 @@ import errno
 import http.client
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -484,6 +485,7 @@ def main() -> None:
     options = parser.parse_args()
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the daemons are ended then, too
     place = Path(tempfile.mkdtemp(prefix="openset-chaos-"))
     try:
         print(run(place, seed, options.seconds, pace=options.pace, verbose=True))
