@@ -113,6 +113,7 @@ class _Partition:
     def _load(self, snapshot: PartitionSnapshot) -> None:
         self._state = load_state(self._data_dir, snapshot, self._reader)
         self._generation, self._records = snapshot.generation, len(snapshot.records)
+        self._applied = snapshot.applied_sequence
         self._moments = OrderedDict({self._records: self._state.moment})
         self._long.clear()
 
@@ -147,6 +148,8 @@ class _Partition:
 
     def _moment_at(self, snapshot: PartitionSnapshot) -> Moment:
         records = len(snapshot.records)
+        is_same = snapshot.generation == self._generation
+        assert not is_same or snapshot.applied_sequence == self._applied, "a generation of a lineage is one file"
         if snapshot.generation > self._generation:
             self._load(snapshot)
         elif snapshot.generation < self._generation or (records < self._records and records not in self._moments):
