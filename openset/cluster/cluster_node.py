@@ -467,18 +467,17 @@ class ClusterNode:
         """How tables are changed here. Raises ConfigError, UnreachableError."""
         from openset.cluster.schema_changes import ClusterSchema, LocalSchema
 
-        store = self._opened()
         if self._membership is None:
             async with self._local_schema:
                 if self._membership is None:
                     if self.identity.mode == "becoming":
                         raise ConfigError("this node is becoming a member of a cluster: try again when it is one")
-                    yield LocalSchema(store)
+                    yield LocalSchema(self._opened())
                     return
         membership = self.membership
         if membership is None:
             raise UnreachableError("this node has not seen its cluster yet")
-        yield ClusterSchema(membership, store)
+        yield ClusterSchema(membership, self._opened())
 
     async def _become(self, *, fresh: bool = False) -> None:
         """From wherever the node is to a running membership. Raises UnreachableError, ConfigError, InternalError.

@@ -18,6 +18,8 @@ _FIELDS = ("columns", *Z_ORDER_NAMES, "retention_days")
 
 
 class TableList(Resource):
+    # A node that becomes a member holds changes of tables up by itself, and they are not to hold it up.
+    uses_store = False
     error_kind = ConfigError
 
     async def get(self) -> None:
@@ -30,6 +32,8 @@ class TableList(Resource):
 
 
 class TableResource(Resource):
+    # A node that becomes a member holds changes of tables up by itself, and they are not to hold it up.
+    uses_store = False
     error_kind = ConfigError
 
     async def get(self, table: str) -> None:
@@ -81,6 +85,9 @@ class TableResource(Resource):
 
 class _Column(Resource):
     """Both ways to name a column in an address, so that the wrong one gets an answer that says so."""
+
+    # A node that becomes a member holds changes of tables up by itself, and they are not to hold it up.
+    uses_store = False
 
     error_kind = ConfigError
 
