@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from openset.cluster.identity import AUTOMATIC_REPLICAS, MEMBER_FILE, Identity, IdentityFile
+from openset.cluster.invitation import Home, JoinAnswer, JoinRequest, Membered
 from openset.cluster.map import Member, NodeName
 from openset.cluster.peers import Address, Peers
 from openset.cluster.security import HOW_TO, Security, security_of
@@ -36,7 +37,6 @@ if TYPE_CHECKING:  # what only members need is loaded when there is one
 log = get_logger("openset.cluster")
 
 DEFAULT_PORT = 8080
-HOST_PATTERN = r"^[A-Za-z0-9._:\-]{1,253}$"
 _WILDCARDS = ("", "0.0.0.0", "::")
 _ASK_MS = 5_000
 _JOIN_MS = 60_000
@@ -65,34 +65,6 @@ class ClusterOptions:
     lease_ms: int = 5_000
     gone_after_ms: int = 60_000
     transfer_bytes_per_second: int = 0
-
-
-class Home(msgspec.Struct, frozen=True):
-    """The node with the embedded coordinator."""
-
-    node: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:\-\[\]]{1,100}$")]
-    host: Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
-    port: Annotated[int, msgspec.Meta(ge=1, le=65_535)]
-
-
-class JoinRequest(msgspec.Struct, frozen=True):
-    """What the inviting member tells an empty node. host: where it reached it.  home: None where it has etcd."""
-
-    cluster: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
-    host: Annotated[str, msgspec.Meta(pattern=HOST_PATTERN)]
-    home: Home | None
-
-
-class JoinAnswer(msgspec.Struct, frozen=True):
-    """From a node that is a member now."""
-
-    node: NodeName
-
-
-class Membered(msgspec.Struct, frozen=True):
-    """Whether a node belongs to a cluster already, as the interface says it."""
-
-    part_of_cluster: bool
 
 
 class ClusterNode:
@@ -360,8 +332,8 @@ class ClusterNode:
             node = msgspec.msgpack.decode(reply.body, type=JoinAnswer).node
         except msgspec.DecodeError as error:
             raise InternodeError(f"{address} answers something else than its name: {error}") from error
-        await self._until(
-            lambda view: node in view.members and node in view.alive, f"{node} has joined and is not alive"
+        await self.membership.until(
+            lambda view: node in view.members and node in view.alive, _SEEN_MS, f"{node} has joined and is not alive"
         )
         await self.membership.tell_others("add_node", but=node)
         return node
@@ -602,18 +574,6 @@ class ClusterNode:
 
     async def _note_home(self, home: Member) -> None:
         await self._write(msgspec.structs.replace(self.identity, home=msgspec.structs.replace(home, leaving=False)))
-
-    async def _until(self, is_so: Callable[[View], bool], otherwise: str) -> None:
-        """Waits for a view. Raises UnreachableError with what is otherwise the case."""
-        membership = self.membership
-        assert membership is not None
-        try:
-            async with asyncio.timeout(_SEEN_MS / 1_000):
-                while not is_so(membership.view):
-                    if not await membership.changed(_LOOK_SECONDS):
-                        await membership.read_now()
-        except TimeoutError as error:
-            raise UnreachableError(otherwise) from error
 
     # ---------------------------------------------------------------- what it stands on
 

@@ -245,6 +245,16 @@ class Membership:
             return False
         return True
 
+    async def until(self, is_so: Callable[[View], bool], timeout_ms: int, otherwise: str) -> None:
+        """Waits for a view. Raises UnreachableError with what is otherwise the case."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1_000):
+                while not is_so(self.view):
+                    if not await self.changed(_WATCH_GRACE_SECONDS):
+                        await self.read_now()
+        except TimeoutError as error:
+            raise UnreachableError(otherwise) from error
+
     async def caught_up(self, revision: Revision, timeout_ms: int) -> None:
         """Returns when the view is of that revision or a later one, and the store has its tables.
 

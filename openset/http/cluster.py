@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from openset.cluster.cluster_node import DEFAULT_PORT, HOST_PATTERN
+from openset.cluster.cluster_node import DEFAULT_PORT
+from openset.cluster.invitation import HOST_PATTERN
 from openset.errors import ConfigError
 from openset.http.cluster_status import cluster_status
 from openset.http.resource import Answer, Resource

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from openset.cluster.cluster_node import JoinAnswer, JoinRequest
+from openset.cluster.invitation import JoinAnswer, JoinRequest
 from openset.errors import ConfigError
 from openset.http.internode import InternodeResource
 from openset.http.resource import Answer

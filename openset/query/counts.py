@@ -32,7 +32,8 @@ from openset.query.wire.answers import CountsCodec, PartitionCounts
 from openset.query.work import CompiledSections, WorkerState
 from openset.store.members import Compared, SegmentRef
 from openset.store.schema import TableSchema
-from openset.store.segments import Computed, Segment, Segments, StoredSegment
+from openset.store.segment import Computed, Segment, StoredSegment
+from openset.store.segments import Segments
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 from openset.store.views import PartitionView

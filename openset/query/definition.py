@@ -11,7 +11,8 @@ from openset.query.compare import unknown_segment
 from openset.query.membership import operand_names
 from openset.query.work import CompiledSection, CompiledSections
 from openset.store.schema import TableSchema
-from openset.store.segments import Segment, SegmentColumn, Segments, StoredSegment
+from openset.store.segment import Segment, SegmentColumn, StoredSegment
+from openset.store.segments import Segments
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,7 +37,7 @@ from openset.query.wire.codec import Codec, Lists, encoded
 from openset.query.work import PlanCache
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
-from openset.store.segments import Edition, StoredSegment
+from openset.store.segment import Edition, StoredSegment
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.store import Store
 

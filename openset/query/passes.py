@@ -39,7 +39,7 @@ from openset.query.wire.codec import Codec, checked, decoded, encoded
 from openset.query.wire.failures import Failure, packed_error, unpacked_error
 from openset.query.work import WorkerState, budget_error
 from openset.store.schema import TableSchema
-from openset.store.segments import StoredSegment
+from openset.store.segment import StoredSegment
 from openset.store.snapshot import PartitionSnapshot
 
 KIND = "batch"

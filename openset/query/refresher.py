@@ -20,7 +20,7 @@ from openset.query.frame import Common, Facts, Prepared, Tools, run_query
 from openset.query.shared_segments import is_refreshed_here, publish_failure
 from openset.query.stored_segments import definition_of
 from openset.store.schema import TableSchema
-from openset.store.segments import StoredSegment
+from openset.store.segment import StoredSegment
 
 log = get_logger("openset.segments")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from openset.pyql import tree
 from openset.query.work import CompiledSection
-from openset.store.segments import StoredSegment
+from openset.store.segment import StoredSegment
 
 
 def describe_section(each: CompiledSection, cached: Mapping[str, StoredSegment], now_ms: int) -> str:

@@ -18,7 +18,8 @@ from openset.log import get_logger
 from openset.query.spread import Spread
 from openset.query.wire.answers import check_bitmap
 from openset.query.wire.codec import checked, decoded, encoded
-from openset.store.segments import Computed, Edition, Segment, Segments, StoredSegment
+from openset.store.segment import Computed, Edition, Segment, StoredSegment
+from openset.store.segments import Segments
 from openset.store.store import Store
 
 log = get_logger("openset.segments")

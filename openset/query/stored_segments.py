@@ -14,7 +14,7 @@ from openset.query.frame import Tools
 from openset.query.shared_segments import publish_removal
 from openset.query.work import PlanCache
 from openset.store.schema import ColumnSchema, TableSchema
-from openset.store.segments import StoredSegment
+from openset.store.segment import StoredSegment
 from openset.store.store import Store
 
 

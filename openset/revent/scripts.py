@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from openset.errors import QueryError
 from openset.pyql.syntax.parse import parse_trigger
 from openset.store.schema import ColumnSchema, TableSchema
-from openset.store.segments import SegmentColumn
+from openset.store.segment import SegmentColumn
 from openset.store.trigger_catalog import Trigger
 
 

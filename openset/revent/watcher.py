@@ -24,7 +24,7 @@ from openset.query.work import PlanCache
 from openset.revent.evaluation import Judgement, WatchedSegment
 from openset.revent.watching import Judged, Moves, PersonIdsWork, follows_inserts
 from openset.store.schema import TableSchema
-from openset.store.segments import StoredSegment
+from openset.store.segment import StoredSegment
 from openset.store.snapshot import StaleSnapshotError
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger

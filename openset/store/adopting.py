@@ -24,7 +24,7 @@ from openset.store.offline import OfflineStore
 from openset.store.opening import open_journal
 from openset.store.records import EVENT_KINDS
 from openset.store.schema import TableSchema
-from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY, Segment
+from openset.store.segment import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY, Segment
 from openset.store.snapshot import TABLES_DIRECTORY, partition_path
 from openset.store.trigger_catalog import CatalogContents, read_catalog, triggers_path, write_catalog
 from openset.store.trigger_store import Triggers, revent_path

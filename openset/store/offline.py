@@ -26,7 +26,7 @@ from openset.store.partition import Partition
 from openset.store.placing import is_placing
 from openset.store.recovery import Partitions, known_partitions
 from openset.store.schema import TableSchema
-from openset.store.segments import SEGMENTS_DIRECTORY
+from openset.store.segment import SEGMENTS_DIRECTORY
 from openset.store.snapshot import (
     CLUSTER_DIRECTORY,
     JOURNAL_DIRECTORY,

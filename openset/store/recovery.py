@@ -16,7 +16,7 @@ from openset.store.dropped import remove_dropped_tables
 from openset.store.journals import PartitionJournals
 from openset.store.partition import Partition
 from openset.store.records import shares_of
-from openset.store.segments import SEGMENTS_DIRECTORY
+from openset.store.segment import SEGMENTS_DIRECTORY
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
 from openset_format.errors import DamageError, FormatError, MissingSegmentError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer

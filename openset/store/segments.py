@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,117 +20,31 @@ from pyroaring import BitMap
 from openset.errors import InternalError, OpenSetError, QueryError, ReadOnlyError
 from openset.log import get_logger
 from openset.store.health import Health
-from openset.store.members import SegmentRef
 from openset.store.partition import NO_RECORD
+from openset.store.segment import (
+    LEAST_REFRESH_SECONDS,
+    SEGMENT_SUFFIX,
+    SEGMENTS_DIRECTORY,
+    Computed,
+    Edition,
+    Erased,
+    Segment,
+    StoredSegment,
+    segment_path,
+    without,
+)
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset.store.unfinished import begin, finish, undo
-from openset_format.block import ColumnType
 from openset_format.decoding import json_decoder
 from openset_format.errors import FormatError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
-from openset_format.hashing import checksum
-from openset_format.membership import MembershipFile, serialized, write_membership
+from openset_format.membership import MembershipFile, write_membership
 
 log = get_logger("openset.store")
 
-SEGMENTS_DIRECTORY = "segments"
-SEGMENT_SUFFIX = ".segment"
 SEGMENTS_PER_TABLE = 10_000
-LEAST_REFRESH_SECONDS = 1.0
 # So many removals are remembered, for nodes that have not heard of them.
 REMOVED_KEPT = 10_000
-
-
-# When a computation was published, and what tells it from others of that moment.
-Edition = tuple[int, str]
-
-
-class SegmentColumn(msgspec.Struct, frozen=True):
-    """A column that a segment's script reads, as it was when the script was compiled."""
-
-    id: int
-    name: str
-    type: ColumnType
-
-
-class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of a stored segment besides its people.
-
-    script: without its @segment line. ttl_seconds: None means forever. people: how many belonged to it.
-    made_at_ms: when it was computed. parameters, session_time_ms, timeout_ms, time_zone: of the request. columns: what
-    its script read. journal_id, sequence: the journal record up to which it knew the events.
-
-    In a cluster, where every partition has records of its own: known: the last of them by partition, instead of
-    sequence.  published_at_ms, computation: by what nodes tell computations of a name apart (`edition`).  lost: tells
-    apart whom a computation has lost since, because they were erased; equal where they are the same people.
-    """
-
-    name: str
-    script: str
-    ttl_seconds: float | None
-    refresh_seconds: float | None
-    made_at_ms: int
-    people: int
-    parameters: dict[str, int | float | str | bool]
-    session_time_ms: int
-    timeout_ms: int
-    columns: tuple[SegmentColumn, ...]
-    journal_id: str
-    sequence: int
-    time_zone: str = "UTC"
-    known: dict[int, int] = {}
-    published_at_ms: int = 0
-    computation: str = ""
-    lost: int = 0
-
-    @property
-    def edition(self) -> Edition:
-        """Equal for one computation on all nodes; a later one of the same name is greater."""
-        return (self.published_at_ms or self.made_at_ms, self.computation)
-
-    @property
-    def expires_at_ms(self) -> float:
-        """When its ttl is over."""
-        return float("inf") if self.ttl_seconds is None else self.made_at_ms + 1_000 * self.ttl_seconds
-
-    @property
-    def refresh_at_ms(self) -> float:
-        """When it is to be computed again; infinite when never."""
-        if self.refresh_seconds is None:
-            return float("inf")
-        return self.made_at_ms + 1_000 * max(self.refresh_seconds, LEAST_REFRESH_SECONDS)
-
-    @property
-    def is_kept_fresh(self) -> bool:
-        """Whether it is computed again before its ttl is over."""
-        return self.refresh_at_ms <= self.expires_at_ms and self.refresh_seconds is not None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StoredSegment:
-    """A segment and its file. version: grows with every computation in a table."""
-
-    table_id: int
-    version: int
-    segment: Segment
-
-    @property
-    def ref(self) -> SegmentRef:
-        """For the workers."""
-        return SegmentRef(self.segment.name, segment_path(self.table_id, self.version))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Computed:
-    """A segment that was just computed. members: serialized bitmaps by partition."""
-
-    segment: Segment
-    members: Mapping[int, bytes]
-
-
-def segment_path(table_id: int, version: int) -> Path:
-    """Where a segment's file is, relative to the data directory."""
-    return Path(TABLES_DIRECTORY) / str(table_id) / SEGMENTS_DIRECTORY / f"{version:010d}{SEGMENT_SUFFIX}"
 
 
 class DamagedSegmentError(InternalError):
@@ -168,7 +82,7 @@ class Segments:
         self._superseded: set[Path] = set()
         self._dropped_tables: set[int] = set()
         # By table: people who were erased since the node started, for segments that are being computed without knowing.
-        self._erased: dict[int, list[_Erased]] = {}
+        self._erased: dict[int, list[Erased]] = {}
         # What was removed since the node started: other nodes may not have heard of it.
         self._removed: dict[tuple[int, str], Edition] = {}
         now_ms = time.time() * 1_000
@@ -245,7 +159,7 @@ class Segments:
                 first = self._next_version.get(table_id, 1)
                 self._next_version[table_id] = first + len(computed)
                 erased = list(self._erased.get(table_id, ()))
-            computed = [_without(one, [each for each in erased if each.is_news_to(one.segment)]) for one in computed]
+            computed = [without(one, [each for each in erased if each.is_news_to(one.segment)]) for one in computed]
             written = [
                 StoredSegment(table_id, first + position, one.segment) for position, one in enumerate(computed)
             ]  # fmt: skip
@@ -300,11 +214,11 @@ class Segments:
             self.put(stored.table_id, [other], replaces=stored)
             return
         gone = [
-            _Erased(number, BitMap.deserialize(data) - BitMap.deserialize(other.members[number]), NO_RECORD, True)
+            Erased(number, BitMap.deserialize(data) - BitMap.deserialize(other.members[number]), NO_RECORD, True)
             for number, data in own.members.items()
             if number in other.members
         ]
-        remaining = _without(own, gone)
+        remaining = without(own, gone)
         if remaining is not own:
             self.put(stored.table_id, [remaining], replaces=stored)
 
@@ -342,7 +256,7 @@ class Segments:
         with self._writing:
             with self._lock:
                 news = self._erased.setdefault(table_id, [])
-                news.append(_Erased(partition, BitMap(ordinals), sequence, self._in_cluster))
+                news.append(Erased(partition, BitMap(ordinals), sequence, self._in_cluster))
                 held = [stored for (table, _), stored in self._stored.items() if table == table_id]
             failure: OpenSetError | None = None
             for stored in held:
@@ -351,7 +265,7 @@ class Segments:
                 except DamagedSegmentError as error:
                     log.error("a stored segment cannot be read", segment=stored.segment.name, reason=error.message)
                     continue
-                remaining = _without(computed, [each for each in news if each.is_news_to(computed.segment)])
+                remaining = without(computed, [each for each in news if each.is_news_to(computed.segment)])
                 if remaining is computed:
                     continue
                 try:
@@ -559,42 +473,6 @@ class Segments:
                 log.error("a stored segment knows events that are lost", segment=segment.name)
                 self._replace((table_id, segment.name), None)
         self._unlink(self._idle())
-
-
-@dataclass(frozen=True, slots=True)
-class _Erased:
-    """Ordinals of a partition that a record made nobody's. of_partition: sequences count the partition's records."""
-
-    partition: int
-    ordinals: BitMap
-    sequence: int
-    of_partition: bool
-
-    def is_news_to(self, segment: Segment) -> bool:
-        """Whether a segment was computed without knowing."""
-        if self.of_partition:
-            return segment.known.get(self.partition, 0) < self.sequence
-        return segment.sequence < self.sequence
-
-
-def _without(computed: Computed, erased: Iterable[_Erased]) -> Computed:
-    """A segment without some people; the same object when it has none of them."""
-    members = dict(computed.members)
-    removed, lost = 0, computed.segment.lost
-    for each in erased:
-        if each.partition not in members:
-            continue
-        bitmap = BitMap.deserialize(members[each.partition])
-        gone = bitmap & each.ordinals
-        if gone:
-            removed += len(gone)
-            for ordinal in gone:
-                lost ^= checksum(b"%d %d" % (each.partition, ordinal))
-            members[each.partition] = serialized(bitmap - gone)
-    if not removed:
-        return computed
-    people = computed.segment.people - removed
-    return Computed(msgspec.structs.replace(computed.segment, people=people, lost=lost), members)
 
 
 @dataclass(frozen=True, slots=True)

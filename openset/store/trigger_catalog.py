@@ -12,7 +12,7 @@ import msgspec
 
 from openset.errors import InternalError
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
-from openset.store.segments import SegmentColumn
+from openset.store.segment import SegmentColumn
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset_format.files import FILES, FileLayer, replace_file
 

@@ -15,7 +15,7 @@ from support.replicated import JOURNAL_ID, LocalCluster
 
 from openset.cluster.transfers import Begin, FileHead, Piece, Rate, SendTransfer
 from openset.errors import InternodeError, OpenSetError, UnreachableError
-from openset.store.segments import Computed, Segment
+from openset.store.segment import Computed, Segment
 from openset.store.snapshot import partition_path
 from openset.store.views import ViewCache
 from openset_format.hashing import checksum, partition_of

@@ -153,6 +153,8 @@ def test_a_member_that_listens_somewhere_else_is_found(tmp_path: Path) -> None:
         first.stop()
         first.start()
         cluster.wait_for("both live", lambda status: alive(status) == names)
+        for node in cluster.nodes:
+            assert members(node.status())[name]["port"] == second.port
 
 
 def test_a_node_killed_while_it_joins_is_a_member_or_empty(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from openset.query.membership import algebra_members, operand_names
 from openset.query.parameters import RequestParameters
 from openset.query.work import PlanCache
 from openset.store.members import MemberCache
-from openset.store.segments import Computed, Segment, Segments
+from openset.store.segment import Computed, Segment
+from openset.store.segments import Segments
 from openset.store.store import Store
 from openset_format.block import Block, PersonIds
 from openset_format.membership import serialized

@@ -19,7 +19,7 @@ from support.store_model import COLUMNS, Z_ORDER, erase, insert, read_snapshots
 
 from openset.errors import OpenSetError, QueryError
 from openset.store.dead_letters import DeadLetter
-from openset.store.segments import Computed, Segment, SegmentColumn
+from openset.store.segment import Computed, Segment, SegmentColumn
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
 from openset.store.trigger_changes import Acknowledged, Emitted, OnceMarked, Subscribed

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from pyroaring import BitMap
 
 from openset.cli import main
-from openset.store.segments import Computed, Segment
+from openset.store.segment import Computed, Segment
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
 from openset.store.trigger_changes import Counted, Emitted

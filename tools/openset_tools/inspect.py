@@ -19,8 +19,8 @@ from openset.store.fold import iso_text
 from openset.store.member_reading import MemberReading
 from openset.store.offline import OfflineStore, OpenTable, read_data_dir
 from openset.store.schema import TableSchema
-from openset.store.segments import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
-from openset.store.segments import SEGMENTS_DIRECTORY, Segment
+from openset.store.segment import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
+from openset.store.segment import SEGMENTS_DIRECTORY, Segment
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset.store.trigger_catalog import read_catalog

@@ -15,8 +15,8 @@ from openset.store.dropped import DROPPED_SUFFIX
 from openset.store.journals import MEMBER_NAME
 from openset.store.lock import LOCK_NAME
 from openset.store.placing import PLACING_NAME
-from openset.store.segments import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
-from openset.store.segments import SEGMENTS_DIRECTORY
+from openset.store.segment import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
+from openset.store.segment import SEGMENTS_DIRECTORY
 from openset.store.snapshot import CLUSTER_DIRECTORY, JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset.store.unfinished import UNFINISHED_NAME

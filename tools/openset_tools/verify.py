@@ -19,7 +19,7 @@ from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.dead_letters import DEAD_LETTERS_NAME
 from openset.store.journals import log_directory, member_path, read_base, read_member
 from openset.store.offline import read_data_dir
-from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
+from openset.store.segment import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
 from openset.store.snapshot import CLUSTER_DIRECTORY, JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset_format.errors import DamageError, FormatError, MissingSegmentError

@@ -9,7 +9,7 @@ import numpy as np
 from openset.errors import OpenSetError
 from openset.store.offline import OfflineStore, OpenTable
 from openset.store.schema import TableSchema
-from openset.store.segments import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
+from openset.store.segment import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset.store.views import PartitionView
 from openset_format.block import Block

@@ -15,7 +15,7 @@ from openset.errors import WireError
 from openset.query.parameters import RequestParameters
 from openset.query.wire.codec import checked, encoded
 from openset.store.schema import TableSchema
-from openset.store.segments import Edition
+from openset.store.segment import Edition
 from openset_format.decoding import msgpack_decoder
 from openset_format.hashing import checksum
 

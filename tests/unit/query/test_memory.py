@@ -54,7 +54,15 @@ def test_a_heavy_query_gives_memory_back_whatever_is_kept() -> None:
 
 
 def test_nothing_happens_where_the_library_has_no_such_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    asked: list[str | None] = []
+
+    def without_options(name: str | None) -> object:
+        asked.append(name)
+        return object()
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", without_options)
     monkeypatch.setattr(memory, "resident_bytes", lambda: memory.LARGE_BYTES + 1)
     memory.keep_freed()
+    kept = len(asked)
     memory.give_back()
+    assert 0 < kept < len(asked), "both looked for what they need, and neither minds that it is not there"

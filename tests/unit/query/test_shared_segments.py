@@ -30,7 +30,8 @@ from openset.query.shared_segments import (
 )
 from openset.query.stored_segments import list_segments, remove_segment
 from openset.query.wire.codec import decoded, encoded
-from openset.store.segments import Computed, Segment, Segments, StoredSegment
+from openset.store.segment import Computed, Segment, StoredSegment
+from openset.store.segments import Segments
 from openset_format.membership import serialized
 
 PEOPLE = list(range(60))

@@ -13,7 +13,7 @@ from support.simulated_disk import Fault, SimulatedDisk
 
 from openset.errors import ReadOnlyError
 from openset.store.dead_letters import DeadLetter
-from openset.store.segments import Computed, Segment
+from openset.store.segment import Computed, Segment
 from openset.store.store import Store
 from openset.store.views import ViewCache
 from openset_format.errors import UnsupportedFormatError

@@ -16,7 +16,8 @@ from support.format_models import FailingFiles
 from openset.errors import InternalError, QueryError
 from openset.store import segments as module
 from openset.store.members import MemberCache
-from openset.store.segments import Computed, Segment, SegmentColumn, Segments, segment_path
+from openset.store.segment import Computed, Segment, SegmentColumn, segment_path
+from openset.store.segments import Segments
 from openset.store.unfinished import UNFINISHED_NAME, begin
 from openset_format.errors import DamageError, UnsupportedFormatError
 from openset_format.files import FileLayer

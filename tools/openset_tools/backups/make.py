@@ -16,7 +16,7 @@ from xxhash import xxh3_128
 
 from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.dead_letters import DEAD_LETTERS_NAME, read_dead_letters
-from openset.store.segments import SEGMENT_SUFFIX
+from openset.store.segment import SEGMENT_SUFFIX
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
 from openset.store.trigger_catalog import read_catalog
 from openset_format.errors import DamageError, FormatError

@@ -19,7 +19,7 @@ from xxhash import xxh3_128
 from openset.errors import ConfigError, InternalError
 from openset.store.journals import read_member
 from openset.store.offline import allow_open_files, fingerprint, lasting_files, read_data_dir
-from openset.store.segments import SEGMENTS_DIRECTORY
+from openset.store.segment import SEGMENTS_DIRECTORY
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset_format.journal_reading import JournalReading
 from openset_format.seal import SEAL_BYTES
