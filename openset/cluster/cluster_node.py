@@ -104,6 +104,8 @@ class ClusterNode:
         self._changing = asyncio.Lock()
         # Held while tables are changed in the store alone.
         self._local_schema = asyncio.Lock()
+        self._local_triggers = asyncio.Lock()
+        self._is_founding = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._waits_since: float | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -291,8 +293,6 @@ class ClusterNode:
             if self._strangers is None:
                 raise ConfigError(f"a cluster needs to know its nodes: {HOW_TO}")
             address = Address(host, port)
-            if self._membership is None:
-                self._plane().check_founding()
             try:
                 await self._check_guest(address)
                 if self._membership is None:
@@ -402,11 +402,26 @@ class ClusterNode:
     async def _found(self, partitions: int, replicas: int) -> None:
         """This node makes a cluster of itself, and of what it holds."""
         fresh = self.identity.mode != "becoming"
-        # Nothing changes between what the coordinator is told of tables and what the store has then.
-        async with self._local_schema:
-            if fresh:
-                await self._write_founder(partitions, replicas)
-            await self._become(fresh=fresh)
+        # Nothing changes between what the coordinator is told of tables and triggers and what the store has then.
+        self._is_founding = True
+        try:
+            async with self._local_schema, self._local_triggers:
+                if fresh:
+                    await self._write_founder(partitions, replicas)
+                await self._become(fresh=fresh)
+        finally:
+            self._is_founding = False
+
+    @asynccontextmanager
+    async def trigger_change(self) -> AsyncIterator[None]:
+        """Around a change of triggers on a node that stands alone. Raises UnreachableError while it becomes a member.
+
+        Nobody waits for that to be over: it waits for the requests that run.
+        """
+        if self._is_founding or self.identity.mode == "becoming":
+            raise UnreachableError("this node is becoming a member of a cluster: try again when it is one")
+        async with self._local_triggers:
+            yield
 
     async def _write_founder(self, partitions: int, replicas: int) -> None:
         from openset.cluster.coordinator import new_cluster_name
@@ -505,14 +520,13 @@ class ClusterNode:
 
     async def _enrolled(self, fresh: bool) -> View:
         """A view in which the node is a member; where it surely did not become one, it is what it was before."""
-        from openset.cluster.enrolment import Enrolment
+        from openset.cluster.enrolment import Enrolment, Holds
 
         identity = self.identity
         enrolment = Enrolment(identity, may_be_known=not fresh)
         try:
             coordinator = self._opened_access().coordinator
-            store = self._opened()
-            return await enrolment.made(coordinator, store.shared_schema(), store.journal_id)
+            return await enrolment.made(coordinator, Holds.of(self._opened()))
         except OpenSetError as error:
             # Whatever a founder has told its own coordinator is removed when it founds a cluster again.
             is_alone = identity.has_coordinator

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -44,14 +44,16 @@ from openset.cluster.view import (
     View,
     alive_key,
     encode,
-    is_placement_key,
+    is_share_key,
     member_key,
     placement_key,
+    triggers_key,
     view_of,
     viewed,
 )
 from openset.errors import ConfigError, ConflictError, LeaseLostError, UnreachableError
 from openset.store.shared_schema import SharedSchema
+from openset.store.trigger_catalog import CatalogContents
 
 # Of the lease that the coordinator grants, what a node believes in, counted from before it asked: clocks differ.
 _BELIEVED = 0.8
@@ -195,10 +197,11 @@ class Coordinator:
         cluster: str | None = None,
         schema: SharedSchema | None = None,
         journal_id: str = "",
+        triggers: Mapping[int, CatalogContents] | None = None,
     ) -> Settings:
         """Makes a cluster of one node. cluster: its name, a new one unless given.  schema: the tables that it has.
 
-        ConflictError, LeaseLostError, ConfigError when there are too many tables.
+        triggers: of its tables, by id. ConflictError, LeaseLostError, ConfigError when there is too much of either.
 
         journal_id: see Settings.
 
@@ -209,11 +212,14 @@ class Coordinator:
             placement_key(partition): encode_placement(placement)
             for partition, placement in first_placements(partitions, member.node).items()
         }
-        leftovers = [key for key in kept if is_placement_key(key) and key not in wanted]
+        scripts = {triggers_key(table_id): _encoded_triggers(found) for table_id, found in (triggers or {}).items()}
+        leftovers = [key for key in kept if is_share_key(key) and key not in wanted.keys() | scripts.keys()]
         changes = [Change(key, None) for key in leftovers] + [Change(key, value) for key, value in wanted.items()]
         fresh = Expected(SETTINGS_KEY, revision=0)
         for first in range(0, len(changes), _PLACEMENTS_AT_ONCE):
             await self._change([fresh], changes[first : first + _PLACEMENTS_AT_ONCE], sentinel)
+        for key, encoded in scripts.items():  # each may be large
+            await self._change([fresh], [Change(key, encoded)], sentinel)
         settings = Settings(cluster or new_cluster_name(), partitions, replicas, journal_id)
         last = [
             Change(member_key(member.node), encode(member)),
@@ -275,6 +281,17 @@ class Coordinator:
         condition = Expected(SCHEMA_KEY, revision=expected_revision)
         return await self._change([condition], [Change(SCHEMA_KEY, _encoded_schema(schema))], None)
 
+    async def change_triggers(
+        self, table_id: int, contents: CatalogContents | None, expected_revision: Revision
+    ) -> Revision:
+        """Replaces the triggers of a table. expected_revision: of them, 0 where there have been none.
+
+        ConflictError, ConfigError when they are too many.
+        """
+        key = triggers_key(table_id)
+        encoded = None if contents is None else _encoded_triggers(contents)
+        return await self._change([Expected(key, revision=expected_revision)], [Change(key, encoded)], None)
+
     async def _change(
         self, conditions: Sequence[Expected], changes: Sequence[Change], sentinel: Sentinel | None
     ) -> Revision:
@@ -292,6 +309,13 @@ def _encoded_schema(schema: SharedSchema) -> bytes:
     encoded = encode(schema)
     if len(encoded) > MOST_VALUE_BYTES:
         raise ConfigError(f"the cluster has too many columns: {MOST_VALUE_BYTES:,} bytes have to describe all tables")
+    return encoded
+
+
+def _encoded_triggers(contents: CatalogContents) -> bytes:
+    encoded = encode(contents)
+    if len(encoded) > MOST_VALUE_BYTES:
+        raise ConfigError(f"the scripts of a table's triggers take at most {MOST_VALUE_BYTES:,} bytes in a cluster")
     return encoded
 
 
@@ -314,6 +338,8 @@ def _conflict(broken: Expected, found: Item | None) -> str:
             return f"{name} is alive"
         case "schema":
             return "the tables of the cluster have been changed meanwhile"
+        case "triggers":
+            return "the triggers of the table have been changed meanwhile"
         case _ if absent:
             return "the cluster is initialised already"
         case _:

@@ -6,8 +6,9 @@ The coordinator is etcd, or on this node, or on the one that founded the cluster
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from openset.cluster.coordinator import Coordinator
@@ -25,6 +26,8 @@ from openset.cluster.view import View
 from openset.errors import ConflictError, InternalError, OpenSetError, UnreachableError
 from openset.store.shared_schema import SharedSchema
 from openset.store.snapshot import CLUSTER_DIRECTORY
+from openset.store.store import Store
+from openset.store.trigger_catalog import CatalogContents
 from openset_format.files import FileLayer
 
 _HOME_ANSWERS_MS = LONGEST_WAIT_MS + 10_000
@@ -99,6 +102,22 @@ class CoordinatorAccess:
         return reply.body
 
 
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What a node has when it founds a cluster: its tables, their triggers by table id, the id of its journal."""
+
+    schema: SharedSchema
+    triggers: Mapping[int, CatalogContents]
+    journal_id: str
+
+    @classmethod
+    def of(cls, store: Store) -> Holds:
+        """What a store has now."""
+        triggers = {schema.id: store.triggers.contents(schema.id) for schema in store.tables()}
+        triggers = {table_id: contents for table_id, contents in triggers.items() if contents.next_id > 1}
+        return cls(store.shared_schema(), triggers, store.journal_id)
+
+
 class Enrolment:
     """A node's entry in the coordinator. may_be_known: whether the cluster may count it as a member already."""
 
@@ -106,8 +125,8 @@ class Enrolment:
         self.may_be_known = may_be_known
         self._identity = identity
 
-    async def made(self, coordinator: Coordinator, schema: SharedSchema, journal_id: str) -> View:
-        """A view with the node in it; the founder makes the cluster, with these tables and its journal's id.
+    async def made(self, coordinator: Coordinator, holds: Holds) -> View:
+        """A view with the node in it; the founder makes the cluster, of what it holds.
 
         May be repeated.
 
@@ -117,7 +136,7 @@ class Enrolment:
         member = Member(identity.node, identity.host, identity.port)
         view = await coordinator.read()
         if view.settings is None and identity.founder:
-            await self._found(coordinator, member, schema, journal_id)
+            await self._found(coordinator, member, holds)
         elif view.settings is None or view.settings.cluster != identity.cluster:
             raise ConflictError("the coordinator has another cluster already; an empty node joins it by an invitation")
         elif identity.node not in view.members:
@@ -125,7 +144,7 @@ class Enrolment:
             await coordinator.add_member(member)
         return await coordinator.read()
 
-    async def _found(self, coordinator: Coordinator, member: Member, schema: SharedSchema, journal_id: str) -> None:
+    async def _found(self, coordinator: Coordinator, member: Member, holds: Holds) -> None:
         identity = self._identity
         session = await coordinator.open_session(member.node)
         try:
@@ -134,8 +153,9 @@ class Enrolment:
                 raise ConflictError("somebody else is initialising a cluster there")
             self.may_be_known = True
             await coordinator.initialise(
-                sentinel, member, identity.partitions, identity.replicas, identity.cluster, schema, journal_id
-            )
+                sentinel, member, identity.partitions, identity.replicas, identity.cluster,
+                holds.schema, holds.journal_id, holds.triggers,
+            )  # fmt: skip
         finally:
             with suppress(UnreachableError):
                 await coordinator.end_session(session)

@@ -19,7 +19,7 @@ from openset.cluster.peers import Address, Peers
 from openset.cluster.presence import Presence
 from openset.cluster.security import Security
 from openset.cluster.sentinel_run import SentinelRun
-from openset.cluster.view import View
+from openset.cluster.view import KeptTriggers, View
 from openset.errors import OpenSetError, UnreachableError
 from openset.log import get_logger
 from openset.store.store import Store
@@ -38,9 +38,6 @@ class DataPlane(Protocol):
 
     def attach(self, membership: Membership) -> None:
         """Before anything else of this membership is told."""
-
-    def check_founding(self) -> None:
-        """Raises ConfigError where what this node holds cannot be a cluster's."""
 
     async def become_member(self, view: View) -> None:
         """Makes a member's data of that of a standalone or an empty node, durably. Called again after a failure."""
@@ -84,8 +81,9 @@ class Membership:
         self.presence = Presence(coordinator, node, self._renewed, self._trouble)
         self.sentinel_run = SentinelRun(self, gone_after_ms)
         self._view: View | None = None
-        # The revision of the schema that the store has.
+        # The revisions of the schema, and of the triggers by table id, that the store has.
         self._adopted: Revision = 0
+        self._adopted_triggers: dict[int, Revision] = {}
         # Why it has no later one.
         self._refused = ""
         self._on_view: list[Callable[[View], None]] = []
@@ -132,7 +130,7 @@ class Membership:
         """Returns when there is a view whose tables the store has, however long that takes; it is alive soon after."""
         self._tasks.append(asyncio.create_task(self._for_good("watch", self._watch)))
         self._tasks.append(asyncio.create_task(self._for_good("tables", self._adopt_again)))
-        while self._view is None or self._lacks_schema:
+        while self._view is None or self._lacks_tables:
             await self._changed.wait()
         self._living = [
             asyncio.create_task(self._for_good("presence", self.presence.run)),
@@ -212,27 +210,39 @@ class Membership:
         changed.set()
 
     @property
-    def _lacks_schema(self) -> bool:
-        return self._view is not None and self._adopted < self._view.schema_revision
+    def _lacks_tables(self) -> bool:
+        return self._view is not None and (
+            self._adopted < self._view.schema_revision or bool(self._new_triggers(self._view))
+        )
+
+    def _new_triggers(self, view: View) -> dict[int, KeptTriggers]:
+        """Those that the store does not have yet."""
+        return {key: kept for key, kept in view.triggers.items() if kept.revision > self._adopted_triggers.get(key, 0)}
 
     async def _adopt(self, view: View) -> None:
-        """Gives the store the tables of a view. Where the disk refuses that is tried again, and map and lease go on."""
-        if view.schema is None or view.schema_revision <= self._adopted:
-            return
+        """Gives the store the tables of a view, and their triggers.
+
+        Where the disk refuses that is tried again, and map and lease go on.
+        """
         try:
-            await asyncio.to_thread(self._store.adopt_schema, view.schema)
+            if view.schema is not None and view.schema_revision > self._adopted:
+                await asyncio.to_thread(self._store.adopt_schema, view.schema)
+                self._adopted = view.schema_revision
+            for table_id, kept in self._new_triggers(view).items():
+                await asyncio.to_thread(self._store.triggers.adopt, table_id, kept.contents)
+                self._adopted_triggers[table_id] = kept.revision
         except OpenSetError as error:
             if error.message != self._refused:
                 log.error("the cluster's tables could not be taken over", reason=error.message, detail=error.detail)
             self._refused = error.message
             return
-        self._adopted, self._refused = view.schema_revision, ""
+        self._refused = ""
 
     async def _adopt_again(self) -> None:
         while True:
             await asyncio.sleep(_PAUSE_AFTER_FAILURE_SECONDS)
             async with self._taking:
-                if self._lacks_schema:
+                if self._lacks_tables:
                     await self._adopt(self.view)
                     self._wake()
 
@@ -262,7 +272,7 @@ class Membership:
         """
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
-                while self.revision < revision or self._lacks_schema:
+                while self.revision < revision or self._lacks_tables:
                     if not await self.changed(_WATCH_GRACE_SECONDS):
                         await self.read_now()
         except TimeoutError as error:

@@ -2,6 +2,7 @@
 
 cluster                 what was settled when the cluster was initialised
 schema                  its tables
+triggers/{table}        the triggers of a table
 members/{node}          who belongs to it
 placements/{partition}  where a partition is
 alive/{node}            kept by the node's lease
@@ -21,6 +22,7 @@ from openset.cluster.keeper import Changes, Contents, Item, Revision
 from openset.cluster.map import ClusterMap, Member, NodeName, Placed, decode_placement
 from openset.errors import ConfigError, InternalError
 from openset.store.shared_schema import SharedSchema
+from openset.store.trigger_catalog import CatalogContents
 from openset_format.decoding import json_decoder
 
 SETTINGS_KEY = "cluster"
@@ -29,9 +31,11 @@ SENTINEL_KEY = "sentinel"
 _MEMBERS = "members/"
 _PLACEMENTS = "placements/"
 _ALIVE = "alive/"
+_TRIGGERS = "triggers/"
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9._:\-\[\]]{1,100}")
 _PARTITION = re.compile(r"[0-9]{4,6}")
+_TABLE = re.compile(r"[0-9]{1,18}")
 
 Name = TypeVar("Name")
 Value = TypeVar("Value")
@@ -61,6 +65,13 @@ class Registered(NamedTuple):
     member: Member
 
 
+class KeptTriggers(NamedTuple):
+    """The triggers of a table, and the revision that a change of them has to name."""
+
+    revision: Revision
+    contents: CatalogContents
+
+
 @dataclass(frozen=True, slots=True)
 class Sentinel:
     """The node that is elected. term: what it changes is refused as soon as another term has begun, or none."""
@@ -79,7 +90,8 @@ class Alive(msgspec.Struct, frozen=True):
 class View:
     """Everything, as of a revision. settings, schema: None before the cluster is initialised.
 
-    alive: nodes whose lease lasts, each with the revision since which it does so without a gap.
+    alive: nodes whose lease lasts, each with the revision since which it does so without a gap. triggers: by table id,
+    where there are or were any.
     """
 
     revision: Revision
@@ -91,6 +103,7 @@ class View:
     placements: Mapping[int, Placed] = field(default_factory=dict)
     alive: Mapping[NodeName, Revision] = field(default_factory=dict)
     sentinel: Sentinel | None = None
+    triggers: Mapping[int, KeptTriggers] = field(default_factory=dict)
 
     @property
     def map(self) -> ClusterMap | None:
@@ -112,6 +125,7 @@ def viewed(before: View, changes: Changes) -> View:
     settings, settings_revision, sentinel = before.settings, before.settings_revision, before.sentinel
     schema, schema_revision = before.schema, before.schema_revision
     members, placements, alive = dict(before.members), dict(before.placements), dict(before.alive)
+    triggers = dict(before.triggers)
     for key, item in changes.items.items():
         kind, slash, name = key.partition("/")
         match kind + slash:
@@ -129,11 +143,14 @@ def viewed(before: View, changes: Changes) -> View:
                 _put(placements, _partition(name), None if item is None else _placed(item))
             case "alive/":
                 _put(alive, name, None if item is None else item.revision)
+            case "triggers/":
+                _put(triggers, _table(name), None if item is None else _triggers(key, item))
             case _:
                 pass  # of a newer version, which keeps more
     return View(
-        changes.revision, settings, settings_revision, schema, schema_revision, members, placements, alive, sentinel
-    )
+        changes.revision, settings, settings_revision, schema, schema_revision, members, placements, alive, sentinel,
+        triggers,
+    )  # fmt: skip
 
 
 def member_key(node: NodeName) -> str:
@@ -146,12 +163,17 @@ def alive_key(node: NodeName) -> str:
     return _ALIVE + checked_node(node)
 
 
+def triggers_key(table_id: int) -> str:
+    return f"{_TRIGGERS}{table_id}"
+
+
 def placement_key(partition: int) -> str:
     return f"{_PLACEMENTS}{partition:04d}"
 
 
-def is_placement_key(key: str) -> bool:
-    return key.startswith(_PLACEMENTS)
+def is_share_key(key: str) -> bool:
+    """Whether it is of a partition or a table: one of several that are made with a cluster."""
+    return key.startswith((_PLACEMENTS, _TRIGGERS))
 
 
 def checked_node(node: NodeName) -> NodeName:
@@ -181,6 +203,16 @@ def _partition(name: str) -> int:
     if _PARTITION.fullmatch(name) is None:
         raise InternalError(f"the coordinator has a placement of {name!r}, which is no partition")
     return int(name)
+
+
+def _table(name: str) -> int:
+    if _TABLE.fullmatch(name) is None:
+        raise InternalError(f"the coordinator has triggers of {name!r}, which is no table")
+    return int(name)
+
+
+def _triggers(key: str, item: Item) -> KeptTriggers:
+    return KeptTriggers(item.revision, _decoded(key, item, CatalogContents))
 
 
 def _decoded(key: str, item: Item, kind: type[Value]) -> Value:

@@ -14,7 +14,8 @@ import msgspec
 from openset.cluster.map import Position
 from openset.cluster.messages import Append, Appended, Entry, Message
 from openset.errors import InternodeError, OpenSetError
-from openset.store.records import EVENT_KINDS, shares_of
+from openset.store.records import EVENT_KINDS, REVENT_RECORD, shares_of
+from openset.store.trigger_changes import decode_changes
 from openset_format.errors import FormatError
 
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
@@ -131,13 +132,16 @@ def _decoded(each: _Append | _Appended) -> Message:
 
 def check_payload(partition: int, kind: int, data: bytes) -> None:
     """Raises InternodeError for a record that does not belong into the log of a partition."""
-    if kind not in EVENT_KINDS:
+    if kind not in EVENT_KINDS and kind != REVENT_RECORD:
         raise InternodeError(f"records of kind {kind} are not replicated")
     try:
-        shares = shares_of(kind, data, 0)
+        if kind == REVENT_RECORD:
+            touched = list(decode_changes(data))
+        else:
+            touched = [share.partition for share in shares_of(kind, data, 0)]
     except (OpenSetError, FormatError) as error:
         raise InternodeError(f"a record cannot be read: {error}") from error
-    if [share.partition for share in shares] != [partition]:
+    if touched != [partition]:
         raise InternodeError(f"a record for partition {partition} is not about it alone")
 
 

@@ -17,7 +17,7 @@ from openset.cluster.routing import Routing, insert_items
 from openset.cluster.transfers import Rate
 from openset.cluster.view import View
 from openset.cluster.wire import WriteItem
-from openset.errors import ConfigError, OpenSetError, UnreachableError
+from openset.errors import OpenSetError, UnreachableError
 from openset.http.member_spread import MemberSpread
 from openset.log import get_logger
 from openset.query.shared_segments import catch_up
@@ -46,6 +46,13 @@ class MemberData:
         self._current_at = asyncio.get_running_loop().time() + _CURRENT_SECONDS
         self._catching_up: asyncio.Task[None] | None = None
         self._alive_since: int | None = None
+
+    @property
+    def membership(self) -> Membership:
+        """Raises UnreachableError while the node starts."""
+        if self._membership is None:
+            raise UnreachableError("this node does not know its cluster yet")
+        return self._membership
 
     @property
     def replication(self) -> Replication:
@@ -112,17 +119,6 @@ class MemberData:
 
     def attach(self, membership: Membership) -> None:
         self._membership = membership
-
-    def check_founding(self) -> None:
-        store = self._node.open_store
-        if store is None:
-            raise ConfigError("the node starts")
-        for schema in store.tables():
-            if store.triggers.of_table(schema.id):
-                raise ConfigError(
-                    f"table {schema.name!r} has triggers or watched segments, which a cluster of several nodes does "
-                    "not run yet: delete them first"
-                )
 
     async def become_member(self, view: View) -> None:
         assert view.settings is not None

@@ -18,6 +18,7 @@ from openset.query.refresher import Refresher
 from openset.query.spread import Spread
 from openset.query.work import PlanCache
 from openset.revent.board import Board
+from openset.revent.changes import LocalChanges, TriggerChanges
 from openset.revent.deliveries import Deliveries
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED
 from openset.revent.registry import Registry
@@ -111,6 +112,13 @@ class Node:
             raise
         self._begin_services()
 
+    def _trigger_changes(self, store: Store) -> TriggerChanges:
+        if store.replicas is None:
+            return LocalChanges(store, self.cluster.trigger_change)
+        from openset.cluster.trigger_changes import MemberTriggers
+
+        return MemberTriggers(store, self.data)
+
     def _refuse(self, error: BaseException) -> None:
         """Requests that wait for the store are answered with an error."""
         self._opened.set_exception(error if isinstance(error, OpenSetError) else ConfigError("the store is not open"))
@@ -124,12 +132,13 @@ class Node:
         self.scrubber = Scrubber(self.data_dir, store.damage, self._scrubbing)
         self._compactor = Compactor(store)
         self._refresher = Refresher(lambda: self._tools(store))
-        self._watcher = Watcher(store, self.executor, self.plans)
-        self._runner = Runner(store, self.executor, self._watcher, self.trigger_errors)
-        self._board = Board(store, self._watcher)
+        changes = self._trigger_changes(store)
+        self._watcher = Watcher(store, self.executor, self.plans, changes)
+        self._runner = Runner(store, self.executor, self._watcher, changes, self.trigger_errors)
+        self._board = Board(store, self._watcher, changes)
         self._deliveries = Deliveries(self._board, store.triggers.clock)
-        self._webhooks = Webhooks(store, self._deliveries, self._webhook_allow)
-        self._registry = Registry(store, self._runner)
+        self._webhooks = Webhooks(store, self._deliveries, changes, self._webhook_allow)
+        self._registry = Registry(store, self._runner, changes)
         self._opened.set_result(store)
 
     async def reopen_as_member(self, journal_id: str) -> None:
@@ -146,6 +155,7 @@ class Node:
             self._opened = asyncio.get_running_loop().create_future()
             try:
                 await self._wait_for_requests()
+                await self._wait_for_triggers(before)
             except BaseException:
                 self._opened.set_result(before)
                 raise
@@ -169,6 +179,14 @@ class Node:
         while any(one.work is not None and not one.work.done() and one.work not in self._waiting for one in users):
             if asyncio.get_running_loop().time() > until:
                 raise ConfigError("requests run that take too long; try again when they are done")
+            await asyncio.sleep(_LOOK_SECONDS / 10)
+
+    async def _wait_for_triggers(self, store: Store) -> None:
+        """Until they have run for all inserts. Raises ConfigError when that takes too long."""
+        until = asyncio.get_running_loop().time() + _REQUESTS_SECONDS
+        while store.triggers.waits():
+            if asyncio.get_running_loop().time() > until:
+                raise ConfigError("triggers have not run for all inserts yet; try again later")
             await asyncio.sleep(_LOOK_SECONDS / 10)
 
     async def _initialise(self, store: Store, partitions: int) -> None:
@@ -249,17 +267,15 @@ class Node:
         assert self._compactor is not None, "it is made before the store is handed out"
         return self._compactor
 
-    async def registry(self, changing: bool = False) -> Registry:
-        """The triggers. Raises ConfigError before the cluster is initialised, and in one for who changes something."""
-        store = await self.store()
-        if changing:
-            check_triggers_run(store)
+    async def registry(self) -> Registry:
+        """The triggers. Raises ConfigError before the cluster is initialised."""
+        await self.store()
         assert self._registry is not None, "it is made before the store is handed out"
         return self._registry
 
     async def deliveries(self) -> Deliveries:
-        """The subscriptions. Raises ConfigError before the cluster is initialised, and in one of several nodes."""
-        check_triggers_run(await self.store())
+        """The subscriptions. Raises ConfigError before the cluster is initialised."""
+        await self.store()
         assert self._deliveries is not None, "it is made before the store is handed out"
         return self._deliveries
 
@@ -274,7 +290,7 @@ class Node:
 
     async def webhooks(self) -> Webhooks:
         """The webhooks of subscriptions. Raises as `deliveries`."""
-        check_triggers_run(await self.store())
+        await self.store()
         assert self._webhooks is not None, "it is made before the store is handed out"
         return self._webhooks
 
@@ -311,9 +327,3 @@ class Node:
             await self._guard.close()
         if self.scrubber is not None:
             await asyncio.to_thread(self.scrubber.close)
-
-
-def check_triggers_run(store: Store) -> None:
-    """Raises ConfigError on a member of a cluster."""
-    if store.replicas is not None:
-        raise ConfigError("a cluster does not run triggers yet: it has no triggers, subscriptions or backtests")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 
-from openset.http.node import check_triggers_run
 from openset.http.query_person import stamp_parameter
 from openset.http.resource import Answer, Resource
 from openset.query.formats import INFO_HEADER, NDJSON, Document, negotiated
@@ -40,12 +39,12 @@ class TriggerResource(Resource):
 
     async def _save(self, table: str, name: str) -> Answer:
         options = trigger_options(self.parameters())
-        registry = await self.node.registry(changing=True)
+        registry = await self.node.registry()
         return await registry.save(table, name, await self.script(), options)
 
     async def _remove(self, table: str, name: str) -> Answer:
         self.parameters().finish()
-        return await (await self.node.registry(changing=True)).remove(table, name)
+        return await (await self.node.registry()).remove(table, name)
 
 
 class TriggerReset(Resource):
@@ -54,7 +53,7 @@ class TriggerReset(Resource):
 
     async def _reset(self, table: str, name: str) -> Answer:
         self.parameters().finish()
-        return await (await self.node.registry(changing=True)).reset(table, name)
+        return await (await self.node.registry()).reset(table, name)
 
 
 class TriggerBacktest(Resource):
@@ -77,7 +76,6 @@ class TriggerBacktest(Resource):
         )
         parameters.finish()
         store = await self.node.store()
-        check_triggers_run(store)
         tested = await backtest(store, self.node.executor, request)
         if negotiated(self.request.headers.get("Accept")) == NDJSON:
             headers = {INFO_HEADER: json.dumps(await asyncio.to_thread(tested.facts))}

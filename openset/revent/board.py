@@ -9,6 +9,7 @@ from typing import Any
 
 from openset.errors import QueryError
 from openset.log import get_logger
+from openset.revent.changes import TriggerChanges
 from openset.revent.messages import Source
 from openset.revent.watcher import Watcher
 from openset.store.schema import TableSchema
@@ -23,8 +24,9 @@ log = get_logger("openset.revent")
 class Board:
     """Made on the event loop; all methods are called there."""
 
-    def __init__(self, store: Store, watcher: Watcher):
+    def __init__(self, store: Store, watcher: Watcher, changes: TriggerChanges):
         self._store = store
+        self._changes = changes
         self._watcher = watcher
         self._triggers = store.triggers
         self._listeners: dict[tuple[int, int], list[Callable[[], None]]] = {}  # by table and trigger
@@ -54,8 +56,8 @@ class Board:
         return [_source(table, one) for one in self._triggers.of_table(table.id)]
 
     def partitions(self, table: TableSchema) -> list[int]:
-        """The partitions whose messages there may be."""
-        return self._triggers.partitions(table.id)
+        """The partitions whose messages there may be, and this node tells of."""
+        return [number for number in self._triggers.partitions(table.id) if self._changes.owns(number)]
 
     def after(self, table_id: int, trigger_id: int, partition: int, number: int, limit: int) -> list[Message]:
         """The oldest messages of a trigger in a partition above a number, ascending, at most `limit`."""
@@ -78,12 +80,12 @@ class Board:
     async def change(self, table_id: int, partition: int | None, changes: Sequence[SubscriptionChange]) -> None:
         """Changes subscriptions durably, in one partition or (None) in all. Raises InternalError."""
         numbers = range(self._store.partitions or 1) if partition is None else [partition]
-        await asyncio.wrap_future(self._triggers.append(table_id, {number: list(changes) for number in numbers}))
+        await self._changes.append(table_id, {number: list(changes) for number in numbers})
         ended = {change.trigger_id for change in changes if isinstance(change, Unsubscribed)}
         for trigger in self._triggers.of_table(table_id):
             # A segment is watched for its subscriptions only.
             if trigger.watched and trigger.id in ended and not self.subscriptions(table_id, trigger.id):
-                await asyncio.to_thread(self._triggers.remove, table_id, trigger.id)
+                await self._changes.remove(table_id, trigger.id)
 
     def listen(self, table_id: int, trigger_id: int, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls back on the event loop when there are new messages, or the trigger is gone; returns what ends it."""

@@ -37,7 +37,8 @@ class TriggerScript:
     """A trigger as workers need it.
 
     schema: its columns as they were named when it was saved. filter: the segment its people must belong to.
-    from_sequence: it runs for later inserts only. skips_emitted: not for what triggers emitted as events.
+    begins: by partition, it runs for inserts after this record only, and for none in the others.
+    skips_emitted: not for what triggers emitted as events.
     left_ms: what it may lose on runs that are stopped.
     """
 
@@ -45,7 +46,7 @@ class TriggerScript:
     script: str
     schema: TableSchema
     filter: SegmentRef | None
-    from_sequence: int
+    begins: Mapping[int, int]
     skips_emitted: bool
     left_ms: int = ACCOUNT_MS
 
@@ -54,7 +55,8 @@ class TriggerScript:
 class WatchedSegment:
     """A stored segment that follows inserts, as workers need it.
 
-    id, from_sequence: of what watches it. script, schema: of the counts query that makes it. settings: without a now.
+    id: of what watches it. begins: by partition, inserts after this record are judged. script, schema: of the counts
+    query that makes it. settings: without a now.
     left_ms: what it may lose on runs that are stopped.
     """
 
@@ -62,7 +64,7 @@ class WatchedSegment:
     script: str
     schema: TableSchema
     settings: RunSettings
-    from_sequence: int
+    begins: Mapping[int, int]
     left_ms: int = ACCOUNT_MS
 
 
@@ -173,8 +175,8 @@ class _Evaluation:
             return
         apart = {
             sequence: frozenset(
-                [each.id for each in triggers if self._wants(each, sequence, one.emitted)]
-                + [each.id for each in segments if sequence > each.from_sequence]
+                [each.id for each in triggers if self._wants(each, number, sequence, one.emitted)]
+                + [each.id for each in segments if _has_begun(each, number, sequence)]
             )
             for sequence in one.snapshot.records.fields[:, 0].tolist()
             if sequence > one.after
@@ -188,8 +190,8 @@ class _Evaluation:
                 if segment.id in apart[wave.sequences[0]]:
                     yield from self._judgements(segment, wave, number)
 
-    def _wants(self, trigger: TriggerScript, sequence: int, emitted: frozenset[int]) -> bool:
-        return sequence > trigger.from_sequence and not (trigger.skips_emitted and sequence in emitted)
+    def _wants(self, trigger: TriggerScript, number: int, sequence: int, emitted: frozenset[int]) -> bool:
+        return _has_begun(trigger, number, sequence) and not (trigger.skips_emitted and sequence in emitted)
 
     def _judgements(self, segment: WatchedSegment, wave: Wave, number: int) -> Iterator[Judgement]:
         """Leaves out people for whom the script fails: then the next computation tells why, and who moved."""
@@ -263,6 +265,10 @@ class _Evaluation:
             ],
             [(ordinal[person], error.message) for person, error in actions.failures],
         )
+
+
+def _has_begun(one: TriggerScript | WatchedSegment, number: int, sequence: int) -> bool:
+    return number in one.begins and sequence > one.begins[number]
 
 
 def _stopped(trigger: TriggerScript, function: str, block: Block, error: OpenSetError | MemoryError) -> Outcome:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import msgspec
 
 from openset.errors import QueryError
 from openset.query.compare import unknown_segment
+from openset.revent.changes import TriggerChanges
 from openset.revent.names import check_name
 from openset.revent.runner import Runner
 from openset.revent.scripts import checked_script
@@ -40,8 +40,9 @@ class Options:
 class Registry:
     """The triggers of a node. All methods are called on the event loop."""
 
-    def __init__(self, store: Store, runner: Runner):
+    def __init__(self, store: Store, runner: Runner, changes: TriggerChanges):
         self._store = store
+        self._changes = changes
         self._runner = runner
 
     def describe(self, table: str, name: str) -> dict[str, Any]:
@@ -102,13 +103,12 @@ class Registry:
         """Removes a trigger with its schedules, marks and messages. Raises QueryError."""
         schema = self._store.table(table)
         trigger = self._found(schema, name)
-        await asyncio.to_thread(self._store.triggers.remove, schema.id, trigger.id)
+        await self._changes.remove(schema.id, trigger.id)
         self._runner.forget_errors(schema.id, trigger.id)
         return {"deleted": name}
 
     async def _put(self, schema: TableSchema, changed: Trigger, before: Trigger | None) -> Trigger:
-        visible: Callable[[], int] = lambda: self._store.visible_sequence  # noqa: E731
-        stored = await asyncio.to_thread(self._store.triggers.put, schema.id, changed, before, visible)
+        stored = await self._changes.put(schema.id, changed, before)
         self._runner.forget_errors(schema.id, stored.id)
         return stored
 

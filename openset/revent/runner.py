@@ -10,30 +10,38 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from openset.errors import OpenSetError, QueryError, ReadOnlyError, RunTimeError
+from openset.errors import InternodeError, OpenSetError, QueryError, ReadOnlyError, RunTimeError
 from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.revent.board import call_soon
+from openset.revent.changes import TriggerChanges
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED
 from openset.revent.emitted import events_of
-from openset.revent.evaluation import Judgement, Outcome, PartitionRun, TriggerAnswer, TriggerScript, TriggerWork
+from openset.revent.evaluation import (
+    Judgement,
+    Outcome,
+    PartitionRun,
+    TriggerAnswer,
+    TriggerScript,
+    TriggerWork,
+    WatchedSegment,
+)
 from openset.revent.messages import DEFAULT_HOLD_MS
 from openset.revent.run_time import ACCOUNT_MS, MOST_LOST_MS, Accounts
 from openset.revent.scripts import schema_as_saved
 from openset.revent.settling import Failures, Settled, people_of, settle
 from openset.revent.watcher import Watcher
-from openset.store.records import EMITTED_RECORD
 from openset.store.schema import TableSchema
 from openset.store.snapshot import StaleSnapshotError
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
-from openset.store.trigger_changes import Change, Evaluated, Inserted
+from openset.store.trigger_changes import Change, Evaluated, Inserted, Turn
 from openset.store.trigger_state import Due
 
 log = get_logger("openset.revent")
@@ -60,7 +68,10 @@ class LastError:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    """What a loop takes on at once. triggers: by id. erasures: when it was taken. due: the schedules, by partition."""
+    """What a loop takes on at once. triggers: by id. erasures: when it was taken. due: the schedules, by partition.
+
+    numbers: by partition, which turn of it this is.
+    """
 
     schema: TableSchema
     triggers: Mapping[int, Trigger]
@@ -68,6 +79,7 @@ class _Turn:
     runs: list[PartitionRun]
     evaluated: dict[int, int]
     due: dict[int, list[Due]]
+    numbers: dict[int, int]
 
 
 class _Outdated(Exception):
@@ -78,9 +90,15 @@ class Runner:
     """Made on the event loop, runs until `close`."""
 
     def __init__(
-        self, store: Store, executor: Executor, watcher: Watcher, errors_until_disabled: int = ERRORS_UNTIL_DISABLED
+        self,
+        store: Store,
+        executor: Executor,
+        watcher: Watcher,
+        changes: TriggerChanges,
+        errors_until_disabled: int = ERRORS_UNTIL_DISABLED,
     ):
         self._store = store
+        self._changes = changes
         self._watcher = watcher
         self._triggers = store.triggers
         self._executor = executor
@@ -88,6 +106,8 @@ class Runner:
         self._closing = False
         self._errors: dict[tuple[int, int], LastError] = {}  # by table and trigger
         self._accounts: Accounts[tuple[int, int]] = Accounts()  # so too
+        # By table and partition, the starts (trigger, start) that are known to have a beginning there.
+        self._begun: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
         self._wake = [asyncio.Event() for _ in range(executor.workers)]
         self._emitted = asyncio.Event()
         self._emitted.set()
@@ -134,6 +154,9 @@ class Runner:
                 continue  # compacted between, or changed: once more, as things are now
             except ReadOnlyError:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)  # the log has said why
+            except InternodeError as error:
+                log.info("triggers wait for other nodes", reason=error.message)
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
             except Exception as error:  # the task must outlive whatever goes wrong
                 log.error("triggers could not run", reason=str(error), exc_info=not isinstance(error, OpenSetError))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
@@ -154,7 +177,11 @@ class Runner:
             pass
 
     def _partitions(self, worker: int, table_id: int) -> list[int]:
-        return [number for number in self._triggers.partitions(table_id) if self._executor.worker_of(number) == worker]
+        return [
+            number
+            for number in self._triggers.partitions(table_id)
+            if self._executor.worker_of(number) == worker and self._changes.may_run(number)
+        ]
 
     async def _turns(self, worker: int) -> bool:
         """One turn for each table; whether there was anything to do."""
@@ -165,15 +192,19 @@ class Runner:
             if schema is None:
                 continue
             triggers = await self._runnable(schema)
-            now_ms = self._triggers.clock()
-            turn = self._turn(worker, schema, triggers, now_ms)
-            if turn is not None:
-                did = True
-                try:
-                    await self._run(worker, turn, now_ms)
-                except BaseException:
-                    self._give_back(turn)
-                    raise
+            await self._begin(worker, schema)
+            watched = await self._watcher.segments(schema)
+            # What is told about the partitions of a worker changes in one place at a time.
+            async with self._watcher.lock(worker):
+                now_ms = self._triggers.clock()
+                turn = self._turn(worker, schema, triggers, now_ms)
+                if turn is not None:
+                    did = True
+                    try:
+                        await self._run(worker, turn, watched, now_ms)
+                    finally:
+                        # What is true of it still runs again; what has run is not.
+                        self._give_back(turn)
         return did
 
     async def _runnable(self, schema: TableSchema) -> dict[int, Trigger]:
@@ -190,12 +221,30 @@ class Runner:
                 found[trigger.id] = trigger
         return found
 
+    async def _begin(self, worker: int, schema: TableSchema) -> None:
+        """Has triggers begin where they have not: whoever saved them may be gone before it has."""
+        running = tuple(one for one in self._triggers.of_table(schema.id) if one.runs and one.start)
+        if not running:
+            return
+        starts = tuple((one.id, one.start) for one in running)
+        for number in range(self._store.partitions or 0):
+            if self._executor.worker_of(number) != worker:
+                continue
+            if self._begun.get((schema.id, number)) == starts or not self._changes.may_run(number):
+                continue
+            with self._triggers.state(schema.id, number) as state:
+                missing = [one for one in running if state.begin(one) is None]
+            if missing:
+                await self._changes.begin(schema.id, missing, [number])
+            self._begun[schema.id, number] = starts
+
     def _turn(self, worker: int, schema: TableSchema, triggers: Mapping[int, Trigger], now_ms: int) -> _Turn | None:
         """What waits in the partitions of a worker. In each, what happened first comes first."""
-        turn = _Turn(schema, triggers, self._triggers.erasures(schema.id), [], {}, {})
+        turn = _Turn(schema, triggers, self._triggers.erasures(schema.id), [], {}, {}, {})
         for number in self._partitions(worker, schema.id):
             pending = self._triggers.pending(schema.id, number, EVENTS_PER_TURN)
             with self._triggers.state(schema.id, number) as state:
+                turn.numbers[number] = state.turns + 1
                 first_due = state.next_due()
                 due_now = first_due is not None and first_due <= now_ms
                 # What was due before an insert arrived runs first, on what there was then.
@@ -205,7 +254,7 @@ class Runner:
                 elif due_now:
                     pending = [one for one in pending if not _is_before(first_due, one.arrived_ms)]
             if number in turn.due:
-                up_to = pending[0].sequence - 1 if pending else self._store.visible_sequence
+                up_to = pending[0].sequence - 1 if pending else self._store.visible_in(number)
             elif pending:
                 up_to = turn.evaluated[number] = pending[-1].sequence
             else:
@@ -229,21 +278,21 @@ class Runner:
             with self._triggers.state(turn.schema.id, number) as state:
                 state.give_back(due)
 
-    async def _run(self, worker: int, turn: _Turn, now_ms: int) -> None:
+    async def _run(self, worker: int, turn: _Turn, segments: Sequence[WatchedSegment], now_ms: int) -> None:
         """Evaluates a turn and writes down what came of it. Raises _Outdated."""
         schema, triggers = turn.schema, turn.triggers
         wanted = [one.filter for one in triggers.values() if one.filter is not None]
-        with self._store.segments.pinned(schema.id, wanted, time.time_ns() // 1_000_000) as segments:
+        with self._store.segments.pinned(schema.id, wanted, time.time_ns() // 1_000_000) as filters:
             scripts: list[TriggerScript] = []
             for trigger in triggers.values():
-                segment = segments.get(trigger.filter) if trigger.filter is not None else None
+                segment = filters.get(trigger.filter) if trigger.filter is not None else None
                 if trigger.filter is not None and segment is None:
                     self._note(schema, trigger, f"there is no segment {trigger.filter!r} now, so it runs for nobody", 0)
                     continue
                 scripts.append(
                     TriggerScript(
                         trigger.id, trigger.script, schema_as_saved(trigger, schema),
-                        None if segment is None else segment.ref, trigger.from_sequence, trigger.emit_as_event,
+                        None if segment is None else segment.ref, self._begins(trigger, turn), trigger.emit_as_event,
                         self._accounts.left_ms((schema.id, trigger.id)),
                     )
                 )  # fmt: skip
@@ -252,15 +301,21 @@ class Runner:
                 one if one.due is None else replace(one, due={k: v for k, v in one.due.items() if k[0] in known})
                 for one in turn.runs
             ]
-            watched = [
-                replace(one, left_ms=self._accounts.left_ms((schema.id, one.id)))
-                for one in await self._watcher.segments(schema)
-            ]
-            async with self._watcher.lock(worker) if watched else nullcontext():
-                outcomes = await self._evaluate(worker, schema, TriggerWork(runs, scripts, now_ms, watched))
-                failures = await self._write(worker, turn, outcomes, now_ms)
+            watched = [replace(one, left_ms=self._accounts.left_ms((schema.id, one.id))) for one in segments]
+            outcomes = await self._evaluate(worker, schema, TriggerWork(runs, scripts, now_ms, watched))
+            failures = await self._write(worker, turn, outcomes, now_ms)
         for trigger_id, failed in failures.items():
             await self._judge(schema, trigger_id, failed)
+
+    def _begins(self, trigger: Trigger, turn: _Turn) -> dict[int, int]:
+        """After which record it runs for inserts, in the partitions of a turn where that is known."""
+        begins = {}
+        for one in turn.runs:
+            with self._triggers.state(turn.schema.id, one.snapshot.partition) as state:
+                begin = state.begin(trigger)
+            if begin is not None:
+                begins[one.snapshot.partition] = begin
+        return begins
 
     async def _write(
         self, worker: int, turn: _Turn, results: Sequence[Sequence[Outcome | Judgement]], now_ms: int
@@ -282,14 +337,14 @@ class Runner:
                 settled: Settled = settle(found, known, state.once, now_ms, turn.due.get(number, ()))
             if number in turn.evaluated:
                 settled.changes.append(Evaluated(turn.evaluated[number]))
-            changes[number] = settled.changes + moved.get(number, [])
+            changes[number] = [Turn(turn.numbers[number]), *settled.changes, *moved.get(number, [])]
             for trigger_id, failed in settled.failures.items():
                 whole = failures.setdefault(trigger_id, Failures())
                 whole.people += failed.people
                 whole.errors += failed.errors
                 whole.message = failed.message or whole.message
         self._check_current(turn)
-        await asyncio.wrap_future(self._triggers.append(schema.id, changes))
+        await self._changes.append(schema.id, changes)
         return failures
 
     def _check_current(self, turn: _Turn) -> None:
@@ -364,9 +419,7 @@ class Runner:
         log.error("trigger disabled", table=schema.name, trigger=trigger.name, reason=reason)
         disabled = msgspec.structs.replace(trigger, disabled=reason)
         try:
-            await asyncio.to_thread(
-                self._triggers.put, schema.id, disabled, trigger, lambda: self._store.visible_sequence
-            )
+            await self._changes.put(schema.id, disabled, trigger)
         except QueryError:
             return  # deleted, or changed, meanwhile
 
@@ -374,32 +427,38 @@ class Runner:
 
     async def _insert_emitted(self) -> None:
         while True:
-            await self._emitted.wait()
+            with suppress(TimeoutError):  # this node may own partitions that another one emitted in
+                await asyncio.wait_for(self._emitted.wait(), LONGEST_SLEEP_SECONDS)
             self._emitted.clear()
             try:
                 for schema in self._store.tables():
                     await self._insert_emitted_of(schema)
             except Exception as error:
-                if not isinstance(error, ReadOnlyError):
+                if not isinstance(error, ReadOnlyError | InternodeError):
                     log.error("emissions could not become events", reason=str(error))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
                 self._emitted.set()
 
     async def _insert_emitted_of(self, schema: TableSchema) -> None:
         with self._triggers.states(schema.id) as states:
-            waiting = [(number, one) for number, state in states.items() for one in state.inserts.values()]
+            waiting = [
+                (number, one)
+                for number, state in states.items()
+                if state.inserts and self._changes.may_run(number)
+                for one in state.inserts.values()
+            ]
         for first in range(0, len(waiting), EVENTS_PER_INSERT):
             part = waiting[first : first + EVENTS_PER_INSERT]
             body = events_of([message for _, message in part], schema)
             insert = await asyncio.to_thread(self._store.prepare_insert, schema.name, body, skip_bad=True)
-            await asyncio.wrap_future(self._store.submit(schema.name, insert, EMITTED_RECORD))
+            await self._changes.insert_emitted(schema.name, insert)
             if insert.rejected:
                 log.warning("emissions cannot become events", table=schema.name, reasons=insert.report())
             done: dict[int, list[int]] = {}
             for number, message in part:
                 done.setdefault(number, []).append(message.number)
-            changes = {number: [Inserted(numbers)] for number, numbers in done.items()}
-            await asyncio.wrap_future(self._triggers.append(schema.id, changes))
+            changes: dict[int, list[Change]] = {number: [Inserted(numbers)] for number, numbers in done.items()}
+            await self._changes.append(schema.id, changes)
 
     async def _prune(self) -> None:
         while True:

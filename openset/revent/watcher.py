@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from pyroaring import BitMap
 
-from openset.errors import InternalError, OpenSetError, QueryError
+from openset.errors import InternalError, InternodeError, OpenSetError, QueryError
 from openset.log import get_logger
 from openset.pyql.settings import RunSettings
 from openset.query.compare import unknown_segment
@@ -21,6 +21,7 @@ from openset.query.executor import Executor
 from openset.query.stored_segments import definition_of
 from openset.query.time_zone import zone_of
 from openset.query.work import PlanCache
+from openset.revent.changes import TriggerChanges
 from openset.revent.evaluation import Judgement, WatchedSegment
 from openset.revent.watching import Judged, Moves, PersonIdsWork, follows_inserts
 from openset.store.schema import TableSchema
@@ -28,7 +29,7 @@ from openset.store.segment import StoredSegment
 from openset.store.snapshot import StaleSnapshotError
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
-from openset.store.trigger_changes import Change, OnceMarked
+from openset.store.trigger_changes import Change, OnceMarked, Turn
 from openset_format.block import PersonId
 from openset_format.errors import FormatError
 from openset_format.membership import MembershipFile
@@ -45,8 +46,9 @@ Key = tuple[int, int]
 class Watcher:
     """Made on the event loop, runs until `close`; all methods are called there."""
 
-    def __init__(self, store: Store, executor: Executor, plans: PlanCache):
+    def __init__(self, store: Store, executor: Executor, plans: PlanCache, changes: TriggerChanges):
         self._store = store
+        self._changes = changes
         self._triggers = store.triggers
         self._executor = executor
         self._plans = plans
@@ -61,6 +63,11 @@ class Watcher:
         """Ends the task."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    def forget(self) -> None:
+        """This node owns other partitions now: what is watched is compared anew."""
+        self._compared.clear()
+        self._judged.clear()
 
     def lock(self, worker: int) -> asyncio.Lock:
         """Held while what is told about the partitions of a worker changes."""
@@ -79,7 +86,8 @@ class Watcher:
                 stored = found[name]
                 members = await asyncio.to_thread(self._members, stored)
             begun = before or Trigger(0, name, 0, "", False, True, False, None, _now_ms(), (), 0, watched=True)
-            begun = await self._put(schema, msgspec.structs.replace(begun, epoch=begun.epoch + 1), before)
+            begun = msgspec.structs.replace(begun, epoch=begun.epoch + 1)
+            begun = await self._changes.put(schema.id, begun, before)
             # Those who belong to it now have entered before anybody watched. Only then is it watched.
             marks: dict[int, list[Change]] = {
                 number: [OnceMarked(begun.id, begun.epoch, list(people))]
@@ -87,15 +95,10 @@ class Watcher:
                 if people
             }
             if marks:
-                await asyncio.wrap_future(self._triggers.append(schema.id, marks))
-            watch = await self._put(schema, msgspec.structs.replace(begun, enabled=True), begun)
+                await self._changes.append(schema.id, marks)
+            watch = await self._changes.put(schema.id, msgspec.structs.replace(begun, enabled=True), begun)
             self._compared[schema.id, watch.id] = stored
             return watch
-
-    async def _put(self, schema: TableSchema, watch: Trigger, before: Trigger | None) -> Trigger:
-        return await asyncio.to_thread(
-            self._triggers.put, schema.id, watch, before, lambda: self._store.visible_sequence
-        )
 
     def _watches(self, schema: TableSchema) -> list[Trigger]:
         return [one for one in self._triggers.of_table(schema.id) if one.watched and one.enabled]
@@ -128,9 +131,19 @@ class Watcher:
                     parameters=definition.values,
                     zone=zone_of(definition.time_zone),
                 )
-                known_up_to = max(watch.from_sequence, stored.segment.sequence)
-                found.append(WatchedSegment(watch.id, definition.script, definition.schema, settings, known_up_to))
+                begins = self._begins(schema, watch, stored)
+                found.append(WatchedSegment(watch.id, definition.script, definition.schema, settings, begins))
         return found
+
+    def _begins(self, schema: TableSchema, watch: Trigger, stored: StoredSegment) -> dict[int, int]:
+        """By partition, the record up to which a computation knows the inserts, or nobody watched."""
+        begins = {}
+        for number in range(self._store.partitions or 0):
+            with self._triggers.state(schema.id, number) as state:
+                begin = state.begin(watch)
+            if begin is not None:
+                begins[number] = max(begin, stored.segment.known_in(number))
+        return begins
 
     async def moved(
         self, schema: TableSchema, worker: int, judgements: Mapping[int, Sequence[Judgement]],
@@ -166,7 +179,7 @@ class Watcher:
 
     async def _ids(self, schema: TableSchema, worker: int, number: int, ordinals: list[int]) -> list[PersonId | None]:
         for _ in range(_ATTEMPTS):
-            snapshot = self._store.trigger_snapshot(schema, number, self._store.visible_sequence, _now_ms())
+            snapshot = self._store.trigger_snapshot(schema, number, self._store.visible_in(number), _now_ms())
             if snapshot is None:
                 raise QueryError("the table was dropped meanwhile")
             try:
@@ -184,6 +197,9 @@ class Watcher:
             try:
                 for schema in self._store.tables():
                     await self.compare(schema)
+            except InternodeError as error:
+                log.info("watched segments wait for other nodes", reason=error.message)
+                await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
             except Exception as error:  # the task must outlive whatever goes wrong with one segment
                 log.error("segments could not be watched", reason=str(error))
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
@@ -208,18 +224,20 @@ class Watcher:
             async with self.lock(worker):
                 changes: dict[int, list[Change]] = {}
                 for number in range(self._store.partitions or 0):
-                    if self._executor.worker_of(number) != worker:
+                    if self._executor.worker_of(number) != worker or not self._changes.may_run(number):
                         continue
+                    with self._triggers.state(schema.id, number) as state:
+                        turn = Turn(state.turns + 1)
                     moves = self._moves(schema, watch, number)
                     people = (moves.told | members.get(number, BitMap())) - judged.since(
-                        number, stored.segment.sequence
+                        number, stored.segment.known_in(number)
                     )
                     moves.judge(people, members.get(number, BitMap()))
                     own = await self._told(schema, watch, number, moves, worker, self._triggers.clock())
                     if own:
-                        changes[number] = own
+                        changes[number] = [turn, *own]
                 if changes:
-                    await asyncio.wrap_future(self._triggers.append(schema.id, changes))
+                    await self._changes.append(schema.id, changes)
 
     def _members(self, stored: StoredSegment) -> dict[int, BitMap]:
         """Who belongs to it, by partition. Reads files. Raises InternalError."""

@@ -21,6 +21,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 from openset.errors import ConfigError, OpenSetError, QueryError
 from openset.log import get_logger
+from openset.revent.changes import TriggerChanges
 from openset.revent.deliveries import Deliveries, shown_message
 from openset.revent.messages import DEFAULT_HOLD_MS, Source
 from openset.revent.subscription import Key, Poll
@@ -123,8 +124,9 @@ def backoff_ms(tried: int, retry_ms: int, chance: float) -> int:
 class Webhooks:
     """The webhooks of a node and their tasks. Made on the event loop."""
 
-    def __init__(self, store: Store, deliveries: Deliveries, allowed: AllowList):
+    def __init__(self, store: Store, deliveries: Deliveries, changes: TriggerChanges, allowed: AllowList):
         self._store = store
+        self._changes = changes
         self._deliveries = deliveries
         self._allowed = allowed
         self._client = AsyncHTTPClient(force_instance=True, max_clients=100)
@@ -213,8 +215,7 @@ class Webhooks:
         if hook is not None:
             webhooks[name] = msgspec.to_builtins(hook)
         changed = msgspec.structs.replace(before, webhooks=webhooks)
-        store = self._store
-        await asyncio.to_thread(store.triggers.put, table.id, changed, before, lambda: store.visible_sequence)
+        await self._changes.put(table.id, changed, before)
 
     # ---------------------------------------------------------------- sending
 

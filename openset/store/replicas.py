@@ -171,6 +171,10 @@ class Replicas:
         with self._lock:
             return {number: self.journals.shown(number) for number in self.journals.numbers()}
 
+    def shown(self, partition: int) -> int:
+        """Up to which record of a partition everything is visible here; 0 where it is not here."""
+        return self.journals.shown(partition) if self.journals.has(partition) else 0
+
     def shows(self, up_to: Mapping[int, int]) -> bool:
         """Whether these records and those before them are visible, of the partitions that are here."""
         return all(shown >= up_to.get(number, 0) for number, shown in self.visible().items())

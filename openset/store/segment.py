@@ -65,6 +65,10 @@ class Segment(msgspec.Struct, frozen=True, omit_defaults=True):
         """Equal for one computation on all nodes; a later one of the same name is greater."""
         return (self.published_at_ms or self.made_at_ms, self.computation)
 
+    def known_in(self, partition: int) -> int:
+        """The record of a partition up to which it knew the events."""
+        return self.known.get(partition, 0) if self.computation else self.sequence
+
     @property
     def expires_at_ms(self) -> float:
         """When its ttl is over."""

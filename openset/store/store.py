@@ -440,6 +440,12 @@ class Store:
         """The record up to which every snapshot has the inserts."""
         return self._visible_sequence
 
+    def visible_in(self, partition: int) -> int:
+        """The record up to which every snapshot has the inserts of a partition."""
+        if self.replicas is None:
+            return self._visible_sequence
+        return self.replicas.shown(partition)
+
     def _make_visible(self, written: list[tuple[Commit, RecordRef]]) -> None:
         """In the writer thread: whole records at once, so that no snapshot has half of one."""
         due = False
@@ -577,6 +583,8 @@ class Store:
             self.compact_all()
             if any(one.delta_events for one in self._partitions.values()):
                 raise InternalError("not everything could be brought into the files of the partitions")
+            if self.triggers.waits():
+                raise InternalError("triggers have not run for all inserts")
             own = journal_id == self.journal_id
             if not own and self._partitions:
                 raise ConfigError("only a node without data can join a cluster")

@@ -5,12 +5,13 @@ Ids only grow. What changes with every insert (who has emitted, counts, messages
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from openset.errors import InternalError
+from openset.errors import InternalError, QueryError
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
 from openset.store.segment import SegmentColumn
 from openset.store.snapshot import TABLES_DIRECTORY
@@ -25,8 +26,9 @@ class Trigger(msgspec.Struct, frozen=True):
     """A trigger as it was saved.
 
     epoch: grows when who has emitted is forgotten. columns: what the script reads, as it was. functions: of the script.
-    from_sequence: it runs for inserts after this record. disabled: why the daemon
-    disabled it. watched: a stored segment of this name takes the place of a script.
+    from_sequence: it runs for inserts after this record; where partitions have records of their own, in a cluster, it
+    does so in each from the change that tells of this start. disabled: why the daemon disabled it. watched: a stored
+    segment of this name takes the place of a script.
     """
 
     id: int
@@ -44,6 +46,7 @@ class Trigger(msgspec.Struct, frozen=True):
     disabled: str | None = None
     watched: bool = False
     webhooks: dict[str, Any] = {}
+    start: int = 0
 
     @property
     def runs(self) -> bool:
@@ -57,6 +60,35 @@ class CatalogContents(msgspec.Struct):
     format_version: int = FORMAT_VERSION
     next_id: int = 1
     triggers: list[Trigger] = []
+
+
+def with_trigger(
+    contents: CatalogContents, trigger: Trigger, replaces: Trigger | None, begins: Callable[[Trigger], Trigger]
+) -> tuple[CatalogContents, Trigger]:
+    """The triggers with one that is new or changed, and that one. Raises QueryError.
+
+    replaces: what the change was made of; it has to be what there is still. A new trigger (id 0) gets its id.
+    begins: makes one that did not run before one that runs, for inserts after this moment only.
+    """
+    others = contents.triggers
+    before = next((one for one in others if (one.name, one.watched) == (trigger.name, trigger.watched)), None)
+    if before != replaces:
+        raise QueryError(f"trigger {trigger.name!r} was changed by somebody else just now; try again")
+    if trigger.runs and (before is None or not before.runs):
+        trigger = begins(trigger)
+    if before is None:
+        trigger = msgspec.structs.replace(trigger, id=contents.next_id)
+        changed = CatalogContents(contents.format_version, contents.next_id + 1, [*others, trigger])
+    else:
+        triggers = [trigger if one.id == trigger.id else one for one in others]
+        changed = CatalogContents(contents.format_version, contents.next_id, triggers)
+    return changed, trigger
+
+
+def without_trigger(contents: CatalogContents, trigger_id: int) -> CatalogContents:
+    """The triggers without one; ids are never used again."""
+    triggers = [one for one in contents.triggers if one.id != trigger_id]
+    return CatalogContents(contents.format_version, contents.next_id, triggers)
 
 
 def triggers_path(table_id: int) -> Path:
@@ -74,40 +106,20 @@ class TriggerCatalog:
         self._files = files
         self._contents = read_catalog(self._path)
 
-    @property
-    def next_id(self) -> int:
-        """The id of the next trigger."""
-        return self._contents.next_id
-
     def all(self) -> list[Trigger]:
         """Triggers and watched segments, in the order they were made."""
         return list(self._contents.triggers)
 
-    def find(self, name: str, watched: bool = False) -> Trigger | None:
-        """The trigger (or watched segment) of this name."""
-        return next((one for one in self._contents.triggers if one.name == name and one.watched == watched), None)
+    @property
+    def contents(self) -> CatalogContents:
+        """All of it, as the file has it. Not to be changed."""
+        return self._contents
 
-    def by_id(self, trigger_id: int) -> Trigger | None:
-        """The trigger of this id."""
-        return next((one for one in self._contents.triggers if one.id == trigger_id), None)
+    def replace(self, contents: CatalogContents) -> None:
+        """Has these triggers instead, durably, then in memory: what cannot be written does not happen.
 
-    def put(self, trigger: Trigger) -> None:
-        """Adds a trigger, or replaces the one of its id, durably. Raises InternalError."""
-        others = self._contents.triggers
-        if self.by_id(trigger.id) is None:
-            triggers = [*others, trigger]
-        else:
-            triggers = [trigger if one.id == trigger.id else one for one in others]
-        next_id = max(self._contents.next_id, trigger.id + 1)
-        self._store(msgspec.structs.replace(self._contents, triggers=triggers, next_id=next_id))
-
-    def remove(self, trigger_id: int) -> None:
-        """Takes a trigger out, durably. Raises InternalError."""
-        triggers = [one for one in self._contents.triggers if one.id != trigger_id]
-        self._store(msgspec.structs.replace(self._contents, triggers=triggers))
-
-    def _store(self, contents: CatalogContents) -> None:
-        """Durably, then in memory: what cannot be written does not happen."""
+        Raises InternalError.
+        """
         directory = self._path.parent
         try:
             if not directory.is_dir():

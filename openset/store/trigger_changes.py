@@ -109,10 +109,29 @@ class Acknowledged(_Change, frozen=True, array_like=True, tag="acknowledged"):
     numbers: list[int]
 
 
+class Turn(_Change, frozen=True, array_like=True, tag="turn"):
+    """The changes behind it count only where this is the next turn of the partition.
+
+    So a record changes nothing that comes twice, or from a node that has not seen what another one did before.
+    """
+
+    number: int
+
+
+class Started(_Change, frozen=True, array_like=True, tag="started"):
+    """A trigger runs for the inserts of the partition above this record. start: which of its starts this is about.
+
+    Of several records about one start the first counts.
+    """
+
+    trigger_id: int
+    start: int
+
+
 SubscriptionChange = Subscribed | Unsubscribed | Acknowledged
 Change = (
     Evaluated | Emitted | OnceMarked | OnceUnmarked | Scheduled | Unscheduled | Counted | Inserted
-    | Subscribed | Unsubscribed | Acknowledged
+    | Subscribed | Unsubscribed | Acknowledged | Turn | Started
 )  # fmt: skip
 
 

@@ -29,7 +29,9 @@ from openset.store.trigger_changes import (
     OnceMarked,
     OnceUnmarked,
     Scheduled,
+    Started,
     Subscribed,
+    Turn,
     Unscheduled,
     Unsubscribed,
 )
@@ -37,6 +39,8 @@ from openset_format.errors import FormatError
 from openset_format.membership import serialized
 
 BODY_VERSION = 1
+# So many entries of the heap may be out of date, and twice as many as are not.
+_HEAP_SLACK = 10_000
 
 _number = attrgetter("number")
 Person = int | str
@@ -44,6 +48,15 @@ Person = int | str
 
 class Known(Protocol):
     """What a state has to know of a trigger that there is."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def from_sequence(self) -> int: ...
+
+    @property
+    def start(self) -> int: ...
 
     @property
     def epoch(self) -> int: ...
@@ -81,7 +94,7 @@ class Due:
 
 
 class _Body(msgspec.Struct, array_like=True):
-    """What a sidecar file holds."""
+    """What a sidecar file holds. Files of before lack the last two."""
 
     version: int
     evaluated: int
@@ -92,6 +105,8 @@ class _Body(msgspec.Struct, array_like=True):
     inserts: list[Message]
     subscriptions: list[tuple[int, str, Cursor]]
     counts: list[tuple[int, Counts]]
+    turns: int = 0
+    started: list[tuple[int, int, int]] = []
 
 
 _DECODER = msgspec.msgpack.Decoder(_Body)
@@ -103,6 +118,9 @@ class TriggerState:
     def __init__(self) -> None:
         self.evaluated = 0
         self.next_number = 1
+        # How many turns there have been, and from which record on triggers run: (start, sequence) by trigger.
+        self.turns = 0
+        self._started: dict[int, tuple[int, int]] = {}
         self.counts: dict[int, Counts] = {}
         # Emissions that are to become events and have not been confirmed, by number.
         self.inserts: dict[int, Message] = {}
@@ -117,24 +135,37 @@ class TriggerState:
 
     # --- changing --------------------------------------------------------------------------------------------------
 
-    def apply(self, changes: Iterable[Change], known: Mapping[int, Known]) -> set[int]:
-        """Takes changes in; returns the triggers that have new messages.
+    def apply(self, changes: Iterable[Change], known: Mapping[int, Known], sequence: int = 0) -> set[int]:
+        """Takes changes in; returns the triggers that have new messages, or whose subscriptions have changed.
 
-        known: the triggers there are. What is about another one (deleted since, or before a restart) or, for once
-        marks, about another epoch is left out, but for the number of its message.
+        sequence: of their record. known: the triggers there are. What is about another one (deleted since, or before a
+        restart) or, for once marks, about another epoch is left out, but for the number of its message.
         """
         told: set[int] = set()
         for change in changes:
+            if isinstance(change, Turn):
+                if change.number != self.turns + 1:
+                    break
+                self.turns = change.number
+                continue
             trigger_id = getattr(change, "trigger_id", None)
             if trigger_id is not None and trigger_id not in known:
                 self.next_number += isinstance(change, Emitted)
                 continue
             if isinstance(change, OnceMarked | OnceUnmarked) and change.epoch != known[change.trigger_id].epoch:
                 continue
+            if isinstance(change, Started):
+                self._start(change, sequence)
+                continue
             _APPLY[type(change)](self, change)
-            if isinstance(change, Emitted):
+            if isinstance(change, Emitted | Acknowledged | Subscribed | Unsubscribed):
                 told.add(change.trigger_id)
         return told
+
+    def _start(self, change: Started, sequence: int) -> None:
+        before = self._started.get(change.trigger_id)
+        if before is None or before[0] < change.start:
+            self._started[change.trigger_id] = (change.start, sequence)
 
     def retain(self, known: Mapping[int, Known]) -> None:
         """Forgets everything of triggers that are gone, marks of other epochs, schedules of functions that are gone.
@@ -147,9 +178,13 @@ class TriggerState:
         }
         self._messages = {trigger_id: held for trigger_id, held in self._messages.items() if trigger_id in known}
         self._subscriptions = {key: one for key, one in self._subscriptions.items() if key[0] in known}
+        self._started = {trigger_id: one for trigger_id, one in self._started.items() if trigger_id in known}
         self.counts = {trigger_id: counts for trigger_id, counts in self.counts.items() if trigger_id in known}
         self.inserts = {number: one for number, one in self.inserts.items() if one.trigger_id in known}
         self._waiting = {trigger_id for trigger_id, trigger in known.items() if not trigger.runs}
+        self._make_heap()
+
+    def _make_heap(self) -> None:
         self._heap = [
             (due_ms, trigger_id, function, ordinal)
             for (trigger_id, function), held in self._schedules.items()
@@ -185,6 +220,8 @@ class TriggerState:
         for ordinal, due_ms, person in change.entries:
             found[ordinal] = (due_ms, person)
             heapq.heappush(self._heap, (due_ms, change.trigger_id, change.function, ordinal))
+        if len(self._heap) > _HEAP_SLACK + 2 * sum(map(len, self._schedules.values())):
+            self._make_heap()  # where another node runs them nobody takes anything from it
 
     def _unscheduled(self, change: Unscheduled) -> None:
         key = (change.trigger_id, change.function)
@@ -257,6 +294,13 @@ class TriggerState:
     def once(self, trigger_id: int, epoch: int) -> BitMap:
         """Who has emitted in this epoch. Shared: do not change it."""
         return self._once.get((trigger_id, epoch), BitMap())
+
+    def begin(self, trigger: Known) -> int | None:
+        """The record after which a trigger runs for inserts; None when that is not known yet."""
+        if not trigger.start:
+            return trigger.from_sequence
+        start, sequence = self._started.get(trigger.id, (0, 0))
+        return sequence if start == trigger.start else None
 
     def schedules(self, trigger_id: int) -> int:
         """How many schedules a trigger has."""
@@ -342,6 +386,8 @@ class TriggerState:
                 for key, one in sorted(self._subscriptions.items())
             ],
             sorted(self.counts.items()),
+            self.turns,
+            [(trigger_id, *one) for trigger_id, one in sorted(self._started.items())],
         )
         return msgspec.msgpack.encode(body)
 
@@ -368,6 +414,8 @@ class TriggerState:
                 cursor.hold_ms, cursor.acked_up_to, set(cursor.acked)
             )  # fmt: skip
         state.counts = dict(body.counts)
+        state.turns = body.turns
+        state._started = {trigger_id: (start, sequence) for trigger_id, start, sequence in body.started}
         return state
 
     def _all_messages(self) -> Iterator[Message]:

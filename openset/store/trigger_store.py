@@ -25,9 +25,15 @@ from openset.store.health import Health
 from openset.store.journals import Mark, first_of
 from openset.store.partition import Partition
 from openset.store.records import EMITTED_RECORD, ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, Share, decode_erasure
-from openset.store.recovery import Records
+from openset.store.recovery import NoRecords, Records
 from openset.store.snapshot import TABLES_DIRECTORY
-from openset.store.trigger_catalog import Trigger, TriggerCatalog
+from openset.store.trigger_catalog import (
+    CatalogContents,
+    Trigger,
+    TriggerCatalog,
+    with_trigger,
+    without_trigger,
+)
 from openset.store.trigger_changes import Change, decode_changes, encode_changes
 from openset.store.trigger_state import TriggerState
 from openset_format.errors import FormatError
@@ -119,6 +125,8 @@ class Triggers:
         self._health = health or Health()
         self._journal_id = journal.id
         self._submit = submit
+        # Whether every partition has sequences of its own.
+        self._is_member = isinstance(journal, NoRecords)
         # Guards states, pending inserts and the set of tables that collect them; held for moments only.
         self._lock = threading.RLock()
         # Held by the one who changes a catalog. Taken before _lock.
@@ -206,7 +214,9 @@ class Triggers:
             now_ms, emitted = self.clock(), kind == EMITTED_RECORD
             for share in shares:
                 held = self._state_of((table_id, share.partition))
-                held.pending.append(Pending(sequence, now_ms, emitted, share.events))
+                # A member is shown again after a start what is in its journal.
+                if sequence > held.state.evaluated:
+                    held.pending.append(Pending(sequence, now_ms, emitted, share.events))
         self._tell(table_id, [share.partition for share in shares], ())
 
     def changed(self, table_id: int, sequence: int, payload: bytes) -> list[int]:
@@ -226,7 +236,7 @@ class Triggers:
             held = self._state_of((table_id, number))
             if sequence <= held.saved:
                 continue
-            told |= held.state.apply(changes, self._known[table_id])
+            told |= held.state.apply(changes, self._known[table_id], sequence)
             held.note(sequence, len(payload) // len(parts))
             while held.pending and held.pending[0].sequence <= held.state.evaluated:
                 held.pending.popleft()
@@ -271,19 +281,18 @@ class Triggers:
         """
         with self._health.writing(), self._changing:
             catalog = self._catalog(table_id)
-            before = catalog.find(trigger.name, trigger.watched)
-            if before != replaces:
-                raise QueryError(f"trigger {trigger.name!r} was changed by somebody else just now; try again")
             with self._lock:
                 if trigger.runs:
                     # First inserts are collected, then it is said from where on; none falls between.
                     self._collecting.add(table_id)
-            if trigger.runs and (before is None or not before.runs):
-                trigger = msgspec.structs.replace(trigger, from_sequence=visible_sequence())
-            if not trigger.id:
-                trigger = msgspec.structs.replace(trigger, id=catalog.next_id)
             try:
-                catalog.put(trigger)
+                changed, trigger = with_trigger(
+                    catalog.contents,
+                    trigger,
+                    replaces,
+                    lambda one: msgspec.structs.replace(one, from_sequence=visible_sequence()),
+                )
+                catalog.replace(changed)
             finally:
                 self._take_over(table_id)
         self._tell(table_id, (), (trigger.id,))
@@ -292,16 +301,38 @@ class Triggers:
     def remove(self, table_id: int, trigger_id: int) -> None:
         """Removes a trigger durably, with everything of it. Raises InternalError, ReadOnlyError."""
         with self._health.writing(), self._changing:
-            self._catalog(table_id).remove(trigger_id)
+            catalog = self._catalog(table_id)
+            catalog.replace(without_trigger(catalog.contents, trigger_id))
             self._take_over(table_id)
         self._tell(table_id, (), (trigger_id,))
+
+    def contents(self, table_id: int) -> CatalogContents:
+        """The triggers of a table as a cluster's coordinator keeps them. Raises QueryError."""
+        return self._catalog(table_id).contents
+
+    def adopt(self, table_id: int, contents: CatalogContents) -> None:
+        """Has these triggers from now on, durably; nothing where the table is not here. Raises InternalError,
+        ReadOnlyError.
+        """
+        with self._health.writing(), self._changing:
+            catalog = self._catalogs.get(table_id)
+            if catalog is None or catalog.contents == contents:
+                return
+            before = {one.id: one for one in catalog.contents.triggers}
+            after = {one.id: one for one in contents.triggers}
+            catalog.replace(contents)
+            self._take_over(table_id)
+        changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+        self._tell(table_id, (), changed)
 
     def _take_over(self, table_id: int) -> None:
         """Makes the catalog of a table known to everything in memory."""
         with self._lock:
             known = self._known[table_id] = {one.id: one for one in self._catalogs[table_id].all()}
             runs = any(one.runs for one in known.values())
-            if not runs:
+            if runs:
+                self._collecting.add(table_id)
+            else:
                 self._collecting.discard(table_id)
             for held in self._held_of(table_id).values():
                 held.state.retain(known)
@@ -368,6 +399,11 @@ class Triggers:
         with self._lock:
             yield {number: held.state for number, held in self._held_of(table_id).items()}
 
+    def waits(self) -> bool:
+        """Whether there is an insert that triggers have not run for."""
+        with self._lock:
+            return any(held.pending for held in self._held.values())
+
     def partitions(self, table_id: int) -> list[int]:
         """The partitions that have any state."""
         with self._lock:
@@ -386,9 +422,16 @@ class Triggers:
             return found
 
     def backlog(self, table_id: int) -> tuple[int, int]:
-        """How many inserts wait (the same in each partition counted once), and for how long (ms) the oldest has."""
+        """How many inserts wait, and for how long (ms) the oldest has.
+
+        The same in several partitions counts once, but in a member, where it is a record of each.
+        """
         with self._lock:
-            waiting = {one.sequence: one for held in self._held_of(table_id).values() for one in held.pending}
+            waiting = {
+                (number if self._is_member else 0, one.sequence): one
+                for number, held in self._held_of(table_id).items()
+                for one in held.pending
+            }
         arrived = [one.arrived_ms for one in waiting.values() if one.arrived_ms]
         return len(waiting), max(self.clock() - min(arrived), 0) if arrived else 0
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from openset.query.frame import Common, Tools, run_query
 from openset.query.parameters import RequestParameters
 from openset.query.work import PlanCache
 from openset.revent.board import Board
+from openset.revent.changes import LocalChanges
 from openset.revent.messages import Message
 from openset.revent.registry import Options, Registry
 from openset.revent.runner import Runner
@@ -37,12 +38,13 @@ class ReventNode:
         self.store.triggers.clock = lambda: self.clock_ms
         self.executor = ThreadExecutor(data_dir, 2)
         self.tools = Tools(self.store, self.executor, PlanCache())
-        self.watcher = Watcher(self.store, self.executor, self.tools.plans)
-        self.runner = Runner(self.store, self.executor, self.watcher)
+        changes = LocalChanges(self.store, nullcontext)
+        self.watcher = Watcher(self.store, self.executor, self.tools.plans, changes)
+        self.runner = Runner(self.store, self.executor, self.watcher, changes)
         self._turns = 0
         self._count_turns()
-        self.board = Board(self.store, self.watcher)
-        self.registry = Registry(self.store, self.runner)
+        self.board = Board(self.store, self.watcher, changes)
+        self.registry = Registry(self.store, self.runner, changes)
 
     def _count_turns(self) -> None:
         """What a turn wrote is seen before the turn ends, which may disable the trigger."""

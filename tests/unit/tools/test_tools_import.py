@@ -19,7 +19,7 @@ from openset.cli import main
 from openset.errors import OpenSetError
 from openset.store.placing import PLACING_NAME
 from openset.store.store import Store
-from openset.store.trigger_catalog import Trigger, TriggerCatalog
+from openset.store.trigger_catalog import CatalogContents, Trigger, TriggerCatalog
 from openset.store.views import ViewCache
 from openset_format.files import FileLayer
 from openset_tools.importing import importer
@@ -353,7 +353,7 @@ def test_readers_wait_for_an_interrupted_import(tmp_path: Path) -> None:
 def test_a_table_with_triggers_is_refused(tmp_path: Path) -> None:
     data = made(tmp_path / "data")
     trigger = Trigger(1, "rule", 1, "emit('x')", True, False, False, None, 0, (), 0)
-    TriggerCatalog(data, 1).put(trigger)
+    TriggerCatalog(data, 1).replace(CatalogContents(triggers=[trigger]))
     result = run(data, "t", write(tmp_path / "e.ndjson", lines(EVENTS)))
     assert result.exit_code == 1
     assert "table 't' has triggers, which an import does not run" in result.output
