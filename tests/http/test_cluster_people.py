@@ -1,4 +1,4 @@
-"""What is done to a table through any node of a cluster: erasing people, compacting, what a cluster does not do yet."""
+"""What is done to a table through any node of a cluster: erasing people and compacting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.cluster import Cluster, Node, alive, started, wait_until
+from support.cluster import Cluster, Node, alive, is_settled, started, wait_until
 from support.daemon import Response
 
 STAMP = 1_700_000_000_000
@@ -54,13 +54,6 @@ def listed(node: Node, table: str) -> dict[str, int]:
     return {entry["name"]: entry["people"] for entry in answer["segments"]}
 
 
-def is_settled(status: dict[str, Any]) -> bool:
-    """Every partition has its copies, and nothing is on its way."""
-    wanted = min(status["replicas"], len(status["members"]))
-    placed = all(len(each["in_sync"]) == wanted and not each["filling"] for each in status["map"])
-    return placed and not status["transfers"] and len(alive(status)) == len(status["members"])
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three members with two copies of each partition, so that each lacks some."""
@@ -99,37 +92,6 @@ def test_health_says_how_the_cluster_is(cluster: Cluster) -> None:
     for node in cluster.nodes:
         health = done(node.request("GET", "/health"))
         assert (health["status"], health["cluster"]) == ("ok", {"node": node.name, "alive": True, "status": "ok"})
-
-
-def test_what_a_cluster_does_not_run_yet_is_refused_at_once(cluster: Cluster) -> None:
-    create(cluster[0], "quiet")
-    count(cluster[0], "quiet", EVERY)
-    script = "on_insert:\n    if is_new: emit('x')\n"
-    webhook = json.dumps({"url": "http://127.0.0.1:1/"})
-    for node in cluster.nodes:
-        for method, path, body in (
-            ("POST", "/v1/table/quiet/revent/tr", script),
-            ("POST", "/v1/table/quiet/trigger/tr", script),
-            ("DELETE", "/v1/table/quiet/revent/tr", None),
-            ("POST", "/v1/table/quiet/revent/tr/reset", None),
-            ("POST", "/v1/table/quiet/revent/tr/backtest", script),
-            ("GET", "/v1/subscription/quiet/every", None),
-            ("POST", "/v1/subscription/quiet/every/sub?timeout=1", None),
-            ("GET", "/v1/subscription/quiet/every/sub", None),
-            ("DELETE", "/v1/subscription/quiet/every/sub", None),
-            ("PUT", "/v1/subscription/quiet/every/sub/webhook", webhook),
-            ("GET", "/v1/subscription/quiet/every/sub/webhook", None),
-            ("DELETE", "/v1/subscription/quiet/every/sub/webhook", None),
-            ("GET", "/v1/subscription/quiet/every/sub/dead", None),
-            ("POST", "/v1/subscription/quiet/every/sub/dead/retry", None),
-        ):
-            answer = node.running.raw(method, path, body, timeout=10)
-            assert (answer.status, answer.error["class"]) == (400, "config"), (method, path)
-            assert "does not run triggers yet" in answer.error["message"]
-        stream = node.running.raw("GET", "/v1/subscription/quiet/every/sub", None, {"Accept": "text/event-stream"}, 10)
-        assert "does not run triggers yet" in stream.error["message"]
-        assert done(node.request("GET", "/v1/table/quiet/revents")) == {"triggers": []}
-        assert node.request("GET", "/v1/table/quiet/revent/tr").error["class"] == "query"
 
 
 def found_in(cluster: Cluster, text: bytes) -> list[str]:

@@ -174,3 +174,10 @@ def members(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def alive(status: dict[str, Any]) -> set[str]:
     """Those of them that live."""
     return {name for name, member in members(status).items() if member["alive"]}
+
+
+def is_settled(status: dict[str, Any]) -> bool:
+    """Every partition has its copies, and nothing is on its way."""
+    wanted = min(status["replicas"], len(status["members"]))
+    placed = all(len(each["in_sync"]) == wanted and not each["filling"] for each in status["map"])
+    return placed and not status["transfers"] and len(alive(status)) == len(status["members"])

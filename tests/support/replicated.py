@@ -94,6 +94,7 @@ class LocalNode:
         store = Store.open(directory)
         store.initialise(partitions)
         store.create_table("t", model.COLUMNS, model.Z_ORDER)
+        self.schema = store.shared_schema()
         store.close()
         make_member(directory, store._catalog, FILES, JOURNAL_ID)
 
@@ -181,12 +182,16 @@ class LocalNode:
 class LocalCluster:
     """Use as an async context manager. The sentinel is a loop of this object, as if it never died."""
 
+    node_type: type[LocalNode] = LocalNode
+
     def __init__(self, directory: Path, names: Sequence[NodeName], partitions: int = 2, replicas: int = 2):
         self.network = Network()
         self.partitions = partitions
         self.replicas = replicas
         self._server = EmbeddedServer.open(directory / "coordinator", create=True)
-        self.nodes = {name: LocalNode(name, directory / name, self._server, self.network, partitions) for name in names}
+        self.nodes = {
+            name: self.node_type(name, directory / name, self._server, self.network, partitions) for name in names
+        }
         self._coordinator = Coordinator(EmbeddedKeeper(self._server.answer, may_lead=True), ttl_ms=600_000)
         self._sentinel: asyncio.Task[None] | None = None
         self._dead_since: dict[NodeName, float] = {}
@@ -196,8 +201,8 @@ class LocalCluster:
         session = await self._coordinator.open_session("sentinel")
         self._term = await self._coordinator.campaign(session)
         assert self._term is not None
-        member = Member(first, "here", 1)
-        await self._coordinator.initialise(self._term, member, self.partitions, self.replicas)
+        member, schema = Member(first, "here", 1), self.nodes[first].schema
+        await self._coordinator.initialise(self._term, member, self.partitions, self.replicas, schema=schema)
         for name in others:
             await self._coordinator.add_member(Member(name, "here", 1))
         for node in self.nodes.values():
