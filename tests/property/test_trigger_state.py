@@ -16,7 +16,16 @@ from support.trigger_model import CHANGES, KnownTrigger, TriggerModel, changes, 
 
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
-from openset.store.trigger_changes import Change, Emitted, decode_changes, encode_changes
+from openset.store.trigger_changes import (
+    Acknowledged,
+    Change,
+    Emitted,
+    Subscribed,
+    Turn,
+    Unsubscribed,
+    decode_changes,
+    encode_changes,
+)
 from openset.store.trigger_state import TriggerState
 
 KNOWN = {1: KnownTrigger(2), 2: KnownTrigger(1)}
@@ -24,12 +33,24 @@ steps = st.lists(
     st.one_of(st.lists(changes, max_size=4), people.map(lambda one: ("erase", one)), st.just("sidecar")), max_size=25
 )
 
+TOLD = Emitted | Subscribed | Unsubscribed | Acknowledged
+
+
+def stops_at(record: list[Change], turns: int) -> int:
+    """How many of the changes of a record count."""
+    for at, change in enumerate(record):
+        if isinstance(change, Turn):
+            if change.number != turns + 1:
+                return at
+            turns += 1
+    return len(record)
+
 
 @given(steps)
 def test_state_is_what_the_changes_make_of_it(steps: list[object]) -> None:
     state, model = TriggerState(), TriggerModel()
     state.retain(KNOWN)
-    for step in steps:
+    for number, step in enumerate(steps, 1):
         if step == "sidecar":
             state = TriggerState.decode(state.encode())
             state.retain(KNOWN)
@@ -40,10 +61,11 @@ def test_state_is_what_the_changes_make_of_it(steps: list[object]) -> None:
             assert isinstance(step, list)
             own = decode_changes(encode_changes({4: step}))[4]
             assert own == step
-            told = state.apply(own, KNOWN)
-            assert told == {one.trigger_id for one in own if isinstance(one, Emitted)} & KNOWN.keys()
-            for change in own:
-                model.apply(change, KNOWN)
+            turns = state.turns
+            told = state.apply(own, KNOWN, number)
+            counted = own[: stops_at(own, turns)]
+            assert told == {one.trigger_id for one in counted if isinstance(one, TOLD)} & KNOWN.keys()
+            model.apply(own, KNOWN, number)
         model.check(state, KNOWN)
 
 
@@ -108,9 +130,8 @@ def test_state_survives_restarts_and_lost_ends_of_the_journal(steps: list[object
                 saved = len(past) - 1
             else:
                 assert isinstance(step, list)
-                store.triggers.append(table_id, {0: step}).result(10)
-                for change in step:
-                    model.apply(change, KNOWN)
+                sequence = store.triggers.append(table_id, {0: step}).result(10)
+                model.apply(step, KNOWN, sequence)
                 past.append((journal.stat().st_size, deepcopy(model)))
             with store.triggers.state(table_id, 0) as state:
                 model.check(state, KNOWN)

@@ -5,7 +5,7 @@ Random changes of every kind, too: `CHANGES` by kind, `changes` of any kind.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,9 @@ from openset.store.trigger_changes import (
     OnceMarked,
     OnceUnmarked,
     Scheduled,
+    Started,
     Subscribed,
+    Turn,
     Unscheduled,
     Unsubscribed,
 )
@@ -52,6 +54,8 @@ CHANGES: dict[type, st.SearchStrategy[Change]] = {
     Subscribed: st.builds(Subscribed, triggers, names, st.integers(1, 9)),
     Unsubscribed: st.builds(Unsubscribed, triggers, names),
     Acknowledged: st.builds(Acknowledged, triggers, names, numbers),
+    Turn: st.builds(Turn, st.integers(1, 4)),
+    Started: st.builds(Started, triggers, st.integers(1, 3)),
 }
 changes = st.one_of(*CHANGES.values())
 
@@ -63,6 +67,9 @@ class KnownTrigger:
     epoch: int
     functions: tuple[str, ...] = ("later", "soon")
     runs: bool = True
+    id: int = 0
+    from_sequence: int = 0
+    start: int = 0
 
 
 @dataclass
@@ -71,6 +78,8 @@ class TriggerModel:
 
     evaluated: int = 0
     emitted: int = 0
+    turns: int = 0
+    started: dict[int, tuple[int, int]] = field(default_factory=dict)
     messages: list[tuple[Any, ...]] = field(default_factory=list)
     inserts: set[int] = field(default_factory=set)
     once: set[tuple[int, int, int]] = field(default_factory=set)
@@ -78,7 +87,20 @@ class TriggerModel:
     subscriptions: dict[tuple[int, str], tuple[int, set[int]]] = field(default_factory=dict)
     counts: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
-    def apply(self, change: Change, known: Mapping[int, KnownTrigger]) -> None:
+    def apply(self, record: Sequence[Change], known: Mapping[int, KnownTrigger], sequence: int) -> None:
+        """The changes of a record, as far as they count."""
+        for change in record:
+            if isinstance(change, Turn):
+                if change.number != self.turns + 1:
+                    return
+                self.turns += 1
+            elif isinstance(change, Started):
+                if change.trigger_id in known and change.start > self.started.get(change.trigger_id, (0, 0))[0]:
+                    self.started[change.trigger_id] = (change.start, sequence)
+            else:
+                self._apply(change, known)
+
+    def _apply(self, change: Change, known: Mapping[int, KnownTrigger]) -> None:
         trigger_id = getattr(change, "trigger_id", None)
         if isinstance(change, Emitted):
             self.emitted += 1
@@ -132,6 +154,7 @@ class TriggerModel:
         """That a state says the same wherever it is asked."""
         assert state.evaluated == self.evaluated
         assert state.next_number == self.emitted + 1
+        assert state.turns == self.turns
         for trigger_id, trigger in known.items():
             own = [one for one in self.messages if one[4] == trigger_id]
             found = state.after(trigger_id, 0, 10_000)
@@ -146,6 +169,11 @@ class TriggerModel:
             wanted = self.counts.get(trigger_id)
             assert (None if counts is None else (counts.people, counts.emissions, counts.errors)) == wanted
             self._check_subscriptions(state, trigger_id, [one[0] for one in own])
+            start, sequence = self.started.get(trigger_id, (0, 0))
+            for asked in (1, 2, 3):
+                begin = state.begin(KnownTrigger(0, id=trigger_id, start=asked))
+                assert begin == (sequence if asked == start else None)
+            assert state.begin(KnownTrigger(0, id=trigger_id, from_sequence=7)) == 7
         assert set(state.inserts) == self.inserts
         self._check_due(state)
 
