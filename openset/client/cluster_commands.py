@@ -105,7 +105,7 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
             lines.append(f"partitions {text}: {', '.join(map(str, health[name]))}")
     for member in answer["members"]:
         state = ("leaving" if member["leaving"] else "alive") if member["alive"] else "not alive"
-        words = [state, *member["roles"]]
+        words = [state, *(["disk full"] if member["full"] else []), *member["roles"]]
         lines.append(
             f"{member['node']}  {member['host']}:{member['port']}  {', '.join(words)}  "
             f"owns {member['owns']}, has {member['in_sync']}, gets {member['filling']}"

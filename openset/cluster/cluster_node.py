@@ -550,7 +550,7 @@ class ClusterNode:
             moved = msgspec.structs.replace(registered.member, host=host, port=self._listens.port)
             self._begin(self._announce(moved, registered.revision))
         home = None if identity.home is None else view.members.get(identity.home.node)
-        if home is not None and identity.home != msgspec.structs.replace(home.member, leaving=False):
+        if home is not None and identity.home != _home(home.member):
             self._begin(self._note_home(home.member))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -587,7 +587,7 @@ class ClusterNode:
             await self._write(msgspec.structs.replace(self.identity, host=moved.host, port=moved.port))
 
     async def _note_home(self, home: Member) -> None:
-        await self._write(msgspec.structs.replace(self.identity, home=msgspec.structs.replace(home, leaving=False)))
+        await self._write(msgspec.structs.replace(self.identity, home=_home(home)))
 
     # ---------------------------------------------------------------- what it stands on
 
@@ -598,6 +598,11 @@ class ClusterNode:
     async def _write(self, identity: Identity) -> None:
         assert self._file is not None
         await asyncio.to_thread(self._file.write, identity)
+
+
+def _home(member: Member) -> Member:
+    """Where a member is, whatever else the cluster knows of it."""
+    return Member(member.node, member.host, member.port)
 
 
 def _etcd_address(url: str | None) -> EtcdAddress | None:

@@ -30,12 +30,13 @@ NOWHERE = Position(0, 0)
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A node of the cluster. leaving: it is being emptied, then removed."""
+    """A node of the cluster. leaving: it is being emptied, then removed. full: its disk takes nothing at the moment."""
 
     node: NodeName
     host: str
     port: int
     leaving: bool = False
+    full: bool = False
 
 
 class Placement(msgspec.Struct, frozen=True):

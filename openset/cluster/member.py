@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+import msgspec
+
 from openset.cluster.coordinator import Coordinator
 from openset.cluster.keeper import Revision
 from openset.cluster.map import NodeName
@@ -20,7 +22,7 @@ from openset.cluster.presence import Presence
 from openset.cluster.security import Security
 from openset.cluster.sentinel_run import SentinelRun
 from openset.cluster.view import KeptTriggers, View
-from openset.errors import OpenSetError, UnreachableError
+from openset.errors import ConflictError, OpenSetError, UnreachableError
 from openset.log import get_logger
 from openset.store.store import Store
 
@@ -31,6 +33,9 @@ _WATCH_GRACE_SECONDS = 0.1
 _PAUSE_AFTER_FAILURE_SECONDS = 1.0
 _FAREWELL_SECONDS = 2.0
 _NUDGE_MS = 2_000
+_LOOK_AT_DISK_SECONDS = 0.5
+# A disk that is full, or has room again, has been so for so long before others act on it.
+_DISK_SECONDS = 2.0
 
 
 class DataPlane(Protocol):
@@ -137,6 +142,26 @@ class Membership:
             asyncio.create_task(self._for_good("sentinel", self.sentinel_run.run)),
         ]
         self._tasks += self._living
+        self._tasks.append(asyncio.create_task(self._for_good("disk", self._tell_of_disk)))
+
+    async def _tell_of_disk(self) -> None:
+        """Has the cluster know whether this node's disk takes anything, once that has been so for a while."""
+        since, was_full = 0.0, False
+        while True:
+            await asyncio.sleep(_LOOK_AT_DISK_SECONDS)
+            is_full = self._store.health.condition.state == "full"
+            now = asyncio.get_running_loop().time()
+            if is_full != was_full:
+                since, was_full = now, is_full
+            registered = self.view.members.get(self.node)
+            if registered is None or registered.member.full == is_full or now - since < _DISK_SECONDS:
+                continue
+            told = msgspec.structs.replace(registered.member, full=is_full)
+            with suppress(ConflictError):  # the next view shows what it is now
+                revision = await self.coordinator.change_member(told, registered.revision)
+                log.warning("the disk is full: others are to own partitions" if is_full else "the disk has room again")
+                await self.caught_up(revision, _NUDGE_MS)
+                await self.tell_others("map_change")
 
     async def close(self, *, leave_lease: bool = False) -> None:
         """leave_lease: says nothing to the coordinator, which may be gone already. It is not closed."""

@@ -54,10 +54,10 @@ class _Look:
     def __init__(self, cluster: ClusterMap, health: Health):
         self._cluster = cluster
         self._health = health
-        self._eligible = sorted(
-            node for node, member in cluster.members.items() if node in health.alive and not member.leaving
-        )
-        self._wanted = min(max(cluster.replicas, 1), max(len(self._eligible), 1))
+        staying = [node for node, member in cluster.members.items() if node in health.alive and not member.leaving]
+        # A full disk is to have room again: what it has counts, and it gets nothing.
+        self._eligible = sorted(node for node in staying if not cluster.members[node].full)
+        self._wanted = min(max(cluster.replicas, 1), max(len(staying), 1))
         self._owned = dict.fromkeys(cluster.members, 0.0)
         self._held = dict.fromkeys(cluster.members, 0.0)
         self._filling = dict.fromkeys(cluster.members, 0)
@@ -91,6 +91,10 @@ class _Look:
         member = self._cluster.members.get(node)
         return member is None or member.leaving
 
+    def _full(self, node: NodeName) -> bool:
+        member = self._cluster.members.get(node)
+        return member is not None and member.full
+
     # ---------------------------------------------------------------- repair
 
     def repair(self, partition: int) -> Iterator[Change]:
@@ -103,20 +107,23 @@ class _Look:
                 return
 
     def _new_owner(self, placement: Placement) -> Placement | None:
-        """A dead owner is replaced by a copy in sync; one that leaves hands over."""
+        """A dead owner is replaced by a copy in sync; one that leaves, or takes no writes, hands over."""
         owner = placement.owner
         dead = owner not in self._health.alive
-        if not dead and not self._leaving(owner):
+        if not dead and not self._leaving(owner) and not self._full(owner):
             return None
         heirs = [node for node in placement.in_sync if node in self._health.alive and node != owner]
-        preferred = [node for node in heirs if not self._leaving(node)] or (heirs if dead else [])
+        preferred = [node for node in heirs if node in self._eligible]
+        if not preferred and (dead or self._leaving(owner)):
+            preferred = [node for node in heirs if not self._leaving(node)] or (heirs if dead else [])
         if not preferred:
             return None
         heir = min(preferred, key=lambda node: (self._owned.get(node, 0.0), node))
         if dead:
             in_sync = frozenset(placement.in_sync) - {owner}
             return changed(placement, f"the owner {owner} is not alive", owner=heir, in_sync=in_sync)
-        return self._succeeded(placement, f"the owner {owner} leaves", heir)
+        reason = f"the owner {owner} leaves" if self._leaving(owner) else f"the disk of the owner {owner} is full"
+        return self._succeeded(placement, reason, heir)
 
     def _succeeded(self, placement: Placement, reason: str, heir: NodeName) -> Placement | None:
         """An owner that lives is asked to hand over; None when it has been asked."""
@@ -125,11 +132,15 @@ class _Look:
         return changed(placement, reason, successor=heir)
 
     def _stop_filling(self, placement: Placement) -> Placement | None:
-        """Nodes that went away, or leave, while they were being filled."""
-        lost = {node for node in placement.filling if node in self._health.gone or self._leaving(node)}
+        """Nodes that went away, leave, or take nothing, while they were being filled."""
+        lost = {
+            node
+            for node in placement.filling
+            if node in self._health.gone or self._leaving(node) or self._full(node)
+        }  # fmt: skip
         if not lost:
             return None
-        reason = f"{', '.join(sorted(lost))} went away before it had caught up"
+        reason = f"{', '.join(sorted(lost))} went away, or has no room, before it had caught up"
         return changed(placement, reason, stop_filling=frozenset(lost))
 
     def _staying(self, placement: Placement) -> list[NodeName]:

@@ -71,6 +71,7 @@ def member(view: View, node: NodeName) -> dict[str, Any]:
         "port": found.port,
         "alive": node in view.alive,
         "leaving": found.leaving,
+        "full": found.full,
         "roles": ["sentinel"] if sentinel else [],
         "owns": sum(placement.owner == node for placement in placements),
         "in_sync": sum(node in placement.in_sync for placement in placements),

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from openset.cluster.log import PartitionLog
 from openset.cluster.map import NOWHERE, ClusterMap, Member, Placed, Placement, Position
 from openset.cluster.messages import (
@@ -450,10 +452,13 @@ class Simulation:
             case _:
                 member = self.coordinator.members[self.rng.choice(names)]
                 leaving = sum(each.leaving for each in self.coordinator.members.values())
-                if member.leaving or leaving == 0:
-                    self.coordinator.members[member.node] = Member(member.node, "sim", 0, not member.leaving)
-                    self.coordinator.revision += 1
-                    self._changed()
+                if self.rng.random() < 0.5:
+                    member = msgspec.structs.replace(member, full=not member.full)
+                elif member.leaving or leaving == 0:
+                    member = msgspec.structs.replace(member, leaving=not member.leaving)
+                self.coordinator.members[member.node] = member
+                self.coordinator.revision += 1
+                self._changed()
 
     def _start_again(self, name: str, life: int) -> None:
         if self.nodes[name].state is None and self.nodes[name].life == life:
