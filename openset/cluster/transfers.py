@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,13 +23,15 @@ from openset.cluster.messages import TransferArrived
 from openset.cluster.outbox import Caller
 from openset.errors import InternalError, InternodeError, OpenSetError, UnreachableError
 from openset.log import get_logger
-from openset.store.copies import Copies, Outgoing
+from openset.store.copies import Copies, FileName, Outgoing, OutgoingFile
 from openset.store.copies import Received as ReceivedCopy
 from openset.store.store import Store
+from openset.store.trigger_state import TriggerState
 from openset_format.decoding import msgpack_decoder
 from openset_format.errors import FormatError
 from openset_format.hashing import checksum
 from openset_format.reader import PartitionFile
+from openset_format.revent_file import ReventHead, read_revent_file
 
 log = get_logger("openset.cluster")
 
@@ -46,10 +48,15 @@ _Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 
 
 class FileHead(msgspec.Struct, frozen=True, array_like=True):
-    """A file that is sent. table_id: its table."""
+    """A file that is sent. table_id, is_sidecar: its name, see copies.FileName."""
 
     table_id: _Number
     size_bytes: _Number
+    is_sidecar: bool = False
+
+    @property
+    def name(self) -> FileName:
+        return FileName(self.table_id, self.is_sidecar)
 
 
 class Begin(msgspec.Struct, frozen=True, array_like=True):
@@ -77,12 +84,13 @@ class End(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True):
-    """A part of a file. hash: xxh3_64 of the data."""
+    """A part of a file. hash: xxh3_64 of the data. is_sidecar: of the file of the table that the request names."""
 
     transfer: str
     offset: _Number
     hash: int
     data: bytes
+    is_sidecar: bool = False
 
 
 def piece_route(partition: int, table_id: int) -> str:
@@ -146,9 +154,10 @@ class SendTransfer:
 
     async def _send(self, outgoing: Outgoing) -> None:
         self._total_bytes = sum(one.size_bytes for one in outgoing.files)
+        heads = [FileHead(one.name.table_id, one.size_bytes, one.name.is_sidecar) for one in outgoing.files]
         begin = Begin(
             self._name, self._partition, self._term, outgoing.term, outgoing.index, outgoing.covers,
-            min(self._committed, outgoing.index), [FileHead(one.table_id, one.size_bytes) for one in outgoing.files],
+            min(self._committed, outgoing.index), heads,
         )  # fmt: skip
         attempts = 0
         while True:
@@ -174,17 +183,18 @@ class SendTransfer:
             raise InternodeError("the answer to a transfer is about other files")
         self._sent_bytes = sum(standing.received_bytes)
         for one, offset in zip(outgoing.files, standing.received_bytes, strict=True):
-            await self._send_file(one.table_id, one.file, one.size_bytes, offset)
+            await self._send_file(one, offset)
         await self._call(END_ROUTE, End(self._name, self._partition), _END_MS)
 
-    async def _send_file(self, table_id: int, file: BinaryIO, size_bytes: int, offset: int) -> None:
-        route = piece_route(self._partition, table_id)
-        while offset < size_bytes:
-            data = await asyncio.to_thread(os.pread, file.fileno(), PIECE_BYTES, offset)
+    async def _send_file(self, one: OutgoingFile, offset: int) -> None:
+        route = piece_route(self._partition, one.name.table_id)
+        while offset < one.size_bytes:
+            data = await asyncio.to_thread(os.pread, one.file.fileno(), PIECE_BYTES, offset)
             if not data:
                 raise InternalError(f"a file of partition {self._partition} is shorter than it was")
             await self._rate.take(len(data))
-            await self._call(route, Piece(self._name, offset, checksum(data), data), _PIECE_MS)
+            piece = Piece(self._name, offset, checksum(data), data, one.name.is_sidecar)
+            await self._call(route, piece, _PIECE_MS)
             offset += len(data)
             self._sent_bytes += len(data)
 
@@ -198,8 +208,8 @@ class _Arriving:
 
     begin: Begin
     sender: NodeName
-    paths: dict[int, Path]
-    received: dict[int, int]
+    paths: dict[FileName, Path]
+    received: dict[FileName, int]
     verified: bool = False
     heard: float = field(default_factory=time.monotonic)
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -238,14 +248,14 @@ class Arrivals:
             await self._forget(begin.partition)
             self._check_room(begin)
             paths = {
-                one.table_id: await asyncio.to_thread(self._copies.staging_path, one.table_id, begin.partition)
+                one.name: await asyncio.to_thread(self._copies.staging_path, one.name, begin.partition)
                 for one in begin.files
             }
             known = self._arriving[begin.partition] = _Arriving(begin, sender, paths, dict.fromkeys(paths, 0))
             for path in paths.values():
                 await asyncio.to_thread(self._copies.begin_staged, path)
         known.heard = time.monotonic()
-        return Standing([known.received[one.table_id] for one in begin.files])
+        return Standing([known.received[one.name] for one in begin.files])
 
     def _check_room(self, begin: Begin) -> None:
         wanted = sum(one.size_bytes for one in begin.files)
@@ -258,20 +268,21 @@ class Arrivals:
     async def piece(self, partition: int, table_id: int, piece: Piece) -> None:
         """A part of a file, at the end of what is here of it. Raises InternodeError, InternalError."""
         one = self._found(partition, piece.transfer)
-        if table_id not in one.paths:
+        name = FileName(table_id, piece.is_sidecar)
+        if name not in one.paths:
             raise InternodeError(f"the transfer has no file of table {table_id}")
         async with one.busy:
-            if piece.offset != one.received[table_id] or checksum(piece.data) != piece.hash:
-                raise UnreachableError(f"the piece does not fit: {one.received[table_id]:,} bytes are here")
-            await asyncio.to_thread(self._copies.write_staged, one.paths[table_id], piece.offset, piece.data)
-            one.received[table_id] += len(piece.data)
+            if piece.offset != one.received[name] or checksum(piece.data) != piece.hash:
+                raise UnreachableError(f"the piece does not fit: {one.received[name]:,} bytes are here")
+            await asyncio.to_thread(self._copies.write_staged, one.paths[name], piece.offset, piece.data)
+            one.received[name] += len(piece.data)
             one.heard = time.monotonic()
 
     async def end(self, partition: int, transfer: str) -> None:
         """Everything is here: verified, durable, and told. Raises InternodeError, InternalError."""
         one = self._found(partition, transfer)
         async with one.busy:
-            short = [file.table_id for file in one.begin.files if one.received[file.table_id] != file.size_bytes]
+            short = [file.table_id for file in one.begin.files if one.received[file.name] != file.size_bytes]
             if short:
                 raise UnreachableError(f"the files of tables {short} are not complete")
             if not one.verified:
@@ -289,24 +300,19 @@ class Arrivals:
 
     def _verify(self, one: _Arriving) -> None:
         """Raises InternodeError for files that are not what they should be, InternalError."""
-        from openset_format.verify import unreadable  # h5py takes its time to load
-
-        for table_id, path in one.paths.items():
+        for name, path in one.paths.items():
             self._copies.sync_staged(path)
-            full = self._store.data_dir / path
+            check = _checked_sidecar if name.is_sidecar else _checked_file
             try:
-                file = PartitionFile.open(full)
-                with full.open("rb") as handle:
-                    damage = next(unreadable(file, handle), None)
+                found = check(self._store.data_dir / path)
             except (FormatError, OSError) as error:
-                raise InternodeError(f"the file of table {table_id} that was received is damaged: {error}") from error
-            if damage is not None:
-                raise InternodeError(f"the file of table {table_id} that was received is damaged: {damage}")
-            if (file.table_id, file.partition) != (table_id, one.begin.partition):
-                raise InternodeError(f"the file received is of partition {file.partition} of table {file.table_id}")
-            if file.journal_id != self._copies.journal_id:
+                reason = f"the file of table {name.table_id} that was received is damaged: {error}"
+                raise InternodeError(reason) from error
+            if (found.table_id, found.partition) != (name.table_id, one.begin.partition):
+                raise InternodeError(f"the file received is of partition {found.partition} of table {found.table_id}")
+            if found.journal_id != self._copies.journal_id:
                 raise InternodeError("the file received is of another cluster")
-            if file.applied_sequence > one.begin.covers:
+            if found.applied_sequence > one.begin.covers:
                 raise InternodeError("the file received has more records than it should")
 
     def take(self, partition: int, position: Position) -> ReceivedCopy | None:
@@ -332,3 +338,22 @@ class Arrivals:
             for path in one.paths.values():
                 with suppress(OpenSetError, OSError):
                     await asyncio.to_thread(self._copies.discard_staged, path)
+
+
+def _checked_file(path: Path) -> PartitionFile:
+    """Raises FormatError for damage anywhere in a partition file, OSError."""
+    from openset_format.verify import unreadable  # h5py takes its time to load
+
+    file = PartitionFile.open(path)
+    with path.open("rb") as handle:
+        damage = next(unreadable(file, handle), None)
+    if damage is not None:
+        raise FormatError(str(damage))
+    return file
+
+
+def _checked_sidecar(path: Path) -> ReventHead:
+    """Raises FormatError for damage anywhere in the state of triggers, OSError."""
+    file = read_revent_file(path)
+    TriggerState.decode(file.body)
+    return file.head

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from openset.errors import InternalError
 from openset.store.catalog import Catalog
@@ -31,6 +31,7 @@ from openset.store.placing import is_placing, place
 from openset.store.recovery import Partitions
 from openset.store.replicas import Replicas
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, partition_path
+from openset.store.trigger_store import Triggers, revent_path
 from openset_format.errors import FormatError, JournalFailedError
 from openset_format.files import TEMPORARY_SUFFIX, FileLayer, replace_file
 from openset_format.journal import Journal
@@ -39,11 +40,22 @@ from openset_format.reader import PartitionFile
 _STAGED = f".received{TEMPORARY_SUFFIX}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OutgoingFile:
-    """A partition file that was opened: it stays what it is whatever replaces it. The receiver of it closes it."""
+class FileName(NamedTuple):
+    """A file of a partition: that of a table's events, or of the state of its triggers."""
 
     table_id: int
+    is_sidecar: bool
+
+    def path(self, partition: int) -> Path:
+        """Relative to the data directory."""
+        return revent_path(self.table_id, partition) if self.is_sidecar else partition_path(self.table_id, partition)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutgoingFile:
+    """A file that was opened: it stays what it is whatever replaces it. The receiver of it closes it."""
+
+    name: FileName
     size_bytes: int
     file: BinaryIO
 
@@ -63,12 +75,12 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A copy that arrived and was verified. staged: its files by table id, durable, relative to the data directory."""
+    """A copy that arrived and was verified. staged: its files, durable; paths are relative to the data directory."""
 
     term: int
     index: int
     covers: int
-    staged: Mapping[int, Path]
+    staged: Mapping[FileName, Path]
 
 
 class Copies:
@@ -81,10 +93,12 @@ class Copies:
         catalog_lock: threading.Lock,
         partitions: Partitions,
         pins: Pins,
+        triggers: Triggers,
         journals: PartitionJournals,
         lock: threading.Lock,
         files: FileLayer,
     ):
+        self._triggers = triggers
         self._data_dir = data_dir
         self._catalog = catalog
         self._catalog_lock = catalog_lock
@@ -103,29 +117,36 @@ class Copies:
             self._journals.take_over(partition, base)
 
     def outgoing(self, partition: int) -> Outgoing:
-        """The files of a partition as they are now. Raises InternalError for a damaged one, OSError."""
+        """The files of a partition as they are now. Raises InternalError for a damaged one, OSError.
+
+        Writes the state of its triggers, so that few records have to come behind the files.
+        """
+        self._triggers.save(partition)
         with self._lock:
             own = [one for key, one in self._partitions.items() if key[1] == partition]
             damaged = next((one.damage for one in own if one.damage), "")
             if damaged:
                 raise InternalError(damaged)
-            index = min(
-                (one.oldest_sequence - 1 for one in own if one.delta_events),
-                default=self._journals.shown(partition),
-            )
+            shown = self._journals.shown(partition)
+            unsaved = [first for number, first in self._triggers.needed_from() if number == partition]
+            unfiled = [one.oldest_sequence for one in own if one.delta_events]
+            index = min((first - 1 for first in (*unfiled, *unsaved)), default=shown)
             base = self._journals.base(partition)
             term = base.term if index == base.index else self._journals.of(partition).term_of(index)
             covers = max((one.applied_sequence for one in own), default=0)
+            names = [FileName(one.table_id, False) for one in own if one.generation]
+            sidecars = [FileName(schema.id, True) for schema in self._catalog.tables()]
+            sidecars = [name for name in sidecars if (self._data_dir / name.path(partition)).exists()]
             opened: list[OutgoingFile] = []
-            for one in own:
-                if one.generation:
-                    file = (self._data_dir / partition_path(one.table_id, partition)).open("rb")
-                    opened.append(OutgoingFile(one.table_id, file.seek(0, 2), file))
-        return Outgoing(term, index, max(covers, index), tuple(opened))
+            for name in (*names, *sidecars):
+                file = (self._data_dir / name.path(partition)).open("rb")
+                opened.append(OutgoingFile(name, file.seek(0, 2), file))
+        # A state of triggers may have been written a moment ago: it has nothing that is not visible.
+        return Outgoing(term, index, max(covers, index, shown if sidecars else 0), tuple(opened))
 
-    def staging_path(self, table_id: int, partition: int) -> Path:
+    def staging_path(self, name: FileName, partition: int) -> Path:
         """Where a file of a copy that arrives is written to, relative to the data directory. Makes the directory."""
-        path = partition_path(table_id, partition)
+        path = name.path(partition)
         if not (self._data_dir / path.parent).is_dir():
             self._files.make_directory(self._data_dir / path.parent)
             self._files.sync_directory(self._data_dir / TABLES_DIRECTORY)
@@ -171,14 +192,16 @@ class Copies:
         base = LogBase(self._journals.next_incarnation(partition), received.term, received.index, received.covers)
         self._journals.begin(partition, base)
         staged_base = self._staged(base_path(partition), encode_base(base))
-        staged = {
-            table_id: path for table_id, path in received.staged.items() if not self._catalog.is_dropped(table_id)
+        staged = {name: path for name, path in received.staged.items() if not self._catalog.is_dropped(name.table_id)}
+        found = {
+            name.table_id: PartitionFile.open(self._data_dir / path)
+            for name, path in staged.items()
+            if not name.is_sidecar
         }
-        found = {table_id: PartitionFile.open(self._data_dir / path) for table_id, path in staged.items()}
         for table_id, file in found.items():
             assert (file.table_id, file.partition) == (table_id, partition) and file.journal_id == self._journals.id
-        renames = {path: partition_path(table_id, partition) for table_id, path in staged.items()}
-        with self._lock:
+        renames = {path: name.path(partition) for name, path in staged.items()}
+        with self._triggers.still(), self._lock:
             for table_id in found:
                 self._keep_pinned((table_id, partition), self._data_dir / partition_path(table_id, partition))
             self._place({**renames, staged_base: base_path(partition)})
@@ -190,6 +213,7 @@ class Copies:
                 self._partitions[table_id, partition] = Partition(
                     table_id, partition, file.generation, file.applied_sequence, file.rows, lineage=base.incarnation
                 )
+            self._triggers.reload(partition)
             replicas.reset(partition)
         with self._catalog_lock:
             self._catalog.note_files([(table_id, partition) for table_id in found])
@@ -225,18 +249,24 @@ class Copies:
             self._catalog.forget_files(partition)
         self._files.unlink(self._data_dir / base_path(partition))
         self._files.sync_directory(self._data_dir / JOURNAL_DIRECTORY)
-        with self._lock:
-            gone = [key for key in self._partitions if key[1] == partition]
-            for key in gone:
-                del self._partitions[key]
-            self._journals.forget(partition)
-            replicas.reset(partition)
-        for key in gone:
-            path = self._data_dir / partition_path(*key)
-            if path.parent.is_dir():
-                self._files.discard(path)
-                # Before the partition may come back: its new journal must not meet a file of before.
-                self._files.sync_directory(path.parent)
+        with self._triggers.still():
+            with self._lock:
+                gone = [key for key in self._partitions if key[1] == partition]
+                for key in gone:
+                    del self._partitions[key]
+                self._journals.forget(partition)
+                self._triggers.forget(partition)
+                replicas.reset(partition)
+            for table_id in {schema.id for schema in self._catalog.tables()} | {key[0] for key in gone}:
+                self._remove_files(table_id, partition)
+
+    def _remove_files(self, table_id: int, partition: int) -> None:
+        """Durably, before the partition may come back: its new journal must not meet a file of before."""
+        directory = (self._data_dir / partition_path(table_id, partition)).parent
+        if directory.is_dir():
+            for is_sidecar in (False, True):
+                self._files.discard(self._data_dir / FileName(table_id, is_sidecar).path(partition))
+            self._files.sync_directory(directory)
 
 
 def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: str | None = None) -> None:

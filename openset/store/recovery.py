@@ -21,6 +21,7 @@ from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partitio
 from openset_format.errors import DamageError, FormatError, MissingSegmentError
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
 from openset_format.reader import PartitionFile
+from openset_format.revent_file import REVENT_SUFFIX
 from openset_format.segment import Entry, RecordRef
 
 Partitions = dict[tuple[int, int], Partition]
@@ -154,6 +155,7 @@ def recover_member(
             path = data_dir / partition_path(schema.id, number)
             if not journals.has(number):
                 files.discard(path)
+                files.discard(path.with_suffix(REVENT_SUFFIX))
                 continue
             if not path.exists() and not catalog.has_file(schema.id, number):
                 continue

@@ -103,8 +103,9 @@ class Store:
         else:
             assert isinstance(journals, PartitionJournals)
             self.copies = Copies(
-                data_dir, self._catalog, self._catalog_lock, self._partitions, self._pins, journals, self._lock, files
-            )
+                data_dir, self._catalog, self._catalog_lock, self._partitions, self._pins, self.triggers, journals,
+                self._lock, files,
+            )  # fmt: skip
             self.replicas = Replicas(
                 journals, self._lock, self.health, self.copies.create, self._take_in, self.compactions.wake.set
             )

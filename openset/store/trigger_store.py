@@ -490,3 +490,36 @@ class Triggers:
                 # Records that came meanwhile may have any sequence above this one.
                 held.first_unsaved = applied + 1 if held.applied > applied else 0
                 held.unsaved_since = time.monotonic()
+
+    # --- copies ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """No sidecar is written meanwhile. The store's lock is taken inside, never the other way round."""
+        with self._changing:
+            yield
+
+    def save(self, partition: int) -> None:
+        """Writes the sidecars of a partition that lack something. Syncs. Raises InternalError."""
+        with self._lock:
+            keys = [key for key, held in self._held.items() if key[1] == partition and held.first_unsaved]
+        for key in keys:
+            self._write_sidecar(key)
+
+    def forget(self, partition: int) -> None:
+        """The partition is not here any more."""
+        with self._lock:
+            for key in [key for key in self._held if key[1] == partition]:
+                del self._held[key]
+
+    def reload(self, partition: int) -> None:
+        """Other sidecars of the partition are in place; the records above them are applied again.
+
+        Raises InternalError.
+        """
+        with self._lock:
+            self.forget(partition)
+            for table_id, known in self._known.items():
+                path = self._data_dir / revent_path(table_id, partition)
+                if path.exists():
+                    self._held[table_id, partition] = self._read_sidecar(path, table_id, partition, known)

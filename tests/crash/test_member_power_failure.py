@@ -21,9 +21,11 @@ from support.simulated_disk import Fault, SimulatedDisk
 from openset.errors import InternalError, OpenSetError
 from openset.store.copies import Received, make_member
 from openset.store.ingest import prepare_insert
-from openset.store.records import INSERT_RECORD
+from openset.store.records import INSERT_RECORD, REVENT_RECORD
 from openset.store.replicas import StoredEntry
 from openset.store.store import Store
+from openset.store.trigger_catalog import CatalogContents, Trigger
+from openset.store.trigger_changes import Emitted, encode_changes
 from openset.store.views import ViewCache
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
@@ -32,8 +34,9 @@ from openset_format.verify import verify_partition
 EVERYTHING = os.environ.get("OPENSET_CRASH_MOMENTS") == "all"
 JOURNAL_ID = "ef" * 16
 FIRST = 10**12
-# The stamps of the events that are there.
+# The stamps of the events that are there, and of what triggers emitted, those below zero.
 State = frozenset[int]
+TRIGGER = Trigger(1, "t", 1, "", False, False, False, None, 0, (), 0)
 
 
 def member(directory: Path, files: FileLayer) -> Store:
@@ -43,7 +46,9 @@ def member(directory: Path, files: FileLayer) -> Store:
     store.create_table("t", [("units", "int")])
     store.close()
     make_member(directory, store._catalog, files, JOURNAL_ID)
-    return Store.open(directory, files=files)
+    store = Store.open(directory, files=files)
+    store.triggers.adopt(1, CatalogContents(1, 2, [TRIGGER]))
+    return store
 
 
 def entry(store: Store, stamp: int, term: int = 1) -> StoredEntry:
@@ -52,6 +57,11 @@ def entry(store: Store, stamp: int, term: int = 1) -> StoredEntry:
     ).encode()
     insert = prepare_insert(body, store.table("t"), 1, 0)
     return StoredEntry(term, INSERT_RECORD, insert.table_id, insert.payload)
+
+
+def turn(stamp: int, term: int = 1) -> StoredEntry:
+    """What a trigger emitted."""
+    return StoredEntry(term, REVENT_RECORD, 1, encode_changes({0: [Emitted(stamp, 0, "p", 1, "t", "said")]}))
 
 
 class Node:
@@ -72,9 +82,11 @@ class Node:
         self.promises.begin(self.disk, frozenset(log))
 
     def keep(self, stamp: int, term: int = 1) -> None:
+        """An event of a stamp, or what a trigger emitted where it is below zero."""
         self.will_be([*self.log, stamp])
         told: list[int] = []
-        self.replicas.keep(0, len(self.log), [entry(self.store, stamp, term)], told.append)
+        record = turn(-stamp, term) if stamp < 0 else entry(self.store, stamp, term)
+        self.replicas.keep(0, len(self.log), [record], told.append)
         self.replicas.perform(lambda: None).result(10)
         assert told == [len(self.log)]
         self.promises.acknowledge(self.disk)
@@ -99,7 +111,7 @@ class Node:
         outgoing = self.source.copies.outgoing(0)
         staged = {}
         for one in outgoing.files:
-            path = staged[one.table_id] = self.copies.staging_path(one.table_id, 0)
+            path = staged[one.name] = self.copies.staging_path(one.name, 0)
             one.file.seek(0)
             self.copies.begin_staged(path)
             self.copies.write_staged(path, 0, one.file.read())
@@ -121,28 +133,38 @@ class Node:
             self.keep(stamp)
         self.show(2)
         self.cut(2)
+        self.keep(-5, term=2)
         self.keep(5, term=2)
-        self.show(3)
-        self.compact()
-        self.keep(6, term=2)
-        self.install([101, 102, 103])
-        self.keep(104, term=3)
         self.show(4)
+        self.compact()
+        self.keep(-6, term=2)
+        self.keep(6, term=2)
+        self.show(5)
+        self.install(INSTALLED)
+        self.keep(-104, term=3)
+        self.keep(104, term=3)
+        self.show(6)
         self.compact()
         self.discard()
         self.keep(7, term=4)
-        self.show(1)
+        self.keep(-7, term=4)
+        self.show(2)
+        self.compact()
+
+
+INSTALLED = [101, -101, 102, 103]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """A node whose partition has three records, in its file."""
+    """A node whose partition has four records, in its files."""
     store = member(tmp_path_factory.mktemp("source") / "data", FILES)
     assert store.replicas is not None
-    for number, stamp in enumerate((101, 102, 103), 1):
-        store.replicas.keep(0, number, [entry(store, stamp, 2)], lambda last: None)
+    for number, stamp in enumerate(INSTALLED, 1):
+        record = turn(-stamp, 2) if stamp < 0 else entry(store, stamp, 2)
+        store.replicas.keep(0, number, [record], lambda last: None)
     store.replicas.perform(lambda: None).result(10)
-    store.replicas.show(0, 3)
+    store.replicas.show(0, len(INSTALLED))
     store.compact_all()
     yield store
     store.close()
@@ -162,6 +184,9 @@ def found_in(root: Path) -> State:
         if store.replicas.journals.has(0):
             store.replicas.show(0, store.replicas.journals.of(0).last_sequence)
         contents = model.read_snapshots(ViewCache(root / "data"), store.snapshot("t"))
+        with store.triggers.state(1, 0) as state:
+            emitted = [one.stamp_ms for one in state.after(1, 0, 100)]
+        assert len(set(emitted)) == len(emitted)
         assert not [problem for path in root.rglob("*.h5") for problem in verify_partition(path)]
         assert not [path for path in root.rglob("*") if path.suffix in (".tmp", ".next", ".old")]
         after = store.replicas.journals.of(0).last_sequence if store.replicas.journals.has(0) else 0
@@ -169,7 +194,8 @@ def found_in(root: Path) -> State:
         store.replicas.keep(0, after + 1, [entry(store, 999, 9)], told.append)
         store.replicas.perform(lambda: None).result(10)
         assert told == [after + 1]
-        return frozenset(stamp - FIRST for events in contents.values() for stamp, _, _ in events)
+        stamps = {stamp - FIRST for events in contents.values() for stamp, _, _ in events}
+        return frozenset(stamps | {-stamp for stamp in emitted})
     finally:
         store.close()
 
@@ -225,7 +251,7 @@ def test_a_copy_that_cannot_be_put_in_place_leaves_the_one_before(disk: Simulate
     node.show(1)
     disk.faults = [Fault("rename", suffix=".received.tmp", number=errno.EPERM)]
     with pytest.raises(InternalError):
-        node.install([101, 102, 103])
+        node.install(INSTALLED)
     disk.faults = []
     node.log = [1]
     node.keep(2)

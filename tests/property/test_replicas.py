@@ -18,9 +18,12 @@ from support import store_model as model
 
 from openset.store.copies import Received, make_member
 from openset.store.ingest import prepare_insert
-from openset.store.records import ERASURE_RECORD, INSERT_RECORD, encode_erasure
+from openset.store.records import ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, encode_erasure
 from openset.store.replicas import StoredEntry
 from openset.store.store import Store
+from openset.store.trigger_catalog import CatalogContents, Trigger
+from openset.store.trigger_changes import Change, Emitted, Evaluated, Scheduled, Turn, encode_changes
+from openset.store.trigger_state import TriggerState
 from openset.store.views import ViewCache
 from openset_format.batch import encode_batch
 from openset_format.files import FILES
@@ -28,6 +31,7 @@ from openset_format.hashing import partition_of
 
 PARTITIONS = 2
 JOURNAL_ID = "ab" * 16
+TRIGGER = Trigger(1, "t", 1, "", True, False, False, None, 0, (), 0, ("later",))
 
 nodes = st.sampled_from(["a", "b"])
 steps = st.lists(
@@ -35,8 +39,9 @@ steps = st.lists(
         st.tuples(st.just("insert"), model.events()),
         st.tuples(st.just("insert"), model.events()),
         st.tuples(st.just("erase"), model.persons),
+        st.tuples(st.just("turn"), st.tuples(st.integers(0, PARTITIONS - 1), model.persons, st.booleans())),
         st.tuples(st.just("hidden"), model.events()),
-        st.tuples(st.sampled_from(["compact", "reopen", "rotate", "catch up"]), nodes),
+        st.tuples(st.sampled_from(["compact", "reopen", "rotate", "catch up", "sidecars"]), nodes),
         st.just(("transfer", "")),
         st.just(("discard", "")),
         st.just(("look", "")),
@@ -53,6 +58,8 @@ class Record:
     entry: StoredEntry
     events: list[dict[str, Any]]
     erased: Any = None
+    changes: list[Change] | None = None
+    counts: bool = True
 
 
 @dataclass
@@ -87,7 +94,9 @@ def member(directory: Path) -> Member:
     store.create_table("t", model.COLUMNS, model.Z_ORDER)
     store.close()
     make_member(directory, store._catalog, FILES, JOURNAL_ID)
-    return Member(directory, Store.open(directory), ViewCache(directory))
+    store = Store.open(directory)
+    store.triggers.adopt(1, CatalogContents(1, 2, [TRIGGER]))
+    return Member(directory, store, ViewCache(directory))
 
 
 class Pair:
@@ -132,6 +141,10 @@ class Pair:
                 partition = partition_of(argument, PARTITIONS)
                 payload = encode_erasure(argument, PARTITIONS)
                 self.agree(partition, Record(StoredEntry(self.term, ERASURE_RECORD, 1, payload), [], argument))
+            case "turn":
+                self.turn(*argument)
+            case "sidecars":
+                self.members[argument].store.compactions.write_sidecars(forced=True)
             case "hidden":
                 self.hide_and_cut(argument)
             case "compact":
@@ -150,6 +163,18 @@ class Pair:
             case "look":  # what is read is kept, and must not be taken for what comes later
                 for one in self.members.values():
                     model.read_snapshots(one.cache, one.store.snapshot("t"))
+
+    def turn(self, partition: int, person: Any, is_next: bool) -> None:
+        """A turn of the trigger, or one that comes too late."""
+        turns = sum(isinstance(one.changes[0], Turn) and one.counts for one in self.log[partition] if one.changes)
+        changes: list[Change] = [
+            Turn(turns + (1 if is_next else 0)),
+            Evaluated(len(self.log[partition])),
+            Emitted(turns, 0, person, 1, "t", "said", is_next),
+            Scheduled(1, "later", [(turns % 3, turns, person)]),
+        ]
+        entry = StoredEntry(self.term, REVENT_RECORD, 1, encode_changes({partition: changes}))
+        self.agree(partition, Record(entry, [], changes=changes, counts=is_next))
 
     def hide_and_cut(self, events: list[dict[str, Any]]) -> None:
         """Records of a term that ended before they were agreed; the next term has others in their place."""
@@ -186,15 +211,17 @@ class Pair:
         replicas, copies = target.store.replicas, target.store.copies
         assert replicas is not None and copies is not None
         outgoing = source.copies.outgoing(partition)
+        if (target.shown[partition] or 0) > outgoing.index:  # it has more: nobody would send it
+            for one in outgoing.files:
+                one.file.close()
+            return
         staged = {}
         for one in outgoing.files:
-            path = copies.staging_path(one.table_id, partition)
+            path = copies.staging_path(one.name, partition)
             one.file.seek(0)
             (target.directory / path).write_bytes(one.file.read())
             one.file.close()
-            staged[one.table_id] = path
-        if (target.shown[partition] or 0) > outgoing.index:
-            return  # it has more: nobody would send it
+            staged[one.name] = path
         received = Received(outgoing.term, outgoing.index, outgoing.covers, staged)
         replicas.replace(partition, lambda: copies.install(partition, received, replicas)).result(10)
         replicas.show(partition, outgoing.index)
@@ -224,6 +251,7 @@ class Pair:
                     expected.insert(record.events)
                     if record.erased is not None:
                         expected.erase(record.erased)
+            self.check_triggers(one)
             snapshots = one.store.snapshot("t")
             assert model.read_snapshots(one.cache, snapshots) == expected.contents(), name
             for snapshot in snapshots:
@@ -232,6 +260,23 @@ class Pair:
         for partition in range(PARTITIONS):
             if self.members["a"].shown[partition] == self.members["b"].shown[partition]:
                 assert people.get(("a", partition)) == people.get(("b", partition)), "ordinals are those of the log"
+
+    def check_triggers(self, one: Member) -> None:
+        """What triggers have done is what the shown records say, and the inserts behind it wait."""
+        for partition, log in self.log.items():
+            expected, waiting = TriggerState(), []
+            expected.retain({1: TRIGGER})
+            for sequence, record in enumerate(log[: one.shown[partition] or 0], 1):
+                if record.changes is not None:
+                    expected.apply(record.changes, {1: TRIGGER}, sequence)
+                elif record.erased is not None:
+                    expected.erase(record.erased)
+                else:
+                    waiting.append(sequence)
+            with one.store.triggers.state(1, partition) as state:
+                assert state.encode() == expected.encode()
+            pending = [each.sequence for each in one.store.triggers.pending(1, partition, 1_000)]
+            assert pending == [sequence for sequence in waiting if sequence > expected.evaluated]
 
 
 @pytest.fixture(scope="module")
