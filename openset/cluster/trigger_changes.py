@@ -50,6 +50,8 @@ class Plane(Protocol):
 class MemberTriggers:
     """A `revent.changes.TriggerChanges`."""
 
+    is_shared = True
+
     def __init__(self, store: Store, plane: Plane):
         self._store = store
         self._plane = plane

@@ -29,6 +29,7 @@ from openset.http.internode_data import (
     Writes,
 )
 from openset.http.internode_query import InternodeQuery
+from openset.http.internode_revent import InternodeRevent
 from openset.http.logs import log_request
 from openset.http.node import Node
 from openset.http.ping import Ping
@@ -68,6 +69,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/internode/map_change/?", MapChange),
     (r"/v1/internode/coordinator/?", CoordinatorRequest),
     (r"/v1/internode/query/?", InternodeQuery),
+    (r"/v1/internode/revent/?", InternodeRevent),
     (r"/v1/internode/sentinel/?", SentinelDecisions),
     (r"/v1/internode/log/?", LogMessages),
     (r"/v1/internode/write/?", Writes),

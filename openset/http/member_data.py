@@ -6,7 +6,7 @@ On a node that stands alone there is nothing here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ log = get_logger("openset.cluster")
 
 # So long queries of a node that is back wait for what it missed.
 _CURRENT_SECONDS = 5.0
+REVENT_ROUTE = "revent"
 
 
 class MemberData:
@@ -46,6 +47,7 @@ class MemberData:
         self._current_at = asyncio.get_running_loop().time() + _CURRENT_SECONDS
         self._catching_up: asyncio.Task[None] | None = None
         self._alive_since: int | None = None
+        self._owned: frozenset[int] = frozenset()
 
     @property
     def membership(self) -> Membership:
@@ -115,6 +117,31 @@ class MemberData:
                 self._is_current.set()
         self._is_current.set()
 
+    # --- what triggers see of the cluster (`revent.subscriptions.Others`) -------------------------------------------
+
+    @property
+    def node(self) -> str:
+        return self.membership.node
+
+    def owners(self) -> Mapping[int, str]:
+        return {number: one.placement.owner for number, one in self.membership.view.placements.items()}
+
+    def living(self) -> Collection[str]:
+        view = self.membership.view
+        return view.alive.keys() & view.members.keys()
+
+    async def ask_revent(self, node: str, body: bytes, timeout_ms: int) -> bytes:
+        return await self.membership.peers.call(node, REVENT_ROUTE, body, timeout_ms=timeout_ms)
+
+    def _look_owned(self, view: View) -> None:
+        """Tells the node when it owns other partitions than before."""
+        assert self._membership is not None
+        name = self._membership.node
+        owned = frozenset(number for number, one in view.placements.items() if one.placement.owner == name)
+        if owned != self._owned:
+            self._owned = owned
+            self._node.owned_changed()
+
     # --- DataPlane -------------------------------------------------------------------------------------------------
 
     def attach(self, membership: Membership) -> None:
@@ -136,6 +163,7 @@ class MemberData:
             self._node.spread = MemberSpread(membership, self)
         self._replication.view(view)
         self._look_alive(view)
+        self._look_owned(view)
 
     def lease(self, renewed: LeaseRenewed) -> None:
         if self._replication is not None:

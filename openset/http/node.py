@@ -23,6 +23,7 @@ from openset.revent.deliveries import Deliveries
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED
 from openset.revent.registry import Registry
 from openset.revent.runner import Runner
+from openset.revent.subscriptions import GatheredSubscriptions, LocalSubscriptions, Subscriptions
 from openset.revent.watcher import Watcher
 from openset.revent.webhooks import AllowList, Webhooks
 from openset.store.compaction import Policy
@@ -89,6 +90,7 @@ class Node:
         self._deliveries: Deliveries | None = None
         self._webhooks: Webhooks | None = None
         self._registry: Registry | None = None
+        self._subscriptions: Subscriptions | None = None
         self._store: Store | None = None
         # The other nodes, for queries; None on a node that stands alone.
         self.spread: Spread | None = None
@@ -138,7 +140,13 @@ class Node:
         self._board = Board(store, self._watcher, changes)
         self._deliveries = Deliveries(self._board, store.triggers.clock)
         self._webhooks = Webhooks(store, self._deliveries, changes, self._webhook_allow)
-        self._registry = Registry(store, self._runner, changes)
+        if store.replicas is None:
+            self._subscriptions = LocalSubscriptions(self._deliveries)
+            self._registry = Registry(store, self._runner, changes)
+        else:
+            gathered = GatheredSubscriptions(self._deliveries, self.data)
+            self._subscriptions = gathered
+            self._registry = Registry(store, self._runner, changes, gathered.facts)
         self._opened.set_result(store)
 
     async def reopen_as_member(self, journal_id: str) -> None:
@@ -273,11 +281,25 @@ class Node:
         assert self._registry is not None, "it is made before the store is handed out"
         return self._registry
 
-    async def deliveries(self) -> Deliveries:
-        """The subscriptions. Raises ConfigError before the cluster is initialised."""
+    async def subscriptions(self) -> Subscriptions:
+        """Raises ConfigError before the cluster is initialised."""
         await self.store()
-        assert self._deliveries is not None, "it is made before the store is handed out"
-        return self._deliveries
+        assert self._subscriptions is not None, "it is made before the store is handed out"
+        return self._subscriptions
+
+    async def gathered(self) -> GatheredSubscriptions:
+        """What other nodes ask about triggers here. Raises as `subscriptions`, UnreachableError on a node alone."""
+        found = await self.subscriptions()
+        if not isinstance(found, GatheredSubscriptions):
+            raise UnreachableError("this node tells others nothing of triggers")
+        return found
+
+    def owned_changed(self) -> None:
+        """This node owns other partitions than before."""
+        if self._watcher is not None:
+            self._watcher.forget()
+        if self._deliveries is not None:
+            self._deliveries.owned_changed()
 
     def end_waiting(self) -> None:
         """Answers those who wait for messages, because the daemon stops."""

@@ -20,7 +20,7 @@ class TriggerList(Resource):
 
     async def _list(self, table: str) -> Answer:
         self.parameters().finish()
-        return (await self.node.registry()).all(table)
+        return await (await self.node.registry()).all(table)
 
 
 class TriggerResource(Resource):
@@ -35,7 +35,7 @@ class TriggerResource(Resource):
 
     async def _describe(self, table: str, name: str) -> Answer:
         self.parameters().finish()
-        return (await self.node.registry()).describe(table, name)
+        return await (await self.node.registry()).describe(table, name)
 
     async def _save(self, table: str, name: str) -> Answer:
         options = trigger_options(self.parameters())

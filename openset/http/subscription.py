@@ -12,12 +12,13 @@ import msgspec
 from openset.errors import QueryError
 from openset.http.resource import Answer, Resource
 from openset.query.parameters import RequestParameters
-from openset.revent.deliveries import Deliveries, shown_message
+from openset.revent.deliveries import shown_message
 from openset.revent.messages import DEFAULT_HOLD_MS, Source
-from openset.revent.subscription import Delivery, Key, Poll
-from openset.revent.tokens import Given, encode_token
+from openset.revent.subscription import MOST_MESSAGES, Delivery, Key, Poll
+from openset.revent.subscriptions import Subscriptions, known
+from openset.revent.tokens import Given, encode_token, numbers_of
+from openset.store.schema import TableSchema
 
-MOST_MESSAGES = 10_000
 DEFAULT_MESSAGES = 100
 DEFAULT_TIMEOUT_MS = 10_000
 MAX_TIMEOUT_MS = 300_000
@@ -69,18 +70,19 @@ class SubscriptionResource(Resource):
     async def _poll(self, table: str, trigger: str, name: str) -> Answer:
         wanted = _wanted(self.parameters(), DEFAULT_TIMEOUT_MS)
         tokens = [*wanted.tokens, *_tokens_in(await self.body())]
-        deliveries = await self.node.deliveries()
+        deliveries = await self.node.subscriptions()
         source = await self._opened(deliveries, table, trigger, name, wanted)
-        await deliveries.acknowledge(source, name, deliveries.numbers_of(source, name, tokens))
+        await deliveries.acknowledge(source, name, numbers_of(source, name, tokens))
         poll = Poll(deliveries.new_consumer(), wanted.most, wanted.lease_ms)
-        delivery = await deliveries.take(source, name, poll, wanted.timeout_ms)
+        schema = (await self.node.store()).table(table)
+        delivery = await deliveries.take(schema, source, name, poll, wanted.timeout_ms)
         if delivery is None:
             return {"messages": []}
         if wanted.auto_ack:
             await deliveries.acknowledge(source, name, _numbers(delivery.keys))
         return _shown(source, name, delivery)
 
-    async def _opened(self, deliveries: Deliveries, table: str, trigger: str, name: str, wanted: _Wanted) -> Source:
+    async def _opened(self, deliveries: Subscriptions, table: str, trigger: str, name: str, wanted: _Wanted) -> Source:
         schema = (await self.node.store()).table(table)
         source = await deliveries.source(schema, trigger)
         await deliveries.open(schema, source, name, wanted.hold_ms, DEFAULT_HOLD_MS)
@@ -88,7 +90,7 @@ class SubscriptionResource(Resource):
 
     async def _describe(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
-        deliveries = await self.node.deliveries()
+        deliveries = await self.node.subscriptions()
         schema = (await self.node.store()).table(table)
         source = await deliveries.source(schema, trigger)
         shown = await deliveries.describe(schema, source, name)
@@ -97,10 +99,10 @@ class SubscriptionResource(Resource):
 
     async def _remove(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
-        deliveries = await self.node.deliveries()
+        deliveries = await self.node.subscriptions()
         schema = (await self.node.store()).table(table)
         source = await deliveries.source(schema, trigger)
-        deliveries.known(source, name)
+        await known(deliveries, source, name)
         await (await self.node.webhooks()).remove(schema, source, name, missing_is_fine=True)
         await deliveries.remove(source, name)
         return {"deleted": name}
@@ -109,22 +111,25 @@ class SubscriptionResource(Resource):
 
     async def _stream(self, table: str, trigger: str, name: str) -> None:
         wanted = _wanted(self.parameters(), 0)
-        deliveries = await self.node.deliveries()
+        deliveries = await self.node.subscriptions()
         source = await self._opened(deliveries, table, trigger, name, wanted)
         tokens = list(wanted.tokens)
         last = self.request.headers.get("Last-Event-ID")
         if last:
             tokens.append(last)
-        await deliveries.acknowledge(source, name, deliveries.numbers_of(source, name, tokens))
+        await deliveries.acknowledge(source, name, numbers_of(source, name, tokens))
         self.set_header("Content-Type", EVENT_STREAM)
         self.set_header("Cache-Control", "no-cache")
         self.write(b": connected\n\n")
         await self.flush()
-        await self._send_events(deliveries, source, name, wanted)
+        schema = (await self.node.store()).table(table)
+        await self._send_events(deliveries, schema, source, name, wanted)
         if not self._gone:
             self.finish()
 
-    async def _send_events(self, deliveries: Deliveries, source: Source, name: str, wanted: _Wanted) -> None:
+    async def _send_events(
+        self, deliveries: Subscriptions, table: TableSchema, source: Source, name: str, wanted: _Wanted
+    ) -> None:
         """Sends messages until the client goes, the daemon stops or the subscription is removed."""
         consumer = deliveries.new_consumer()
         given = Given(source.table_id, source.trigger_id, name)
@@ -134,17 +139,17 @@ class SubscriptionResource(Resource):
             delivery = None
             try:
                 if len(given.keys) >= MOST_UNACKNOWLEDGED:
-                    left = deliveries.unacknowledged(source, name, given.keys)
+                    left = await deliveries.unacknowledged(source, name, given.keys)
                     given = Given(source.table_id, source.trigger_id, name, left)
                 room = min(wanted.most, MOST_UNACKNOWLEDGED - len(given.keys))
                 if room > 0:
                     poll = Poll(consumer, room, lease_ms)
-                    delivery = await deliveries.take(source, name, poll, _STREAM_STEP_MS)
+                    delivery = await deliveries.take(table, source, name, poll, _STREAM_STEP_MS)
                 else:
                     await asyncio.sleep(_STREAM_STEP_MS / 1_000)
                 now_ms = deliveries.clock()
                 if now_ms >= extend_at_ms:
-                    deliveries.extend(source, name, given.keys, now_ms + lease_ms)
+                    await deliveries.extend(source, name, given.keys, now_ms + lease_ms)
                     extend_at_ms = now_ms + lease_ms // 4
             except QueryError:
                 return  # the subscription or its trigger was removed
@@ -157,11 +162,11 @@ class SubscriptionResource(Resource):
                 continue
             silent_ms = 0
             await self._send(deliveries, source, name, delivery, given, wanted)
-        deliveries.release(source, name, given.keys)
+        await deliveries.release(source, name, given.keys)
 
     async def _send(
         self,
-        deliveries: Deliveries,
+        deliveries: Subscriptions,
         source: Source,
         name: str,
         delivery: Delivery,
@@ -183,7 +188,7 @@ class SubscriptionResource(Resource):
             await self.flush()
         if wanted.auto_ack:
             if self._gone:
-                deliveries.release(source, name, delivery.keys)
+                await deliveries.release(source, name, delivery.keys)
             else:
                 await deliveries.acknowledge(source, name, _numbers(delivery.keys))
 
@@ -194,10 +199,10 @@ class SubscriptionList(Resource):
 
     async def _list(self, table: str, trigger: str) -> Answer:
         self.parameters().finish()
-        deliveries = await self.node.deliveries()
+        deliveries = await self.node.subscriptions()
         schema = (await self.node.store()).table(table)
         source = await deliveries.source(schema, trigger)
-        names = sorted(deliveries.messages.subscriptions(source.table_id, source.trigger_id))
+        names = sorted(await deliveries.names(source))
         return {"subscriptions": [await deliveries.describe(schema, source, name) for name in names]}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from openset.http.resource import Answer, Resource
 from openset.revent.messages import Source
+from openset.revent.subscriptions import known
 from openset.store.schema import TableSchema
 
 
 class _OfSubscription(Resource):
     async def _named(self, table: str, trigger: str) -> tuple[TableSchema, Source]:
-        deliveries = await self.node.deliveries()
+        deliveries = await self.node.subscriptions()
         schema = (await self.node.store()).table(table)
         return schema, await deliveries.source(schema, trigger)
 
@@ -48,7 +49,7 @@ class DeadLetterList(_OfSubscription):
     async def _list(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
         schema, source = await self._named(table, trigger)
-        (await self.node.deliveries()).known(source, name)
+        await known(await self.node.subscriptions(), source, name)
         return {"dead": (await self.node.webhooks()).dead(schema, source, name)}
 
 

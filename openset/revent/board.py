@@ -15,7 +15,7 @@ from openset.revent.watcher import Watcher
 from openset.store.schema import TableSchema
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
-from openset.store.trigger_changes import Cursor, Message, SubscriptionChange, Unsubscribed
+from openset.store.trigger_changes import Cursor, Message, SubscriptionChange
 from openset.suggestion import suggestion
 
 log = get_logger("openset.revent")
@@ -34,6 +34,10 @@ class Board:
         self._unlisten = self._triggers.listen(
             lambda table_id, partitions, triggers: call_soon(loop, self._told, table_id, partitions, triggers)
         )
+
+    @property
+    def is_shared(self) -> bool:
+        return self._changes.is_shared
 
     def close(self) -> None:
         """Nobody is told anything any more."""
@@ -65,11 +69,12 @@ class Board:
             return state.after(trigger_id, number, limit)
 
     def subscriptions(self, table_id: int, trigger_id: int) -> dict[str, int]:
-        """The subscriptions of a trigger: name and hold in ms."""
+        """The subscriptions of a trigger: name and hold in ms. None on a node that owns no partition."""
         found: dict[str, int] = {}
         with self._triggers.states(table_id) as states:
-            for state in states.values():
-                found |= state.subscriptions(trigger_id)
+            for number, state in states.items():
+                if self._changes.owns(number):
+                    found |= state.subscriptions(trigger_id)
         return found
 
     def cursor(self, table_id: int, trigger_id: int, name: str, partition: int) -> Cursor | None:
@@ -81,11 +86,12 @@ class Board:
         """Changes subscriptions durably, in one partition or (None) in all. Raises InternalError."""
         numbers = range(self._store.partitions or 1) if partition is None else [partition]
         await self._changes.append(table_id, {number: list(changes) for number in numbers})
-        ended = {change.trigger_id for change in changes if isinstance(change, Unsubscribed)}
-        for trigger in self._triggers.of_table(table_id):
-            # A segment is watched for its subscriptions only.
-            if trigger.watched and trigger.id in ended and not self.subscriptions(table_id, trigger.id):
-                await self._changes.remove(table_id, trigger.id)
+
+    async def unwatch(self, source: Source) -> None:
+        """What watched a segment goes: nobody is told of it any more. Nothing for a trigger. Raises as `change`."""
+        watches = [one.id for one in self._triggers.of_table(source.table_id) if one.watched]
+        if source.trigger_id in watches:
+            await self._changes.remove(source.table_id, source.trigger_id)
 
     def listen(self, table_id: int, trigger_id: int, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls back on the event loop when there are new messages, or the trigger is gone; returns what ends it."""

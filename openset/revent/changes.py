@@ -22,7 +22,11 @@ class TriggerChanges(Protocol):
 
     Those that change something return when it is durable and in the states of the partitions here, and raise
     ReadOnlyError, InternalError; in a cluster UnreachableError besides, when nobody knows whether the change was made.
+
+    is_shared: whether other nodes have partitions, and acknowledge what this one tells of.
     """
+
+    is_shared: bool
 
     async def append(self, table_id: int, changes: Mapping[int, Sequence[Change]]) -> None:
         """Changes of the states of partitions, by partition."""
@@ -58,6 +62,8 @@ class TriggerChanges(Protocol):
 
 class LocalChanges:
     """A node that stands alone. changing: held around a change of which triggers there are."""
+
+    is_shared = False
 
     def __init__(self, store: Store, changing: Callable[[], AbstractAsyncContextManager[None]]):
         self._store = store

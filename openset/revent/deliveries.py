@@ -16,7 +16,7 @@ from openset.errors import QueryError
 from openset.revent.messages import Acknowledged, Messages, Source, Subscribed, Unsubscribed, message_id
 from openset.revent.names import check_name
 from openset.revent.subscription import Delivery, Key, Poll, Subscription
-from openset.revent.tokens import decode_token, encode_token
+from openset.revent.tokens import encode_token
 from openset.store.fold import iso_text
 from openset.store.schema import TableSchema
 from openset.store.trigger_changes import Message
@@ -27,7 +27,7 @@ _PENDING_COUNTED = 100_000
 
 @dataclass(slots=True)
 class _Live:
-    """A subscription in use. waiters: the consumers that wait, by number."""
+    """A subscription in use. waiters: the consumers that wait, by number. watchers: who wants to know of news only."""
 
     table: TableSchema
     source: Source
@@ -35,6 +35,7 @@ class _Live:
     subscription: Subscription
     stop_listening: Callable[[], None] = lambda: None
     waiters: dict[int, asyncio.Future[Delivery | None]] = field(default_factory=dict)
+    watchers: set[asyncio.Future[bool]] = field(default_factory=set)
     timer: asyncio.TimerHandle | None = None
 
 
@@ -57,6 +58,9 @@ class Deliveries:
             for waiter in live.waiters.values():
                 if not waiter.done():
                     waiter.set_result(None)
+            for watcher in live.watchers:
+                if not watcher.done():
+                    watcher.set_result(False)
 
     # ---------------------------------------------------------------- for consumers
 
@@ -144,14 +148,6 @@ class Deliveries:
         }  # fmt: skip
         live.subscription.settled({number: cursor for number, cursor in found.items() if cursor is not None})
 
-    def numbers_of(self, source: Source, name: str, tokens: Sequence[str]) -> dict[int, list[int]]:
-        """What tokens name. Raises QueryError."""
-        numbers: dict[int, list[int]] = {}
-        for token in tokens:
-            for partition, given in decode_token(token, source.table_id, source.trigger_id, name).items():
-                numbers.setdefault(partition, []).extend(given)
-        return numbers
-
     def extend(self, source: Source, name: str, keys: Sequence[Key], until_ms: int) -> None:
         """Leases last longer."""
         self._found(source, name).subscription.extend(keys, until_ms)
@@ -166,6 +162,45 @@ class Deliveries:
         if live is not None:
             live.subscription.release(keys)
             self._serve(live)
+
+    # ---------------------------------------------------------------- for other nodes, of the partitions here
+
+    def use(self, table: TableSchema, source: Source, name: str) -> None:
+        """Has a subscription that there is in use. Raises QueryError when there is none of this name."""
+        if (source.table_id, source.trigger_id, name) not in self._live:
+            self._begin(table, source, name, self.known(source, name))
+
+    def is_used(self, source: Source, name: str) -> bool:
+        """Whether a subscription is in use here."""
+        return (source.table_id, source.trigger_id, name) in self._live
+
+    async def wait(self, source: Source, name: str, timeout_ms: int) -> bool:
+        """Whether there is a message to be taken, as soon as there is; False after a time. It leases nothing.
+
+        Raises QueryError when the trigger or the subscription goes meanwhile.
+        """
+        live = self._found(source, name)
+        if live.subscription.has_news(self.clock()):
+            return True
+        watcher: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        live.watchers.add(watcher)
+        self._set_timer(live)
+        try:
+            return await asyncio.wait_for(watcher, timeout_ms / 1_000)
+        except TimeoutError:
+            return False
+        finally:
+            live.watchers.discard(watcher)
+
+    def counted(self, source: Source, name: str) -> tuple[int, int]:
+        """How many messages are not acknowledged, and how many are leased. Raises QueryError."""
+        subscription, now_ms = self._found(source, name).subscription, self.clock()
+        return subscription.pending(now_ms, _PENDING_COUNTED), subscription.leased(now_ms)
+
+    def owned_changed(self) -> None:
+        """Other partitions are told of here than before."""
+        for live in list(self._live.values()):
+            self._news(live)
 
     # ---------------------------------------------------------------- looking up, removing
 
@@ -199,6 +234,8 @@ class Deliveries:
         """Removes a subscription durably; who waits for it is told. Raises QueryError, InternalError."""
         self.known(source, name)
         await self.messages.change(source.table_id, None, [Unsubscribed(source.trigger_id, name)])
+        if not self.messages.subscriptions(source.table_id, source.trigger_id):
+            await self.messages.unwatch(source)
         self._end(source, name, f"subscription {name!r} was removed")
 
     def _end(self, source: Source, name: str, reason: str) -> None:
@@ -211,6 +248,9 @@ class Deliveries:
         for waiter in live.waiters.values():
             if not waiter.done():
                 waiter.set_exception(QueryError(reason))
+        for watcher in live.watchers:
+            if not watcher.done():
+                watcher.set_exception(QueryError(reason))
 
     def _found(self, source: Source, name: str) -> _Live:
         live = self._live.get((source.table_id, source.trigger_id, name))
@@ -223,10 +263,19 @@ class Deliveries:
     def _news(self, live: _Live) -> None:
         """New messages, or the trigger is gone."""
         source = live.source
-        if live.name not in self.messages.subscriptions(source.table_id, source.trigger_id):
+        known = self.messages.subscriptions(source.table_id, source.trigger_id)
+        owns = bool(self.messages.partitions(live.table)) or not self.messages.is_shared
+        if owns and live.name not in known:
             self._end(source, live.name, f"{source.name!r} was removed")
             return
-        for partition in self.messages.partitions(live.table):
+        numbers = self.messages.partitions(live.table)
+        if self.messages.is_shared:
+            found = {
+                number: self.messages.cursor(source.table_id, source.trigger_id, live.name, number)
+                for number in numbers
+            }  # fmt: skip
+            live.subscription.own({number: cursor for number, cursor in found.items() if cursor is not None})
+        for partition in () if self.messages.is_shared else numbers:
             live.subscription.know(partition)
         self._serve(live)
 
@@ -238,6 +287,10 @@ class Deliveries:
                 live.subscription.release(delivery.keys)
             else:
                 waiter.set_result(delivery)
+        if live.watchers and live.subscription.has_news(self.clock()):
+            for watcher in live.watchers:
+                if not watcher.done():
+                    watcher.set_result(True)
         self._set_timer(live)
 
     def _set_timer(self, live: _Live) -> None:
@@ -245,7 +298,7 @@ class Deliveries:
         if live.timer is not None:
             live.timer.cancel()
             live.timer = None
-        ends_ms = live.subscription.next_lease_end() if live.waiters else None
+        ends_ms = live.subscription.next_lease_end() if live.waiters or live.watchers else None
         if ends_ms is not None:
             delay_s = max(ends_ms - self.clock(), 1) / 1_000
             live.timer = asyncio.get_running_loop().call_later(delay_s, self._serve, live)

@@ -35,7 +35,13 @@ class Source:
 
 
 class Messages(Protocol):
-    """What subscriptions read and change. All methods are called on the event loop."""
+    """What subscriptions read and change. All methods are called on the event loop.
+
+    is_shared: whether other nodes acknowledge messages, too.
+    """
+
+    @property
+    def is_shared(self) -> bool: ...
 
     async def source(self, table: TableSchema, name: str) -> Source:
         """The trigger or stored segment of this name; a segment is watched from now on. Raises QueryError."""
@@ -63,6 +69,10 @@ class Messages(Protocol):
 
     async def change(self, table_id: int, partition: int | None, changes: Sequence[SubscriptionChange]) -> None:
         """Changes subscriptions durably, in one partition or (None) in all. Raises InternalError, QueryError."""
+        ...
+
+    async def unwatch(self, source: Source) -> None:
+        """What watched a segment goes: nobody is told of it any more. Nothing for a trigger. Raises as `change`."""
         ...
 
     def listen(self, table_id: int, trigger_id: int, callback: Callable[[], None]) -> Callable[[], None]:

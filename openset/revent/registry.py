@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,17 @@ from openset.revent.changes import TriggerChanges
 from openset.revent.names import check_name
 from openset.revent.runner import Runner
 from openset.revent.scripts import checked_script
+from openset.revent.wire import OwnCounts, OwnFacts
 from openset.store.schema import TableSchema
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
 from openset.suggestion import suggestion
 
 TRIGGERS_PER_TABLE = 256
+
+
+OwnFactsOf = Callable[[int], OwnFacts]
+FactsOf = Callable[[TableSchema, OwnFactsOf], Awaitable[OwnFacts]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +46,30 @@ class Options:
 class Registry:
     """The triggers of a node. All methods are called on the event loop."""
 
-    def __init__(self, store: Store, runner: Runner, changes: TriggerChanges):
+    def __init__(self, store: Store, runner: Runner, changes: TriggerChanges, facts: FactsOf | None = None):
+        """facts: of a table from all nodes of a cluster; None on a node that stands alone."""
         self._store = store
+        self._facts = facts
         self._changes = changes
         self._runner = runner
 
-    def describe(self, table: str, name: str) -> dict[str, Any]:
+    async def describe(self, table: str, name: str) -> dict[str, Any]:
         """Raises QueryError."""
         schema = self._store.table(table)
-        return self._shown(schema, self._found(schema, name))
+        return await self._described(schema, self._found(schema, name))
 
-    def all(self, table: str) -> dict[str, Any]:
+    async def all(self, table: str) -> dict[str, Any]:
         """The triggers of a table, by name. Raises QueryError for an unknown table."""
         schema = self._store.table(table)
-        return {"triggers": [self._shown(schema, one) for one in sorted(self._of(schema), key=lambda one: one.name)]}
+        triggers = sorted(self._of(schema), key=lambda one: one.name)
+        facts = await self._gathered(schema) if triggers else OwnFacts()
+        return {"triggers": [_shown(one, facts) for one in triggers]}
+
+    async def _described(self, schema: TableSchema, trigger: Trigger) -> dict[str, Any]:
+        return _shown(trigger, await self._gathered(schema))
+
+    async def _gathered(self, schema: TableSchema) -> OwnFacts:
+        return self.own_facts(schema.id) if self._facts is None else await self._facts(schema, self.own_facts)
 
     async def save(self, table: str, name: str, script: str, options: Options) -> dict[str, Any]:
         """Makes a trigger or changes it; an empty script leaves the one there is. Raises ParseError, QueryError.
@@ -90,14 +106,14 @@ class Registry:
             )
         if changed != before:
             changed = await self._put(schema, changed, before)
-        return self._shown(schema, changed)
+        return await self._described(schema, changed)
 
     async def reset(self, table: str, name: str) -> dict[str, Any]:
         """Forgets who has emitted. Raises QueryError."""
         schema = self._store.table(table)
         before = self._found(schema, name)
         changed = await self._put(schema, msgspec.structs.replace(before, epoch=before.epoch + 1), before)
-        return self._shown(schema, changed)
+        return await self._described(schema, changed)
 
     async def remove(self, table: str, name: str) -> dict[str, Any]:
         """Removes a trigger with its schedules, marks and messages. Raises QueryError."""
@@ -137,37 +153,50 @@ class Registry:
     def _segments(self, schema: TableSchema) -> list[str]:
         return [stored.segment.name for stored in self._store.segments.all(schema.id, time.time() * 1_000)]
 
-    def _shown(self, schema: TableSchema, trigger: Trigger) -> dict[str, Any]:
-        triggers = self._store.triggers
-        shown: dict[str, Any] = {
-            "name": trigger.name,
-            "script": trigger.script,
-            "enabled": trigger.enabled,
-            "once": trigger.once,
-            "emit_as_event": trigger.emit_as_event,
-            "filter": trigger.filter,
-            "made_at": trigger.made_at_ms,
-            "state": "running" if trigger.runs else "disabled",
-        }
-        if not trigger.runs:
-            shown["reason"] = trigger.disabled or "enabled=false"
-        counts = {"people": 0, "emissions": 0, "errors": 0, "emitted_people": 0, "schedules": 0}
-        with triggers.states(schema.id) as states:
-            for state in states.values():
-                own = state.counts.get(trigger.id)
-                if own is not None:
-                    counts["people"] += own.people
-                    counts["emissions"] += own.emissions
-                    counts["errors"] += own.errors
-                counts["emitted_people"] += state.emitted_people(trigger.id, trigger.epoch)
-                counts["schedules"] += state.schedules(trigger.id)
-        shown["counts"] = counts
-        records, age_ms = triggers.backlog(schema.id)
-        shown["backlog"] = {"records": records, "age": age_ms / 1_000}
-        error = self._runner.last_error(schema.id, trigger.id)
-        if error is not None:
-            shown["last_error"] = {"message": error.message, "at": error.at_ms, "in_a_row": error.in_a_row}
-        return shown
+    def own_facts(self, table_id: int) -> OwnFacts:
+        """What this node knows of the triggers of a table, in the partitions that it owns."""
+        triggers, found = self._store.triggers, dict[int, OwnCounts]()
+        with triggers.states(table_id) as states:
+            own = [state for number, state in states.items() if self._changes.owns(number)]
+            for trigger in triggers.of_table(table_id):
+                counts = [state.counts[trigger.id] for state in own if trigger.id in state.counts]
+                found[trigger.id] = OwnCounts(
+                    sum(one.people for one in counts),
+                    sum(one.emissions for one in counts),
+                    sum(one.errors for one in counts),
+                    sum(state.emitted_people(trigger.id, trigger.epoch) for state in own),
+                    sum(state.schedules(trigger.id) for state in own),
+                )
+        for trigger_id, known in found.items():
+            error = self._runner.last_error(table_id, trigger_id)
+            if error is not None:
+                failed = OwnCounts(error=error.message, error_at_ms=error.at_ms, errors_in_a_row=error.in_a_row)
+                found[trigger_id] = known.plus(failed)
+        return OwnFacts(found, *triggers.backlog(table_id, self._changes.owns))
+
+
+def _shown(trigger: Trigger, facts: OwnFacts) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "name": trigger.name,
+        "script": trigger.script,
+        "enabled": trigger.enabled,
+        "once": trigger.once,
+        "emit_as_event": trigger.emit_as_event,
+        "filter": trigger.filter,
+        "made_at": trigger.made_at_ms,
+        "state": "running" if trigger.runs else "disabled",
+    }
+    if not trigger.runs:
+        shown["reason"] = trigger.disabled or "enabled=false"
+    counts = facts.counts.get(trigger.id, OwnCounts())
+    names = ("people", "emissions", "errors", "emitted_people", "schedules")
+    shown["counts"] = {name: getattr(counts, name) for name in names}
+    shown["backlog"] = {"records": facts.backlog_records, "age": facts.backlog_age_ms / 1_000}
+    if counts.error_at_ms:
+        shown["last_error"] = {
+            "message": counts.error, "at": counts.error_at_ms, "in_a_row": counts.errors_in_a_row
+        }  # fmt: skip
+    return shown
 
 
 def _lost_columns(trigger: Trigger, schema: TableSchema) -> bool:

@@ -193,9 +193,12 @@ class Runner:
                 continue
             triggers = await self._runnable(schema)
             await self._begin(worker, schema)
+            watches = self._watches(schema)
             watched = await self._watcher.segments(schema)
             # What is told about the partitions of a worker changes in one place at a time.
             async with self._watcher.lock(worker):
+                if self._watches(schema) != watches:
+                    raise _Outdated
                 now_ms = self._triggers.clock()
                 turn = self._turn(worker, schema, triggers, now_ms)
                 if turn is not None:
@@ -206,6 +209,9 @@ class Runner:
                         # What is true of it still runs again; what has run is not.
                         self._give_back(turn)
         return did
+
+    def _watches(self, schema: TableSchema) -> list[Trigger]:
+        return [one for one in self._triggers.of_table(schema.id) if one.watched]
 
     async def _runnable(self, schema: TableSchema) -> dict[int, Trigger]:
         """The triggers that run, by id. Those whose columns were dropped are disabled."""
@@ -426,7 +432,7 @@ class Runner:
     # --- events of emissions ---------------------------------------------------------------------------------------
 
     async def _insert_emitted(self) -> None:
-        while True:
+        while not self._closing:
             with suppress(TimeoutError):  # this node may own partitions that another one emitted in
                 await asyncio.wait_for(self._emitted.wait(), LONGEST_SLEEP_SECONDS)
             self._emitted.clear()

@@ -18,6 +18,8 @@ Key = tuple[int, int]
 
 # How far behind acknowledged and leased messages a look at a partition goes on.
 _LOOK_AHEAD = 64
+# As many messages are given to a consumer at once.
+MOST_MESSAGES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,26 @@ class Subscription:
     def know(self, partition: int) -> None:
         """A partition may have messages from now on."""
         self._partitions.setdefault(partition, _Partition(0))
+
+    def own(self, cursors: Mapping[int, Cursor]) -> None:
+        """Tells of these partitions from now on and of no others; what was acknowledged elsewhere is known."""
+        for gone in self._partitions.keys() - cursors.keys():
+            del self._partitions[gone]
+            self._leases = {key: lease for key, lease in self._leases.items() if key[0] != gone}
+        for number, cursor in cursors.items():
+            held = self._partitions.setdefault(number, _Partition(0))
+            held.acked_up_to = max(held.acked_up_to, cursor.acked_up_to)
+            held.acked = {one for one in (*held.acked, *cursor.acked) if one > held.acked_up_to}
+        self._leases = {
+            (partition, number): lease
+            for (partition, number), lease in self._leases.items()
+            if number > self._partitions[partition].acked_up_to and number not in self._partitions[partition].acked
+        }
+
+    def has_news(self, now_ms: int) -> bool:
+        """Whether there is a message that could be delivered."""
+        self._end_leases(now_ms)
+        return bool(self._deliverable(1, now_ms))
 
     def settled(self, cursors: Mapping[int, Cursor]) -> None:
         """How far the subscription is, durably: keeps what is remembered short."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from openset.errors import QueryError
+from openset.revent.messages import Source
 from openset_format.hashing import checksum
 
 _HASH_BYTES = 4
@@ -92,3 +93,12 @@ def _numbers(runs: list[int], token: str) -> list[int]:
 
 def _no_token(token: str) -> QueryError:
     return QueryError(f"{token[:40]!r} is no token that was given with a message")
+
+
+def numbers_of(source: Source, name: str, tokens: Sequence[str]) -> dict[int, list[int]]:
+    """What tokens of a subscription name, by partition. Raises QueryError."""
+    numbers: dict[int, list[int]] = {}
+    for token in tokens:
+        for partition, given in decode_token(token, source.table_id, source.trigger_id, name).items():
+            numbers.setdefault(partition, []).extend(given)
+    return numbers

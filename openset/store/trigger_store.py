@@ -421,8 +421,8 @@ class Triggers:
                 found.append(one)
             return found
 
-    def backlog(self, table_id: int) -> tuple[int, int]:
-        """How many inserts wait, and for how long (ms) the oldest has.
+    def backlog(self, table_id: int, is_own: Callable[[int], bool] = lambda number: True) -> tuple[int, int]:
+        """How many inserts wait, and for how long (ms) the oldest has. is_own: which partitions count.
 
         The same in several partitions counts once, but in a member, where it is a record of each.
         """
@@ -430,6 +430,7 @@ class Triggers:
             waiting = {
                 (number if self._is_member else 0, one.sequence): one
                 for number, held in self._held_of(table_id).items()
+                if is_own(number)
                 for one in held.pending
             }
         arrived = [one.arrived_ms for one in waiting.values() if one.arrived_ms]

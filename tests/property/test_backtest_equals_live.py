@@ -100,7 +100,8 @@ async def settled(node: ReventNode) -> None:
 
 def is_disabled(node: ReventNode) -> bool:
     """Then what is scheduled waits."""
-    return bool(node.registry.describe(TABLE, "t")["state"] == "disabled")
+    (trigger,) = node.store.triggers.of_table(node.schema.id)
+    return not trigger.runs
 
 
 async def to_moment(node: ReventNode, stamp: int) -> None:

@@ -151,7 +151,7 @@ def test_a_slow_person_holds_up_nobody(tmp_path: Path) -> None:
             found = sorted(str(one.person) for one in await node.messages("ok"))
             assert found == [*(f"good{at}" for at in range(6)), "heavy"]
             assert sorted(str(one.person) for one in await node.messages("slow")) == [f"good{at}" for at in range(6)]
-            shown = node.registry.describe("t", "slow")
+            shown = await node.registry.describe("t", "slow")
             assert shown["counts"]["errors"] == 6 and shown["state"] == "running"
             assert "for one person" in shown["last_error"]["message"]
             (slow, ok) = node.store.triggers.of_table(node.schema.id)

@@ -10,7 +10,7 @@ from support.revent_node import ReventNode, revent_node
 
 from openset.errors import QueryError
 from openset.query.work import sections_of
-from openset.revent.messages import Subscribed, Unsubscribed
+from openset.revent.deliveries import Deliveries
 from openset.revent.watching import follows_inserts
 from openset.store.schema import TableSchema
 
@@ -115,11 +115,12 @@ def test_a_segment_is_watched_while_somebody_subscribes(tmp_path: Path) -> None:
             await node.count(BUYERS)
             source = await node.board.source(node.schema, "buyers")
             assert source.is_segment and node.board.sources(node.schema) == [source]
-            await node.board.change(source.table_id, None, [Subscribed(source.trigger_id, "a", 1000)])
-            await node.board.change(source.table_id, None, [Subscribed(source.trigger_id, "b", 1000)])
-            await node.board.change(source.table_id, None, [Unsubscribed(source.trigger_id, "a")])
+            deliveries = Deliveries(node.board, lambda: node.clock_ms)
+            await deliveries.open(node.schema, source, "a", 1_000, 1_000)
+            await deliveries.open(node.schema, source, "b", 1_000, 1_000)
+            await deliveries.remove(source, "a")
             assert node.board.sources(node.schema) == [source]
-            await node.board.change(source.table_id, None, [Unsubscribed(source.trigger_id, "b")])
+            await deliveries.remove(source, "b")
             assert node.board.sources(node.schema) == []
 
     asyncio.run(run())
