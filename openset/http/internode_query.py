@@ -6,6 +6,7 @@ from openset.errors import MisdirectedError
 from openset.http.internode import InternodeResource
 from openset.http.resource import Answer
 from openset.query.remote import answer_remote
+from openset.revent.spread_backtests import KIND, answer_pass
 
 
 class InternodeQuery(InternodeResource):
@@ -16,4 +17,4 @@ class InternodeQuery(InternodeResource):
         tools = await self.node.tools_for_nodes()
         if tools.spread is None:
             raise MisdirectedError("this node answers no queries for others")
-        return await answer_remote(tools, await self.body(), tools.spread.may_answer)
+        return await answer_remote(tools, await self.body(), tools.spread.may_answer, {KIND: answer_pass})

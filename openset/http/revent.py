@@ -75,8 +75,7 @@ class TriggerBacktest(Resource):
             errors_until_disabled=self.node.trigger_errors,
         )
         parameters.finish()
-        store = await self.node.store()
-        tested = await backtest(store, self.node.executor, request)
+        tested = await backtest(await self.node.tools(), request)
         if negotiated(self.request.headers.get("Accept")) == NDJSON:
             headers = {INFO_HEADER: json.dumps(await asyncio.to_thread(tested.facts))}
             return Document(await asyncio.to_thread(tested.lines), NDJSON, headers)

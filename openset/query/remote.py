@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from openset.errors import WireError
@@ -32,6 +32,7 @@ from openset_format.hashing import partition_of
 
 MayAnswer = Callable[[int], bool]
 Shared = tuple[Share[Any], Codec[Any] | None]
+ShareOf = Callable[[Tools, Ask, MayAnswer], Awaitable[Shared]]
 
 _QUERIES: dict[str, type[Any]] = {
     kind.kind: kind for kind in (EventsRequest, ColumnRequest, HistogramRequest, CountsRequest, RefreshRequest)
@@ -40,8 +41,12 @@ _QUERIES: dict[str, type[Any]] = {
 _OF_A_PASS = (EventsRequest.kind, ColumnRequest.kind, HistogramRequest.kind)
 
 
-async def answer_remote(tools: Tools, body: bytes, may_answer: MayAnswer) -> bytes:
+async def answer_remote(
+    tools: Tools, body: bytes, may_answer: MayAnswer, more: Mapping[str, ShareOf] | None = None
+) -> bytes:
     """What another node asked for, for the partitions this node may answer for; the others are refused.
+
+    more: kinds of requests that are answered elsewhere.
 
     Cancelling it ends what runs. Raises WireError for what is no request, and whatever the query ends with.
     """
@@ -53,7 +58,8 @@ async def answer_remote(tools: Tools, body: bytes, may_answer: MayAnswer) -> byt
     checked(bool(numbers) and numbers == sorted(set(numbers)), "it names no partitions, or one of them twice")
     checked(numbers[0] >= 0 and numbers[-1] < count, "it names a partition that there is not")
     checked(1 <= ask.left_ms <= MAX_TIMEOUT_MS, "it gives a query no time, or too much")
-    share, codec = await _share(tools, ask, may_answer)
+    share_of = (more or {}).get(ask.kind, _share)
+    share, codec = await share_of(tools, ask, may_answer)
     result = None
     if share.result is not None:
         assert codec is not None

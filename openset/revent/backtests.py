@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,17 +18,19 @@ from openset.pyql.states import order_key
 from openset.query.compare import unknown_segment
 from openset.query.executor import Executor
 from openset.query.fan_out import fan_out
-from openset.query.frame import DEFAULT_TIMEOUT_MS
+from openset.query.frame import DEFAULT_TIMEOUT_MS, Facts, Tools
+from openset.query.spread import OutdatedError, Spread, wait_for_others
 from openset.revent.backtest import BacktestWork, by_day
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED, PARTS, Failures
 from openset.revent.names import check_name
 from openset.revent.replay import Replay, Replayed
 from openset.revent.scripts import checked_script, schema_as_saved
+from openset.revent.spread_backtests import BacktestPass, ReplayCodec, replay_spread, sent_failures
 from openset.store.fold import iso_text
-from openset.store.members import SegmentRef
 from openset.store.schema import TableSchema
+from openset.store.segment import SegmentColumn, StoredSegment
+from openset.store.snapshot import PartitionSnapshot
 from openset.store.stamps import LAST_STAMP
-from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
 
 SAMPLES_SHOWN = 20
@@ -96,60 +98,113 @@ class Backtest:
                 "name": one.name, "value": one.value}  # fmt: skip
 
 
-async def backtest(store: Store, executor: Executor, request: BacktestRequest) -> Backtest:
-    """Replays history; nothing is emitted. Raises ParseError, QueryError, RunTimeError."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Settled:
+    """What is replayed, found out once: the script and the table it is compiled for, and for whom it runs."""
+
+    schema: TableSchema
+    script: str
+    as_saved: TableSchema
+    once: bool
+    filter: str | None
+    segments: Mapping[str, StoredSegment]
+    from_ms: int
+    to_ms: int
+
+
+async def backtest(tools: Tools, request: BacktestRequest) -> Backtest:
+    """Replays history; nothing is emitted. Raises ParseError, QueryError, RunTimeError; in a cluster as queries do."""
     check_name(request.name, "trigger")
-    now_ms = store.triggers.clock()
-    from_ms, to_ms = _window(request, now_ms)
-    started = time.monotonic()
-    with ExitStack() as held:
-        schema, snapshots = held.enter_context(store.pinned_table(request.table, now_ms))
-        saved = next(
-            (one for one in store.triggers.of_table(schema.id) if one.name == request.name and not one.watched), None
-        )
-        script, as_saved = _script(schema, saved, request)
-        await asyncio.to_thread(checked_script, script, as_saved)
-        once = (True if saved is None else saved.once) if request.once is None else request.once
-        wanted = (None if saved is None else saved.filter) if request.filter is None else request.filter or None
-        people: SegmentRef | None = None
-        if wanted is not None:
-            found = held.enter_context(store.segments.pinned(schema.id, [wanted], time.time() * 1_000))
-            if wanted not in found:
-                known = [stored.segment.name for stored in store.segments.all(schema.id, time.time() * 1_000)]
-                raise unknown_segment(wanted, known)
-            people = found[wanted].ref
-        settings = RunSettings(
-            now_ms=now_ms, deadline=started + request.timeout_ms / 1_000, timeout_ms=request.timeout_ms
-        )
-        work = BacktestWork(script, as_saved, snapshots, settings, once, people, from_ms, to_ms)
-        replay, disabled_at_ms = await _replayed(executor, work, request.errors_until_disabled)
+    facts = Facts(tools.store.triggers.clock())
+    while True:
+        try:
+            with ExitStack() as held:
+                return await _tested(tools, request, facts, held)
+        except OutdatedError:
+            await wait_for_others(facts.started + request.timeout_ms / 1_000)
+
+
+async def _tested(tools: Tools, request: BacktestRequest, facts: Facts, held: ExitStack) -> Backtest:
+    """Raises OutdatedError when other nodes know the table or the segment in another form."""
+    store = tools.store
+    from_ms, to_ms = _window(request, facts.now_ms)
+    schema, snapshots = held.enter_context(store.pinned_table(request.table, facts.now_ms))
+    saved = next(
+        (one for one in store.triggers.of_table(schema.id) if one.name == request.name and not one.watched), None
+    )
+    script, as_saved = _script(schema, saved, request)
+    await asyncio.to_thread(checked_script, script, as_saved)
+    once = (True if saved is None else saved.once) if request.once is None else request.once
+    wanted = (None if saved is None else saved.filter) if request.filter is None else request.filter or None
+    # Segments are looked up by the clock they are made with.
+    now_ms = time.time_ns() // 1_000_000 if tools.spread is None else facts.now_ms
+    found = held.enter_context(store.segments.pinned(schema.id, [] if wanted is None else [wanted], now_ms))
+    if wanted is not None and wanted not in found:
+        raise unknown_segment(wanted, [stored.segment.name for stored in store.segments.all(schema.id, now_ms)])
+    settled = _Settled(schema, script, as_saved, once, wanted, found, from_ms, to_ms)
+    if tools.spread is None:
+        one_pass = _local_passes(tools.executor, snapshots, settled, request.timeout_ms, facts)
+    else:
+        one_pass = _spread_passes(tools, tools.spread, settled, request, facts)
+    replay, disabled_at_ms = await _replayed(one_pass, request.errors_until_disabled)
     return await asyncio.to_thread(_backtest, request.name, from_ms, to_ms, replay, disabled_at_ms)
 
 
-async def _replayed(executor: Executor, work: BacktestWork, errors_until_disabled: int) -> tuple[Replay, int | None]:
+# One replay of everybody: with the failures of a replay before, up to a moment.
+Pass = Callable[[Failures | None, int | None], Awaitable[Replay]]
+
+
+def _local_passes(
+    executor: Executor, snapshots: Sequence[PartitionSnapshot], settled: _Settled, timeout_ms: int, facts: Facts
+) -> Pass:
+    settings = RunSettings(
+        now_ms=facts.now_ms, deadline=facts.started + timeout_ms / 1_000, timeout_ms=timeout_ms
+    )  # fmt: skip
+    people = None if settled.filter is None else settled.segments[settled.filter].ref
+
+    async def one_pass(failures: Failures | None, last_moment: int | None) -> Replay:
+        work = BacktestWork(
+            settled.script, settled.as_saved, snapshots, settings, settled.once, people,
+            settled.from_ms, _end(settled, last_moment), failures, last_moment,
+        )  # fmt: skip
+        return ReplayCodec(None).merged(await fan_out(executor, work))
+
+    return one_pass
+
+
+def _spread_passes(tools: Tools, spread: Spread, settled: _Settled, request: BacktestRequest, facts: Facts) -> Pass:
+    columns = [SegmentColumn(one.id, one.name, one.type) for one in settled.as_saved.columns]
+
+    async def one_pass(failures: Failures | None, last_moment: int | None) -> Replay:
+        asked = BacktestPass(
+            request.table, settled.script, columns, settled.once, settled.filter, settled.from_ms,
+            _end(settled, last_moment), request.timeout_ms, sent_failures(failures), last_moment,
+        )  # fmt: skip
+        return await replay_spread(tools, spread, settled.schema, asked, settled.segments, facts)
+
+    return one_pass
+
+
+def _end(settled: _Settled, last_moment: int | None) -> int:
+    """Before when events are inserts: none is after the last moment."""
+    return settled.to_ms if last_moment is None else last_moment // PARTS + 1
+
+
+async def _replayed(one_pass: Pass, errors_until_disabled: int) -> tuple[Replay, int | None]:
     """The replay, up to the moment at which too many errors in a row end it, and that moment.
 
     Only the errors of everybody together say when that is, and only where errors are do the other runs matter.
     """
-    replay = _together(await fan_out(executor, work))
+    replay = await one_pass(None, None)
     if replay.errors < errors_until_disabled:
         return replay, None
     failures = Failures.of(np.concatenate(replay.failed))
-    successes = _together(await fan_out(executor, replace(work, failures=failures))).successes
+    successes = (await one_pass(failures, None)).successes
     assert successes is not None
     last_moment = failures.disabled_at(successes, errors_until_disabled)
     if last_moment is None:
         return replay, None
-    disabled_at_ms = last_moment // PARTS
-    ended = replace(work, to_ms=disabled_at_ms + 1, last_moment=last_moment)
-    return _together(await fan_out(executor, ended)), disabled_at_ms
-
-
-def _together(parts: Sequence[Replay]) -> Replay:
-    replay = Replay()
-    for part in parts:
-        replay.merge(part)
-    return replay
+    return await one_pass(None, last_moment), last_moment // PARTS
 
 
 def _backtest(name: str, from_ms: int, to_ms: int, replay: Replay, disabled_at_ms: int | None) -> Backtest:

@@ -136,7 +136,7 @@ async def compare(directory: Path, script: str, once: bool, events: list[tuple[i
         await node.save("t", script, once=once)
         expected = await live(node, events, end_ms)
         request = BacktestRequest(TABLE, "t", "", from_ms=START - MINUTE, to_ms=end_ms + 1)
-        tested = await backtest(node.store, node.executor, request)
+        tested = await backtest(node.tools, request)
         found = [(one.stamp_ms, type(one.person), one.person, one.name, one.value) for one in tested.emissions]
         assert sorted(found, key=repr) == sorted(expected, key=repr)
         assert tested.disabled_at_ms is None
@@ -206,7 +206,7 @@ async def compare_until_disabled(
         await node.save("t", script, once=False)
         expected = await live(node, events, end_ms)
         request = BacktestRequest(TABLE, "t", "", from_ms=START - MINUTE, to_ms=end_ms + 1, errors_until_disabled=limit)
-        tested = await backtest(node.store, node.executor, request)
+        tested = await backtest(node.tools, request)
         found = [(one.stamp_ms, type(one.person), one.person, one.name, one.value) for one in tested.emissions]
         disabled = is_disabled(node)
         assert (tested.disabled_at_ms is not None) == disabled

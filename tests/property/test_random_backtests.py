@@ -192,7 +192,7 @@ async def compare(choices: Choices, data_dir: Path) -> int:
             request = BacktestRequest(
                 TABLE, "t" if not body else "other", body, START_MS, until_ms, **(options if body else {})
             )
-            found = await backtest(node.store, node.executor, request)
+            found = await backtest(node.tools, request)
             assert shown(found.emissions) == expected, f"once={once} filter={filtered}\n{script}\n{history}"
         assert shown(await node.messages("t")) == expected
     return len(expected)
