@@ -5,6 +5,7 @@ from __future__ import annotations
 from openset.errors import QueryError
 from openset.http.internode import InternodeResource
 from openset.http.resource import Answer
+from openset.revent.messages import Source
 from openset.revent.wire import Asked, encoded
 
 
@@ -22,4 +23,9 @@ class InternodeRevent(InternodeResource):
             raise QueryError("the table was dropped meanwhile")
         if asked.trigger_id not in (one.id for one in store.triggers.of_table(table.id)):
             raise QueryError(f"{asked.trigger!r} was removed meanwhile")
+        if asked.operation in ("webhook", "dead"):
+            webhooks = await self.node.webhooks()
+            source = Source(asked.table_id, asked.trigger_id, asked.trigger, asked.is_segment)
+            told = webhooks.own_facts if asked.operation == "webhook" else webhooks.own_letters
+            return encoded(told(source, asked.name))
         return encoded(await gathered.answer(asked, table))

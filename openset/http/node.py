@@ -21,6 +21,7 @@ from openset.revent.board import Board
 from openset.revent.changes import LocalChanges, TriggerChanges
 from openset.revent.deliveries import Deliveries
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED
+from openset.revent.letters import Letters, LocalLetters, SharedLetters
 from openset.revent.registry import Registry
 from openset.revent.runner import Runner
 from openset.revent.subscriptions import GatheredSubscriptions, LocalSubscriptions, Subscriptions
@@ -139,14 +140,17 @@ class Node:
         self._runner = Runner(store, self.executor, self._watcher, changes, self.trigger_errors)
         self._board = Board(store, self._watcher, changes)
         self._deliveries = Deliveries(self._board, store.triggers.clock)
-        self._webhooks = Webhooks(store, self._deliveries, changes, self._webhook_allow)
+        letters: Letters
         if store.replicas is None:
-            self._subscriptions = LocalSubscriptions(self._deliveries)
+            letters, self._subscriptions = LocalLetters(store.dead_letters), LocalSubscriptions(self._deliveries)
             self._registry = Registry(store, self._runner, changes)
         else:
             gathered = GatheredSubscriptions(self._deliveries, self.data)
-            self._subscriptions = gathered
+            letters, self._subscriptions = SharedLetters(store, changes), gathered
             self._registry = Registry(store, self._runner, changes, gathered.facts)
+        self._webhooks = Webhooks(
+            store, self._deliveries, self._subscriptions, changes, letters, self._webhook_allow
+        )  # fmt: skip
         self._opened.set_result(store)
 
     async def reopen_as_member(self, journal_id: str) -> None:

@@ -95,7 +95,8 @@ class SubscriptionResource(Resource):
         source = await deliveries.source(schema, trigger)
         shown = await deliveries.describe(schema, source, name)
         webhooks = await self.node.webhooks()
-        return shown | {"webhook": webhooks.describe(schema, source, name) if webhooks.has(source, name) else None}
+        has_one = webhooks.has(source, name)
+        return shown | {"webhook": await webhooks.describe(schema, source, name) if has_one else None}
 
     async def _remove(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()

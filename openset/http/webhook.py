@@ -33,7 +33,7 @@ class WebhookResource(_OfSubscription):
     async def _describe(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
         schema, source = await self._named(table, trigger)
-        return (await self.node.webhooks()).describe(schema, source, name)
+        return await (await self.node.webhooks()).describe(schema, source, name)
 
     async def _remove(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
@@ -48,9 +48,9 @@ class DeadLetterList(_OfSubscription):
 
     async def _list(self, table: str, trigger: str, name: str) -> Answer:
         self.parameters().finish()
-        schema, source = await self._named(table, trigger)
+        _, source = await self._named(table, trigger)
         await known(await self.node.subscriptions(), source, name)
-        return {"dead": (await self.node.webhooks()).dead(schema, source, name)}
+        return {"dead": await (await self.node.webhooks()).dead(source, name)}
 
 
 class DeadLetterRetry(_OfSubscription):

@@ -19,7 +19,8 @@ from openset.revent.deliveries import Deliveries
 from openset.revent.messages import Acknowledged, Source, Subscribed, Unsubscribed
 from openset.revent.names import check_name
 from openset.revent.subscription import Delivery, Key, Poll
-from openset.revent.wire import Asked, Operation, OwnFacts, decoded, encoded
+from openset.revent.wire import Asked, Operation, OwnFacts, WebhookFacts, decoded, encoded
+from openset.store.dead_letters import DeadLetter
 from openset.store.schema import TableSchema
 from openset.store.trigger_changes import Message
 from openset.suggestion import suggestion
@@ -82,6 +83,16 @@ class Subscriptions(Protocol):
         """Removes a subscription durably; who waits for it is told."""
         ...
 
+    async def webhook(self, source: Source, name: str, own: Callable[[Source, str], WebhookFacts]) -> WebhookFacts:
+        """What all nodes know of a webhook. own: what this node does."""
+        ...
+
+    async def letters(
+        self, source: Source, name: str, own: Callable[[Source, str], list[DeadLetter]]
+    ) -> list[DeadLetter]:
+        """The dead letters of all partitions, oldest first. own: those this node tells of."""
+        ...
+
 
 class LocalSubscriptions:
     """Of a node that stands alone."""
@@ -125,6 +136,14 @@ class LocalSubscriptions:
 
     async def remove(self, source: Source, name: str) -> None:
         await self._deliveries.remove(source, name)
+
+    async def webhook(self, source: Source, name: str, own: Callable[[Source, str], WebhookFacts]) -> WebhookFacts:
+        return own(source, name)
+
+    async def letters(
+        self, source: Source, name: str, own: Callable[[Source, str], list[DeadLetter]]
+    ) -> list[DeadLetter]:
+        return own(source, name)
 
 
 class Others(Protocol):
@@ -302,15 +321,27 @@ class GatheredSubscriptions:
         if not await self.names(source):
             await messages.unwatch(source)
 
+    async def webhook(self, source: Source, name: str, own: Callable[[Source, str], WebhookFacts]) -> WebhookFacts:
+        found = own(source, name)
+        for told in await self._from_others(_asked("webhook", source, name), WebhookFacts):
+            found = found.plus(told)
+        return found
+
+    async def letters(
+        self, source: Source, name: str, own: Callable[[Source, str], list[DeadLetter]]
+    ) -> list[DeadLetter]:
+        found = own(source, name)
+        for told in await self._from_others(_asked("dead", source, name), list[DeadLetter]):
+            found += told
+        return sorted(found, key=lambda one: one.at_ms)
+
     async def facts(self, table: TableSchema, own: Callable[[int], OwnFacts]) -> OwnFacts:
         """What the owners know of the triggers of a table. own: what this node does.
 
         Raises InternodeError when an owner cannot be asked.
         """
         found = own(table.id)
-        others = [node for node in self._owners() if node != self._others.node]
-        asked = Asked("triggers", table.id)
-        for told in await asyncio.gather(*(self._ask(node, asked, OwnFacts) for node in others)):
+        for told in await self._from_others(Asked("triggers", table.id), OwnFacts):
             found = found.plus(told)
         return found
 
@@ -326,6 +357,11 @@ class GatheredSubscriptions:
             if partition in owners:
                 found.setdefault(owners[partition], []).append((partition, number))
         return found
+
+    async def _from_others(self, asked: Asked, kind: Any) -> list[Any]:
+        """What all other owners answer. Raises InternodeError when one cannot be asked."""
+        others = [node for node in self._owners() if node != self._others.node]
+        return await asyncio.gather(*(self._ask(node, asked, kind) for node in others))
 
     async def _from_each(
         self, nodes: Sequence[str], asked: Asked, kind: Any, table: TableSchema | None, *, must_answer: bool

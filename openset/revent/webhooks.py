@@ -21,10 +21,14 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
 from openset.errors import ConfigError, OpenSetError, QueryError
 from openset.log import get_logger
+from openset.revent.board import call_soon
 from openset.revent.changes import TriggerChanges
 from openset.revent.deliveries import Deliveries, shown_message
+from openset.revent.letters import Letters
 from openset.revent.messages import DEFAULT_HOLD_MS, Source
 from openset.revent.subscription import Key, Poll
+from openset.revent.subscriptions import Subscriptions
+from openset.revent.wire import WebhookFacts
 from openset.store.dead_letters import DeadLetter
 from openset.store.schema import TableSchema
 from openset.store.store import Store
@@ -38,6 +42,7 @@ MAX_BACKOFF_MS = 3_600_000
 _LEASE_MARGIN_MS = 60_000
 _WAIT_MS = 2_000
 _PAUSE_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 _FORBIDDEN_HEADERS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 
 
@@ -124,23 +129,55 @@ def backoff_ms(tried: int, retry_ms: int, chance: float) -> int:
 class Webhooks:
     """The webhooks of a node and their tasks. Made on the event loop."""
 
-    def __init__(self, store: Store, deliveries: Deliveries, changes: TriggerChanges, allowed: AllowList):
+    def __init__(
+        self,
+        store: Store,
+        deliveries: Deliveries,
+        subscriptions: Subscriptions,
+        changes: TriggerChanges,
+        letters: Letters,
+        allowed: AllowList,
+    ):
+        """deliveries: of the messages that this node tells of, subscriptions: of all."""
         self._store = store
         self._changes = changes
+        self._subscriptions = subscriptions
+        self._letters = letters
         self._deliveries = deliveries
         self._allowed = allowed
         self._client = AsyncHTTPClient(force_instance=True, max_clients=100)
         self._tasks: dict[tuple[int, int, str], asyncio.Task[None]] = {}
         self._states: dict[tuple[int, int, str], dict[str, Any]] = {}
         self._consumers: dict[tuple[int, int, str], int] = {}
-        for schema in store.tables():
-            for trigger in store.triggers.of_table(schema.id):
-                source = Source(schema.id, trigger.id, trigger.name, trigger.watched)
-                for name in trigger.webhooks:
-                    self._start(schema, source, name)
+        # The webhooks that have a task, as they were saved.
+        self._saved: dict[tuple[int, int, str], Any] = {}
+        loop = asyncio.get_running_loop()
+        self._unlisten = store.triggers.listen(
+            lambda table_id, partitions, triggers: None if partitions else call_soon(loop, self._follow)
+        )
+        self._follow()
+
+    def _follow(self) -> None:
+        """Has a task for each webhook that there is, begun anew where it was changed."""
+        if self._deliveries.closed:
+            return
+        found = {
+            (schema.id, trigger.id, name): (schema, trigger, hook)
+            for schema in self._store.tables()
+            for trigger in self._store.triggers.of_table(schema.id)
+            for name, hook in trigger.webhooks.items()
+        }
+        for key in [key for key, hook in self._saved.items() if key not in found or found[key][2] != hook]:
+            del self._saved[key]
+            self._stop(key)
+        for key, (schema, trigger, hook) in found.items():
+            if key not in self._saved:
+                self._saved[key] = hook
+                self._start(schema, Source(schema.id, trigger.id, trigger.name, trigger.watched), key[2])
 
     async def close(self) -> None:
         """Ends the tasks; what is under way will be sent again."""
+        self._unlisten()
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -151,11 +188,13 @@ class Webhooks:
     async def put(self, table: TableSchema, source: Source, name: str, body: bytes) -> dict[str, Any]:
         """Sets the webhook of a subscription, which is made when there is none. Raises QueryError, ConfigError."""
         hook = read_webhook(body, self._allowed)
-        await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
+        await self._subscriptions.open(table, source, name, None, DEFAULT_HOLD_MS)
         await self._save(table, source, name, hook)
-        self._stop(source, name)
-        self._start(table, source, name)
-        return self.describe(table, source, name)
+        key = (source.table_id, source.trigger_id, name)
+        self._saved.pop(key, None)  # it begins anew, also when it is what it was
+        self._stop(key)
+        self._follow()
+        return await self.describe(table, source, name)
 
     async def remove(self, table: TableSchema, source: Source, name: str, *, missing_is_fine: bool = False) -> None:
         """Takes the webhook of a subscription away, with its dead letters. Raises QueryError, InternalError."""
@@ -164,30 +203,39 @@ class Webhooks:
                 return
             raise QueryError(f"subscription {name!a} has no webhook")
         await self._save(table, source, name, None)
-        self._stop(source, name)
-        await asyncio.to_thread(self._store.dead_letters.remove, table.id, source.trigger_id, name)
+        self._follow()
+        await self._letters.remove(table.id, source.trigger_id, name)
 
-    def describe(self, table: TableSchema, source: Source, name: str) -> dict[str, Any]:
+    async def describe(self, table: TableSchema, source: Source, name: str) -> dict[str, Any]:
         """A webhook as it is shown: without its secret and the values of its headers. Raises QueryError."""
         stored = self._trigger(source).webhooks.get(name)
         if stored is None:
             raise QueryError(f"subscription {name!a} has no webhook")
         hook = msgspec.convert(stored, Webhook)
-        letters, fallen = self._store.dead_letters.of(table.id, source.trigger_id, name)
-        shown = {
+        facts = await self._subscriptions.webhook(source, name, self.own_facts)
+        return {
             "url": hook.url, "signed": bool(hook.secret), "headers": sorted(hook.headers), "batch": hook.batch,
-            "tries": hook.tries, "retry_ms": hook.retry_ms, "dead": len(letters), "dead_forgotten": fallen,
+            "tries": hook.tries, "retry_ms": hook.retry_ms, "dead": facts.dead, "dead_forgotten": facts.fallen,
+            "sent": facts.sent, "last_error": facts.error,
         }  # fmt: skip
+
+    def own_facts(self, source: Source, name: str) -> WebhookFacts:
+        """What this node knows of a webhook, in the partitions that it tells of."""
+        letters, fallen = self._letters.of(source.table_id, source.trigger_id, name)
         state = self._states.get((source.table_id, source.trigger_id, name), {})
-        return shown | {"sent": state.get("sent", 0), "last_error": state.get("error")}
+        return WebhookFacts(len(letters), fallen, state.get("sent", 0), state.get("error"))
+
+    def own_letters(self, source: Source, name: str) -> list[DeadLetter]:
+        """The dead letters of those partitions, oldest first."""
+        return self._letters.of(source.table_id, source.trigger_id, name)[0]
 
     def has(self, source: Source, name: str) -> bool:
         """Whether a subscription has a webhook."""
         return name in self._trigger(source).webhooks
 
-    def dead(self, table: TableSchema, source: Source, name: str) -> list[dict[str, Any]]:
+    async def dead(self, source: Source, name: str) -> list[dict[str, Any]]:
         """The dead letters of a subscription, oldest first."""
-        letters, _ = self._store.dead_letters.of(table.id, source.trigger_id, name)
+        letters = await self._subscriptions.letters(source, name, self.own_letters)
         return [
             {"message": one.message, "reason": one.reason, "tries": one.tries, "at": one.at_ms, "again": one.again}
             for one in letters
@@ -197,7 +245,8 @@ class Webhooks:
         """Has the dead letters tried again, before anything that is newer; how many there are. Raises QueryError."""
         if not self.has(source, name):
             raise QueryError(f"subscription {name!a} has no webhook")
-        count = await asyncio.to_thread(self._store.dead_letters.try_again, table.id, source.trigger_id, name)
+        count = len(await self._subscriptions.letters(source, name, self.own_letters))
+        await self._letters.try_again(table.id, source.trigger_id, name)
         self._deliveries.dismiss(source, name, self._consumers.get((source.table_id, source.trigger_id, name), 0))
         return count
 
@@ -225,13 +274,12 @@ class Webhooks:
         self._consumers[key] = self._deliveries.new_consumer()
         self._tasks[key] = asyncio.create_task(self._run(table, source, name))
 
-    def _stop(self, source: Source, name: str) -> None:
-        task = self._tasks.pop((source.table_id, source.trigger_id, name), None)
+    def _stop(self, key: tuple[int, int, str]) -> None:
+        task = self._tasks.pop(key, None)
         if task is not None:
             task.cancel()
 
     async def _run(self, table: TableSchema, source: Source, name: str) -> None:
-        await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
         # A cancellation may be swallowed by a wait that ends at the same moment: who is not the task any more ends too.
         key = (source.table_id, source.trigger_id, name)
         consumer = self._consumers[key]
@@ -241,6 +289,9 @@ class Webhooks:
                 continue
             try:
                 hook = msgspec.convert(self._trigger(source).webhooks[name], Webhook)
+                if not await self._is_ready(table, source, name):
+                    await asyncio.sleep(_LOOK_SECONDS)
+                    continue
                 await self._next(table, source, name, hook, consumer)
             except (QueryError, KeyError):
                 return  # the trigger, the subscription or the webhook is gone
@@ -248,16 +299,27 @@ class Webhooks:
                 log.error("a webhook cannot go on", trigger=source.name, subscription=name, reason=error.message)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
+    async def _is_ready(self, table: TableSchema, source: Source, name: str) -> bool:
+        """Whether this node tells of messages of the subscription."""
+        messages = self._deliveries.messages
+        if not messages.is_shared:
+            await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
+            return True
+        known = messages.partitions(table) and name in messages.subscriptions(source.table_id, source.trigger_id)
+        if known:
+            self._deliveries.use(table, source, name)
+        return bool(known)
+
     async def _next(self, table: TableSchema, source: Source, name: str, hook: Webhook, consumer: int) -> None:
         """Sends dead letters that are to be tried again, or else what comes next."""
-        letters, _ = self._store.dead_letters.of(table.id, source.trigger_id, name)
+        letters, _ = self._letters.of(table.id, source.trigger_id, name)
         again = [one for one in letters if one.again][: hook.batch]
         if again:
             messages = [one.message for one in again]
             reason = await self._send(source, name, hook, messages, [])
             if reason is None:
                 ids = [one.id for one in again]
-                await asyncio.to_thread(self._store.dead_letters.remove, table.id, source.trigger_id, name, ids)
+                await self._letters.remove(table.id, source.trigger_id, name, ids)
             else:
                 await self._bury(table, source, name, hook, messages, reason)
             return
@@ -287,7 +349,7 @@ class Webhooks:
     ) -> None:
         now_ms = self._deliveries.clock()
         letters = [DeadLetter(source.trigger_id, name, message, reason, hook.tries, now_ms) for message in messages]
-        await asyncio.to_thread(self._store.dead_letters.add, table.id, letters)
+        await self._letters.add(table.id, letters)
         log.warning("a webhook did not take messages", url=hook.url, messages=len(messages), reason=reason)
 
     async def _send(

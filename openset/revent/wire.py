@@ -16,7 +16,9 @@ from openset_format.decoding import msgpack_decoder
 _Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
 _Key = tuple[_Number, _Number]
 
-Operation = Literal["take", "wait", "names", "counted", "extend", "release", "unacknowledged", "triggers"]
+Operation = Literal[
+    "take", "wait", "names", "counted", "extend", "release", "unacknowledged", "triggers", "webhook", "dead"
+]  # fmt: skip
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +38,21 @@ class Asked(msgspec.Struct, frozen=True, array_like=True):
     timeout_ms: _Number = 0
     until_ms: _Number = 0
     keys: list[_Key] = []
+
+
+class WebhookFacts(msgspec.Struct, frozen=True, array_like=True):
+    """Of a webhook, at a node. dead, fallen: letters there are, and that fell out. error: of the last try."""
+
+    dead: int = 0
+    fallen: int = 0
+    sent: int = 0
+    error: str | None = None
+
+    def plus(self, other: WebhookFacts) -> WebhookFacts:
+        """Both together."""
+        return WebhookFacts(
+            self.dead + other.dead, self.fallen + other.fallen, self.sent + other.sent, self.error or other.error
+        )
 
 
 class OwnCounts(msgspec.Struct, frozen=True, array_like=True):

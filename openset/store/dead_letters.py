@@ -75,6 +75,11 @@ class DeadLetters:
             own = [one for one in contents.letters if _is_of(one, trigger_id, subscription)]
             return own, contents.fallen.get(f"{trigger_id} {subscription}", 0)
 
+    def all(self, table_id: int) -> list[DeadLetter]:
+        """The letters of a table, oldest first. Raises InternalError, ConfigError."""
+        with self._lock:
+            return list(self._contents(table_id).letters)
+
     def add(self, table_id: int, letters: Iterable[DeadLetter]) -> None:
         """Keeps letters, each in place of one with the same message. Raises InternalError, ReadOnlyError."""
         self._change(table_id, lambda contents: reduce(_added, letters, contents))

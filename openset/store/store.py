@@ -23,7 +23,7 @@ from openset.store.compaction import Policy
 from openset.store.compactions import Compactions, discard
 from openset.store.copies import Copies, make_member
 from openset.store.damage import Damage
-from openset.store.dead_letters import DeadLetters
+from openset.store.dead_letters import DeadLetters, dead_letters_path
 from openset.store.erasures import Erasures
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.health import Health, WatchedFiles
@@ -142,6 +142,8 @@ class Store:
             self._note_files()
             self._open_segments(journals.id, None)
             self._open_triggers(NoRecords(journals.id))
+            for schema in self._catalog.tables():  # they are with the state of triggers now
+                self._files.discard(self.data_dir / dead_letters_path(schema.id))
         except BaseException:
             journals.close()
             raise
@@ -582,6 +584,8 @@ class Store:
         """
         self.health.check()
         if self.replicas is None:
+            for schema in self._catalog.tables():
+                self.triggers.bury(schema.id, self.dead_letters.all(schema.id), self._visible_sequence)
             self.compact_all()
             if any(one.delta_events for one in self._partitions.values()):
                 raise InternalError("not everything could be brought into the files of the partitions")

@@ -128,10 +128,44 @@ class Started(_Change, frozen=True, array_like=True, tag="started"):
     start: int
 
 
+class Letter(msgspec.Struct, frozen=True, array_like=True):
+    """A message that a webhook did not take. number: of the message, which is as it was sent. again: to be tried."""
+
+    number: int
+    message: dict[str, Any]
+    reason: str
+    tries: int
+    at_ms: int
+    again: bool = False
+
+
+class Buried(_Change, frozen=True, array_like=True, tag="buried"):
+    """Dead letters of a subscription, each in place of one with the same number. Of a node in a cluster only."""
+
+    trigger_id: int
+    name: str
+    letters: list[Letter]
+
+
+class Retried(_Change, frozen=True, array_like=True, tag="retried"):
+    """The dead letters of a subscription are to be tried again."""
+
+    trigger_id: int
+    name: str
+
+
+class Unburied(_Change, frozen=True, array_like=True, tag="unburied"):
+    """Dead letters of these numbers are gone, or (None) all of a subscription."""
+
+    trigger_id: int
+    name: str
+    numbers: list[int] | None
+
+
 SubscriptionChange = Subscribed | Unsubscribed | Acknowledged
 Change = (
     Evaluated | Emitted | OnceMarked | OnceUnmarked | Scheduled | Unscheduled | Counted | Inserted
-    | Subscribed | Unsubscribed | Acknowledged | Turn | Started
+    | Subscribed | Unsubscribed | Acknowledged | Turn | Started | Buried | Retried | Unburied
 )  # fmt: skip
 
 
@@ -159,6 +193,12 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 def message_id(table_id: int, partition: int, number: int) -> str:
     """The id of a message: the same whenever it is delivered."""
     return f"{table_id}-{partition}-{number}"
+
+
+def message_place(identity: str) -> tuple[int, int]:
+    """The partition and the number that the id of a message names."""
+    _, partition, number = identity.split("-")
+    return int(partition), int(number)
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):

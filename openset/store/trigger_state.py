@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol, cast
 
@@ -19,19 +19,23 @@ from pyroaring import BitMap
 
 from openset.store.trigger_changes import (
     Acknowledged,
+    Buried,
     Change,
     Counted,
     Cursor,
     Emitted,
     Evaluated,
     Inserted,
+    Letter,
     Message,
     OnceMarked,
     OnceUnmarked,
+    Retried,
     Scheduled,
     Started,
     Subscribed,
     Turn,
+    Unburied,
     Unscheduled,
     Unsubscribed,
 )
@@ -41,6 +45,8 @@ from openset_format.membership import serialized
 BODY_VERSION = 1
 # So many entries of the heap may be out of date, and twice as many as are not.
 _HEAP_SLACK = 10_000
+# Of the dead letters of a subscription in a partition.
+LETTERS_KEPT = 1_000
 
 _number = attrgetter("number")
 Person = int | str
@@ -83,6 +89,14 @@ class _Subscription:
     acked: set[int]
 
 
+@dataclass(slots=True)
+class _Letters:
+    """The dead letters of a subscription by number, oldest first. fallen: how many older ones fell out."""
+
+    fallen: int = 0
+    held: dict[int, Letter] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """A schedule whose time has come."""
@@ -94,7 +108,7 @@ class Due:
 
 
 class _Body(msgspec.Struct, array_like=True):
-    """What a sidecar file holds. Files of before lack the last two."""
+    """What a sidecar file holds. Files of before lack the last three."""
 
     version: int
     evaluated: int
@@ -107,6 +121,7 @@ class _Body(msgspec.Struct, array_like=True):
     counts: list[tuple[int, Counts]]
     turns: int = 0
     started: list[tuple[int, int, int]] = []
+    letters: list[tuple[int, str, int, list[Letter]]] = []
 
 
 _DECODER = msgspec.msgpack.Decoder(_Body)
@@ -132,6 +147,7 @@ class TriggerState:
         self._heap: list[tuple[int, int, str, int]] = []
         self._messages: dict[int, list[Message]] = {}  # by trigger, ascending numbers
         self._subscriptions: dict[tuple[int, str], _Subscription] = {}  # by trigger and name
+        self._letters: dict[tuple[int, str], _Letters] = {}  # so too
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -178,6 +194,7 @@ class TriggerState:
         }
         self._messages = {trigger_id: held for trigger_id, held in self._messages.items() if trigger_id in known}
         self._subscriptions = {key: one for key, one in self._subscriptions.items() if key[0] in known}
+        self._letters = {key: one for key, one in self._letters.items() if key[0] in known}
         self._started = {trigger_id: one for trigger_id, one in self._started.items() if trigger_id in known}
         self.counts = {trigger_id: counts for trigger_id, counts in self.counts.items() if trigger_id in known}
         self.inserts = {number: one for number, one in self.inserts.items() if one.trigger_id in known}
@@ -263,8 +280,33 @@ class TriggerState:
             at += 1
         found.acked = {number for number in found.acked if number > found.acked_up_to}
 
+    def _buried(self, change: Buried) -> None:
+        letters = self._letters.setdefault((change.trigger_id, change.name), _Letters())
+        for letter in change.letters:
+            letters.held.pop(letter.number, None)
+            letters.held[letter.number] = letter
+        while len(letters.held) > LETTERS_KEPT:
+            del letters.held[next(iter(letters.held))]
+            letters.fallen += 1
+
+    def _retried(self, change: Retried) -> None:
+        letters = self._letters.get((change.trigger_id, change.name), _Letters())
+        for number, letter in letters.held.items():
+            letters.held[number] = msgspec.structs.replace(letter, again=True)
+
+    def _unburied(self, change: Unburied) -> None:
+        key = (change.trigger_id, change.name)
+        letters = self._letters.get(key, _Letters())
+        for number in list(letters.held) if change.numbers is None else change.numbers:
+            letters.held.pop(number, None)
+        if change.numbers is None:
+            self._letters.pop(key, None)
+
     def erase(self, person: Person) -> None:
-        """Forgets somebody's schedules and messages. That an ordinal has emitted stays: it is nobody's any more."""
+        """Forgets somebody's schedules, messages and dead letters.
+
+        That an ordinal has emitted stays: it is nobody's any more.
+        """
         for held in self._schedules.values():
             for ordinal in [ordinal for ordinal, (_, whose) in held.items() if _is_same(whose, person)]:
                 del held[ordinal]
@@ -272,6 +314,10 @@ class TriggerState:
         for trigger_id, messages in self._messages.items():
             self._messages[trigger_id] = [message for message in messages if not _is_same(message.person, person)]
         self.inserts = {number: one for number, one in self.inserts.items() if not _is_same(one.person, person)}
+        for letters in self._letters.values():
+            letters.held = {
+                number: one for number, one in letters.held.items() if not _is_same(one.message.get("person"), person)
+            }  # fmt: skip
 
     def prune(self, now_ms: int, default_hold_ms: int) -> None:
         """Forgets messages that every subscription has acknowledged, and those beyond the longest hold."""
@@ -355,6 +401,11 @@ class TriggerState:
         found = self._subscriptions.get((trigger_id, name))
         return None if found is None else Cursor(found.acked_up_to, sorted(found.acked), found.hold_ms)
 
+    def letters(self, trigger_id: int, name: str) -> tuple[list[Letter], int]:
+        """The dead letters of a subscription, oldest first, and how many older ones fell out."""
+        found = self._letters.get((trigger_id, name), _Letters())
+        return list(found.held.values()), found.fallen
+
     def summary(self) -> dict[str, int]:
         """How much there is of everything."""
         return {
@@ -388,6 +439,7 @@ class TriggerState:
             sorted(self.counts.items()),
             self.turns,
             [(trigger_id, *one) for trigger_id, one in sorted(self._started.items())],
+            [(*key, one.fallen, list(one.held.values())) for key, one in sorted(self._letters.items())],
         )
         return msgspec.msgpack.encode(body)
 
@@ -415,6 +467,8 @@ class TriggerState:
             )  # fmt: skip
         state.counts = dict(body.counts)
         state.turns = body.turns
+        for trigger_id, name, fallen, letters in body.letters:
+            state._letters[trigger_id, name] = _Letters(fallen, {one.number: one for one in letters})
         state._started = {trigger_id: (start, sequence) for trigger_id, start, sequence in body.started}
         return state
 
@@ -423,7 +477,7 @@ class TriggerState:
             yield from messages
 
 
-def _is_same(one: Person, other: Person) -> bool:
+def _is_same(one: Person | None, other: Person) -> bool:
     return one == other and type(one) is type(other)
 
 
@@ -441,5 +495,8 @@ _APPLY: Mapping[type, Callable[[TriggerState, Any], None]] = cast(
         Subscribed: TriggerState._subscribed,
         Unsubscribed: TriggerState._unsubscribed,
         Acknowledged: TriggerState._acknowledged,
+        Buried: TriggerState._buried,
+        Retried: TriggerState._retried,
+        Unburied: TriggerState._unburied,
     },
 )

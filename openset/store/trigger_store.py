@@ -21,6 +21,7 @@ import msgspec
 from openset.errors import InternalError, QueryError
 from openset.log import get_logger
 from openset.store.catalog import Catalog
+from openset.store.dead_letters import DeadLetter
 from openset.store.health import Health
 from openset.store.journals import Mark, first_of
 from openset.store.partition import Partition
@@ -34,7 +35,7 @@ from openset.store.trigger_catalog import (
     with_trigger,
     without_trigger,
 )
-from openset.store.trigger_changes import Change, decode_changes, encode_changes
+from openset.store.trigger_changes import Buried, Change, Letter, decode_changes, encode_changes, message_place
 from openset.store.trigger_state import TriggerState
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
@@ -491,6 +492,18 @@ class Triggers:
                 # Records that came meanwhile may have any sequence above this one.
                 held.first_unsaved = applied + 1 if held.applied > applied else 0
                 held.unsaved_since = time.monotonic()
+
+    # --- becoming a member -----------------------------------------------------------------------------------------
+
+    def bury(self, table_id: int, letters: Sequence[DeadLetter], sequence: int) -> None:
+        """Takes dead letters into the states, where a member has them. sequence: the last record that is applied."""
+        with self._lock:
+            for one in letters:
+                partition, number = message_place(one.id)
+                letter = Letter(number, one.message, one.reason, one.tries, one.at_ms, one.again)
+                held = self._state_of((table_id, partition))
+                held.state.apply([Buried(one.trigger_id, one.subscription, [letter])], self._known[table_id])
+                held.note(sequence, 0)
 
     # --- copies ----------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ def silent():
     emit("silent", to_days(now - last_event))
 """
 EACH = 'def on_insert():\n    match where is_new:\n        emit("seen", action)\n'
-FAILS = 'def on_insert():\n    emit(1 + action)\n'
+FAILS = "def on_insert():\n    emit(1 + action)\n"
 SEGMENT = '@segment buyers:\n    match where action is "buy":\n        tally\n'
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.cluster import Cluster, Node, is_settled, started, wait_until
 from support.daemon import Response
+from support.receiver import Receiver
 
 STAMP = 1_700_000_000_000
 EACH = 'def on_insert():\n    match where is_new and action is "buy":\n        emit("bought", units)\n'
@@ -52,7 +53,7 @@ def described(node: Node, table: str, name: str = "sub") -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three members with two copies of each partition, so that each lacks some."""
-    with started(tmp_path_factory.mktemp("cluster"), 3, partitions=6) as cluster:
+    with started(tmp_path_factory.mktemp("cluster"), 3, partitions=6, webhook_allow="127.0.0.1") as cluster:
         cluster.wait_for("all copies are there", is_settled)
         yield cluster
 
@@ -220,3 +221,68 @@ def test_nothing_is_lost_or_comes_again_when_an_owner_is_killed(tmp_path: Path) 
                 acknowledged += keys(answer)
         assert set(acknowledged) == wanted
         wait_until("nothing is left", lambda: described(cluster[2], "t")["pending"] == 0)
+
+
+def test_webhooks_are_sent_by_the_owners(cluster: Cluster) -> None:
+    create(cluster[0], "hooked")
+    path = "/v1/subscription/hooked/each/sub"
+    with Receiver(200) as receiver:
+        hook = json.dumps({"url": receiver.url, "retry_ms": 20, "tries": 2})
+        done(cluster[1].request("PUT", f"{path}/webhook", hook))
+        for at in range(3):
+            buy(cluster[at], "hooked", at)
+        wait_until("all is sent", lambda: len(receiver.people()) >= 3 * len(PEOPLE))
+        got = [message for _, body in receiver.got for message in json.loads(body)["messages"]]
+        assert {(one["person"], one["value"]) for one in got} == {(one, at) for one in PEOPLE for at in range(3)}
+        for person in PEOPLE:
+            assert [one["value"] for one in got if one["person"] == person] == [0, 1, 2]
+        for node in cluster.nodes:
+            wait_until("all is done", lambda node=node: described(node, "hooked")["pending"] == 0)  # type: ignore[misc]
+            assert done(node.request("GET", f"{path}/webhook"))["sent"] == 3 * len(PEOPLE)
+        receiver.statuses = [503]
+        buy(cluster[2], "hooked", 7)
+        for node in cluster.nodes:
+            wait_until("they are dead", lambda node=node: len(dead(node, path)) == len(PEOPLE))  # type: ignore[misc]
+            assert described(node, "hooked")["webhook"]["dead"] == len(PEOPLE)
+            assert "status 503" in described(node, "hooked")["webhook"]["last_error"]
+        done(cluster[0].request("DELETE", "/v1/table/hooked/person", sid=PEOPLE[0]))
+        wait_until("who was erased is gone", lambda: len(dead(cluster[1], path)) == len(PEOPLE) - 1)
+        receiver.statuses, receiver.got = [200], []
+        assert done(cluster[2].request("POST", f"{path}/dead/retry")) == {"retried": len(PEOPLE) - 1}
+        wait_until("they are sent", lambda: sorted(set(receiver.people())) == PEOPLE[1:])
+        for node in cluster.nodes:
+            wait_until("none is dead", lambda node=node: not dead(node, path))  # type: ignore[misc]
+        assert done(cluster[0].request("DELETE", f"{path}/webhook")) == {"deleted": "sub"}
+        receiver.got = []
+        buy(cluster[1], "hooked", 9)
+        wait_until("they wait", lambda: described(cluster[1], "hooked")["pending"] == len(PEOPLE))
+        assert not receiver.got
+        for node in cluster.nodes:
+            assert node.request("GET", f"{path}/webhook").error["class"] == "query"
+
+
+def dead(node: Node, path: str) -> list[Any]:
+    return list(done(node.request("GET", f"{path}/dead"))["dead"])
+
+
+def test_dead_letters_become_those_of_a_cluster_and_survive_a_node(tmp_path: Path) -> None:
+    path = "/v1/subscription/t/each/sub"
+    with started(tmp_path, 3, partitions=6, joined=1, webhook_allow="127.0.0.1") as cluster, Receiver(503) as receiver:
+        create(cluster[0], "t")
+        hook = json.dumps({"url": receiver.url, "retry_ms": 20, "tries": 1})
+        done(cluster[0].request("PUT", f"{path}/webhook", hook))
+        buy(cluster[0], "t", 1)
+        wait_until("they are dead", lambda: len(dead(cluster[0], path)) == len(PEOPLE))
+        for node in cluster.nodes[1:]:
+            cluster.join(node)
+        cluster.wait_for("all copies are there", is_settled)
+        for node in cluster.nodes:
+            wait_until("it has them", lambda node=node: len(dead(node, path)) == len(PEOPLE))  # type: ignore[misc]
+        buy(cluster[1], "t", 2)
+        wait_until("there are more", lambda: len(dead(cluster[2], path)) == 2 * len(PEOPLE))
+        cluster[2].kill()
+        wait_until("they are all there", lambda: len(dead(cluster[0], path)) == 2 * len(PEOPLE))
+        receiver.statuses, receiver.got = [200], []
+        assert done(cluster[1].request("POST", f"{path}/dead/retry")) == {"retried": 2 * len(PEOPLE)}
+        wait_until("they are sent", lambda: len(set(receiver.people())) == len(PEOPLE))
+        wait_until("none is dead", lambda: not dead(cluster[0], path))

@@ -13,17 +13,21 @@ from hypothesis import strategies as st
 
 from openset.store.trigger_changes import (
     Acknowledged,
+    Buried,
     Change,
     Counted,
     Emitted,
     Evaluated,
     Inserted,
+    Letter,
     OnceMarked,
     OnceUnmarked,
+    Retried,
     Scheduled,
     Started,
     Subscribed,
     Turn,
+    Unburied,
     Unscheduled,
     Unsubscribed,
 )
@@ -37,6 +41,15 @@ names = st.sampled_from(["mail", "board"])
 numbers = st.lists(st.integers(0, 12), max_size=6)
 values = st.one_of(
     st.none(), st.integers(-5, 5), st.text(max_size=3), st.dictionaries(st.text(max_size=2), st.booleans())
+)
+letters = st.builds(
+    Letter,
+    st.integers(1, 12),
+    people.map(lambda one: {"person": one}),
+    st.just("why"),
+    st.just(3),
+    st.just(7),
+    st.booleans(),
 )
 CHANGES: dict[type, st.SearchStrategy[Change]] = {
     Evaluated: st.builds(Evaluated, st.integers(0, 50)),
@@ -54,6 +67,9 @@ CHANGES: dict[type, st.SearchStrategy[Change]] = {
     Subscribed: st.builds(Subscribed, triggers, names, st.integers(1, 9)),
     Unsubscribed: st.builds(Unsubscribed, triggers, names),
     Acknowledged: st.builds(Acknowledged, triggers, names, numbers),
+    Buried: st.builds(Buried, triggers, names, st.lists(letters, max_size=3)),
+    Retried: st.builds(Retried, triggers, names),
+    Unburied: st.builds(Unburied, triggers, names, st.none() | numbers),
     Turn: st.builds(Turn, st.integers(1, 4)),
     Started: st.builds(Started, triggers, st.integers(1, 3)),
 }
@@ -86,6 +102,7 @@ class TriggerModel:
     schedules: dict[tuple[int, str, int], tuple[int, int | str]] = field(default_factory=dict)
     subscriptions: dict[tuple[int, str], tuple[int, set[int]]] = field(default_factory=dict)
     counts: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    letters: dict[tuple[int, str], list[Letter]] = field(default_factory=dict)
 
     def apply(self, record: Sequence[Change], known: Mapping[int, KnownTrigger], sequence: int) -> None:
         """The changes of a record, as far as they count."""
@@ -135,6 +152,16 @@ class TriggerModel:
                 )  # fmt: skip
             case Inserted():
                 self.inserts -= set(change.numbers)
+            case Buried():
+                for letter in change.letters:
+                    own = self.letters.setdefault((change.trigger_id, change.name), [])
+                    own[:] = [one for one in own if one.number != letter.number] + [letter]
+            case Retried():
+                own = self.letters.get((change.trigger_id, change.name), [])
+                own[:] = [Letter(one.number, one.message, one.reason, one.tries, one.at_ms, True) for one in own]
+            case Unburied():
+                own = self.letters.get((change.trigger_id, change.name), [])
+                own[:] = [] if change.numbers is None else [one for one in own if one.number not in change.numbers]
             case Subscribed():
                 acked = self.subscriptions.get((change.trigger_id, change.name), (0, set()))[1]
                 self.subscriptions[change.trigger_id, change.name] = (change.hold_ms, acked)
@@ -149,6 +176,8 @@ class TriggerModel:
         self.messages = [one for one in self.messages if not _same(one[3], person)]
         self.inserts &= {one[0] for one in self.messages}
         self.schedules = {key: one for key, one in self.schedules.items() if not _same(one[1], person)}
+        for own in self.letters.values():
+            own[:] = [one for one in own if not _same(one.message["person"], person)]
 
     def check(self, state: TriggerState, known: Mapping[int, KnownTrigger]) -> None:
         """That a state says the same wherever it is asked."""
@@ -169,6 +198,8 @@ class TriggerModel:
             wanted = self.counts.get(trigger_id)
             assert (None if counts is None else (counts.people, counts.emissions, counts.errors)) == wanted
             self._check_subscriptions(state, trigger_id, [one[0] for one in own])
+            for name in ("mail", "board"):
+                assert state.letters(trigger_id, name) == (self.letters.get((trigger_id, name), []), 0)
             start, sequence = self.started.get(trigger_id, (0, 0))
             for asked in (1, 2, 3):
                 begin = state.begin(KnownTrigger(0, id=trigger_id, start=asked))
