@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from openset.cluster.member import Membership
-from openset.errors import ConfigError, ConflictError, UnreachableError
+from openset.errors import ConfigError, ConflictError, OpenSetError, UnreachableError
 from openset.store.catalog import Catalog
 from openset.store.schema import TableSchema
 from openset.store.store import Store
@@ -86,7 +86,12 @@ class ClusterSchema:
         )
 
     async def drop_table(self, name: str) -> TableSchema:
-        return await self._change(lambda catalog: catalog.drop_table(name))
+        dropped = await self._change(lambda catalog: catalog.drop_table(name))
+        kept = self._membership.view.triggers.get(dropped.id)
+        if kept is not None:
+            with suppress(OpenSetError):  # nobody reads them any more, they only take room
+                await self._membership.coordinator.change_triggers(dropped.id, None, kept.revision)
+        return dropped
 
     async def add_column(self, table: str, name: str, column_type: str, reserved: Reserved) -> TableSchema:
         return await self._change(lambda catalog: catalog.add_column(table, name, column_type, reserved))
