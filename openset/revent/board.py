@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from openset.errors import QueryError
+from openset.errors import QueryError, UnreachableError
 from openset.log import get_logger
 from openset.revent.changes import TriggerChanges
 from openset.revent.messages import Source
@@ -60,8 +60,11 @@ class Board:
         return [_source(table, one) for one in self._triggers.of_table(table.id)]
 
     def partitions(self, table: TableSchema) -> list[int]:
-        """The partitions whose messages there may be, and this node tells of."""
-        return [number for number in self._triggers.partitions(table.id) if self._changes.owns(number)]
+        """The partitions whose messages there may be, and this node tells of.
+
+        In a cluster those it owns, once it knows everything that was agreed about them.
+        """
+        return [number for number in self._triggers.partitions(table.id) if self._changes.may_run(number)]
 
     def after(self, table_id: int, trigger_id: int, partition: int, number: int, limit: int) -> list[Message]:
         """The oldest messages of a trigger in a partition above a number, ascending, at most `limit`."""
@@ -69,12 +72,18 @@ class Board:
             return state.after(trigger_id, number, limit)
 
     def subscriptions(self, table_id: int, trigger_id: int) -> dict[str, int]:
-        """The subscriptions of a trigger: name and hold in ms. None on a node that owns no partition."""
+        """The subscriptions of a trigger: name and hold in ms. Raises UnreachableError when this node does not know.
+
+        In a cluster every partition has all of them.
+        """
+        own = [number for number in range(self._store.partitions or 1) if self._changes.may_run(number)]
+        if not own:
+            raise UnreachableError("this node owns no partition, or does not know yet what was agreed about it")
         found: dict[str, int] = {}
         with self._triggers.states(table_id) as states:
-            for number, state in states.items():
-                if self._changes.owns(number):
-                    found |= state.subscriptions(trigger_id)
+            for number in own:
+                if number in states:
+                    found |= states[number].subscriptions(trigger_id)
         return found
 
     def cursor(self, table_id: int, trigger_id: int, name: str, partition: int) -> Cursor | None:

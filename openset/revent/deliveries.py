@@ -27,7 +27,10 @@ _PENDING_COUNTED = 100_000
 
 @dataclass(slots=True)
 class _Live:
-    """A subscription in use. waiters: the consumers that wait, by number. watchers: who wants to know of news only."""
+    """A subscription in use. waiters: the consumers that wait, by number. watchers: who wants to know of news only.
+
+    owned: in a cluster, the partitions that are told of.
+    """
 
     table: TableSchema
     source: Source
@@ -36,6 +39,7 @@ class _Live:
     stop_listening: Callable[[], None] = lambda: None
     waiters: dict[int, asyncio.Future[Delivery | None]] = field(default_factory=dict)
     watchers: set[asyncio.Future[bool]] = field(default_factory=set)
+    owned: frozenset[int] = frozenset()
     timer: asyncio.TimerHandle | None = None
 
 
@@ -94,6 +98,7 @@ class Deliveries:
 
         live = _Live(table, source, name, Subscription(partitions, cursors, read, hold_ms))
         live.stop_listening = self.messages.listen(source.table_id, source.trigger_id, lambda: self._news(live))
+        live.owned = frozenset(partitions)
         self._live[source.table_id, source.trigger_id, name] = live
 
     async def take(self, source: Source, name: str, poll: Poll, timeout_ms: int) -> Delivery | None:
@@ -167,8 +172,11 @@ class Deliveries:
 
     def use(self, table: TableSchema, source: Source, name: str) -> None:
         """Has a subscription that there is in use. Raises QueryError when there is none of this name."""
-        if (source.table_id, source.trigger_id, name) not in self._live:
+        live = self._live.get((source.table_id, source.trigger_id, name))
+        if live is None:
             self._begin(table, source, name, self.known(source, name))
+        elif live.owned != frozenset(self.messages.partitions(table)):
+            self._news(live)
 
     def is_used(self, source: Source, name: str) -> bool:
         """Whether a subscription is in use here."""
@@ -263,13 +271,14 @@ class Deliveries:
     def _news(self, live: _Live) -> None:
         """New messages, or the trigger is gone."""
         source = live.source
-        known = self.messages.subscriptions(source.table_id, source.trigger_id)
-        owns = bool(self.messages.partitions(live.table)) or not self.messages.is_shared
-        if owns and live.name not in known:
+        numbers = self.messages.partitions(live.table)
+        if (numbers or not self.messages.is_shared) and live.name not in self.messages.subscriptions(
+            source.table_id, source.trigger_id
+        ):
             self._end(source, live.name, f"{source.name!r} was removed")
             return
-        numbers = self.messages.partitions(live.table)
         if self.messages.is_shared:
+            live.owned = frozenset(numbers)
             found = {
                 number: self.messages.cursor(source.table_id, source.trigger_id, live.name, number)
                 for number in numbers

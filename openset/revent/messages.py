@@ -60,7 +60,7 @@ class Messages(Protocol):
         ...
 
     def subscriptions(self, table_id: int, trigger_id: int) -> dict[str, int]:
-        """The subscriptions of a trigger: name and hold in ms."""
+        """The subscriptions of a trigger: name and hold in ms. Raises UnreachableError when that is not known here."""
         ...
 
     def cursor(self, table_id: int, trigger_id: int, name: str, partition: int) -> Cursor | None:

@@ -27,10 +27,12 @@ from openset.suggestion import suggestion
 
 _ASK_MS = 3_000
 _PAUSE_SECONDS = 0.2
+# So long owners are waited for that do not know yet what they own.
+_PATIENCE_SECONDS = 10.0
 # How soon who waits notices that the daemon stops.
 _LOOK_SECONDS = 0.5
-# One wait of another node: nobody keeps a connection for ever that somebody has lost.
-_WAIT_MS = 20_000
+# One wait for news; then it is looked again who owns what.
+_WAIT_MS = 2_000
 
 
 class Subscriptions(Protocol):
@@ -187,17 +189,19 @@ class GatheredSubscriptions:
         return await self._deliveries.source(table, name)
 
     async def names(self, source: Source) -> dict[str, int]:
-        owners = self._owners()
-        if self._others.node in owners:
-            return self._deliveries.messages.subscriptions(source.table_id, source.trigger_id)
-        failure: OpenSetError = UnreachableError("the cluster has no partitions")
-        for node in owners:
-            try:
-                found: dict[str, int] = await self._ask(node, _asked("names", source, ""), dict[str, int])
-                return found
-            except InternodeError as error:
-                failure = error
-        raise failure
+        asked, loop = _asked("names", source, ""), asyncio.get_running_loop()
+        until = loop.time() + _PATIENCE_SECONDS
+        while True:
+            failure: OpenSetError = UnreachableError("the cluster has no partitions")
+            for node in sorted(self._owners(), key=lambda node: node != self._others.node):
+                try:
+                    found: dict[str, int] = await self._at(node, asked, dict[str, int], None, _ASK_MS)
+                    return found
+                except InternodeError as error:
+                    failure = error
+            if loop.time() > until or self._deliveries.closed:
+                raise failure
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def open(self, table: TableSchema, source: Source, name: str, hold_ms: int | None, default_ms: int) -> None:
         before = await self.names(source)

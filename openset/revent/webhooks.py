@@ -293,8 +293,12 @@ class Webhooks:
                     await asyncio.sleep(_LOOK_SECONDS)
                     continue
                 await self._next(table, source, name, hook, consumer)
-            except (QueryError, KeyError):
-                return  # the trigger, the subscription or the webhook is gone
+            except KeyError:
+                return  # the webhook is gone
+            except QueryError:
+                if not self._deliveries.messages.is_shared:
+                    return  # the trigger or the subscription is gone
+                await asyncio.sleep(_LOOK_SECONDS)  # or only with another owner: when it is gone, so is this task
             except OpenSetError as error:
                 log.error("a webhook cannot go on", trigger=source.name, subscription=name, reason=error.message)
                 await asyncio.sleep(_PAUSE_SECONDS)
@@ -305,10 +309,10 @@ class Webhooks:
         if not messages.is_shared:
             await self._deliveries.open(table, source, name, None, DEFAULT_HOLD_MS)
             return True
-        known = messages.partitions(table) and name in messages.subscriptions(source.table_id, source.trigger_id)
-        if known:
-            self._deliveries.use(table, source, name)
-        return bool(known)
+        if not messages.partitions(table) or name not in messages.subscriptions(source.table_id, source.trigger_id):
+            return False
+        self._deliveries.use(table, source, name)
+        return True
 
     async def _next(self, table: TableSchema, source: Source, name: str, hook: Webhook, consumer: int) -> None:
         """Sends dead letters that are to be tried again, or else what comes next."""

@@ -286,3 +286,28 @@ def test_dead_letters_become_those_of_a_cluster_and_survive_a_node(tmp_path: Pat
         assert done(cluster[1].request("POST", f"{path}/dead/retry")) == {"retried": 2 * len(PEOPLE)}
         wait_until("they are sent", lambda: len(set(receiver.people())) == len(PEOPLE))
         wait_until("none is dead", lambda: not dead(cluster[0], path))
+
+
+def test_everything_is_there_after_all_nodes_were_killed(tmp_path: Path) -> None:
+    with started(tmp_path, 3, partitions=6) as cluster:
+        cluster.wait_for("all copies are there", is_settled)
+        create(cluster[0], "t")
+        poll(cluster[1], "t", timeout=0, hold=7_200_000)
+        buy(cluster[0], "t", 1)
+        wait_until("they are there", lambda: described(cluster[0], "t")["pending"] == len(PEOPLE))
+        first = poll(cluster[0], "t", max=10)
+        poll(cluster[2], "t", max=1, timeout=0, lease=100, ack=first["ack"])
+        for node in cluster.nodes:
+            node.kill()
+        for node in cluster.nodes:
+            node.start(wait=False)
+        cluster.wait_for("all copies are there", is_settled)
+        found = keys(poll(cluster[1], "t", timeout=20_000))
+        while len(found) < len(PEOPLE) - len(keys(first)):
+            more = keys(poll(cluster[1], "t", timeout=20_000))
+            assert more, "the rest comes, too"
+            found += more
+        assert not set(found) & set(keys(first)) and len(found) == len(PEOPLE) - len(keys(first))
+        assert described(cluster[2], "t")["hold"] == 7_200_000
+        buy(cluster[2], "t", 2)
+        wait_until("triggers run", lambda: described(cluster[0], "t")["pending"] == 2 * len(PEOPLE) - len(keys(first)))
