@@ -120,6 +120,8 @@ class Node:
             return LocalChanges(store, self.cluster.trigger_change)
         from openset.cluster.trigger_changes import MemberTriggers
 
+        if self._member_data is None:  # the cluster has removed this node
+            self._make_member_data()
         return MemberTriggers(store, self.data)
 
     def _refuse(self, error: BaseException) -> None:

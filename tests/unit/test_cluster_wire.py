@@ -27,6 +27,7 @@ from openset.errors import InternodeError
 from openset.store.ingest import prepare_insert
 from openset.store.records import ERASURE_RECORD, INSERT_RECORD, REVENT_RECORD, encode_erasure
 from openset.store.schema import TableSchema
+from openset.store.trigger_changes import Evaluated, Turn, encode_changes
 from openset_format.batch import encode_batch
 from openset_format.hashing import partition_of
 
@@ -54,7 +55,12 @@ def test_messages_come_back_as_they_were() -> None:
 
 
 def test_writes_and_outcomes_come_back_as_they_were() -> None:
-    items = [WriteItem(2, *RECORD), WriteItem(partition_of("ann", 4), ERASURE_RECORD, 1, encode_erasure("ann", 4))]
+    turn = encode_changes({2: [Turn(1), Evaluated(5)]})
+    items = [
+        WriteItem(2, *RECORD),
+        WriteItem(2, REVENT_RECORD, 1, turn),
+        WriteItem(partition_of("ann", 4), ERASURE_RECORD, 1, encode_erasure("ann", 4)),
+    ]
     assert decode_items(encode_items(items)) == items
     outcomes = [Outcome(), Outcome("no", True)]
     assert decode_outcomes(encode_outcomes(outcomes), 2) == outcomes
@@ -66,7 +72,9 @@ def test_writes_and_outcomes_come_back_as_they_were() -> None:
     "item, says",
     [
         (WriteItem(1, *RECORD), "not about it alone"),
-        (WriteItem(2, REVENT_RECORD, 1, b"{}"), "not replicated"),
+        (WriteItem(2, REVENT_RECORD, 1, b"{}"), "cannot be read"),
+        (WriteItem(2, REVENT_RECORD, 1, encode_changes({1: [Evaluated(5)]})), "not about it alone"),
+        (WriteItem(2, REVENT_RECORD, 1, encode_changes({1: [], 2: []})), "not about it alone"),
         (WriteItem(2, 99, 1, b""), "not replicated"),
         (WriteItem(2, INSERT_RECORD, 1, b"nonsense"), "cannot be read"),
         (WriteItem(2, ERASURE_RECORD, 1, b"{"), "cannot be read"),
