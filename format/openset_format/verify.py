@@ -35,7 +35,7 @@ def verify_partition(path: Path | str) -> list[Problem]:
     try:
         file = PartitionFile.open(path)
         with path.open("rb") as handle:
-            return list(damage(file, handle)) or list(_mistakes(file))
+            return list(damage(file, handle)) or list(_mistakes(file, handle))
     except DamageError as error:
         return [problem_of(error)]
 
@@ -138,9 +138,9 @@ def misfitting(file: PartitionFile) -> list[Problem]:
     return found
 
 
-def _mistakes(file: PartitionFile) -> Iterator[Problem]:
+def _mistakes(file: PartitionFile, handle: BinaryIO) -> Iterator[Problem]:
     """What a writer got wrong."""
-    yield from _hdf5(file)
+    yield from _hdf5(file, handle)
     yield from _located(file, findings(file))
 
 
@@ -151,8 +151,8 @@ def _located(file: PartitionFile, found: Iterable[Finding]) -> Iterator[Problem]
         yield Problem(str(file.path), dataset, offset, f"{message} (element {index})")
 
 
-def _hdf5(file: PartitionFile) -> Iterator[Problem]:
-    """What any HDF5 tool sees must be what the manifest says."""
+def _hdf5(file: PartitionFile, opened: BinaryIO) -> Iterator[Problem]:
+    """What any HDF5 tool sees must be what the manifest says. opened: HDF5 refuses a path whose file was replaced."""
     expected = dict(file.manifest.datasets)
     expected["/checksums"] = DatasetPlace(file.manifest.checksums_offset, "<u8", file.manifest.checksums_count, 0)
     expected["/manifest"] = DatasetPlace(file.seal.manifest_offset, "|u1", file.seal.manifest_bytes, 0)
@@ -168,7 +168,7 @@ def _hdf5(file: PartitionFile) -> Iterator[Problem]:
                 scales[f"/{name}"] = int(item.attrs["scale"])
 
     try:
-        with h5py.File(file.path, "r", locking=False) as handle:
+        with h5py.File(opened, "r") as handle:
             handle.visititems(visit)
             attributes = {name: handle.attrs[name] for name in ("table_id", "partition", "generation", "journal_id")}
     except (OSError, RuntimeError, KeyError, ValueError) as error:

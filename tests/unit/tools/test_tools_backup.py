@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from openset_tools.backups.lists import Backup, listed
 from openset_tools.backups.make import Outcome, make_backup
 from openset_tools.backups.places import LocalPlace
 from openset_tools.backups.restore import restore as restored
+from openset_tools.backups.source import Source
 from openset_tools.verify import verify
 
 PEOPLE = 20
@@ -182,6 +184,27 @@ def test_a_backup_while_a_daemon_ingests_and_compacts(tmp_path: Path) -> None:
         assert numbers == list(range(len(numbers)))
         assert first <= len(numbers) <= last
         assert {node["c"][0] for node in root["_"]} == {PEOPLE}
+
+
+def test_files_that_are_replaced_before_they_are_copied(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are open, and are verified and copied as they were, whatever has their names now."""
+    before = contents(data_dir)
+    opened = module.open_sources
+
+    def compacted(data: Path, stack: ExitStack) -> tuple[list[Source], Backup]:
+        found = opened(data, stack)
+        store = Store.open(data)
+        insert(store, 2)
+        store.compact_all()
+        store.close()
+        return found
+
+    monkeypatch.setattr(module, "open_sources", compacted)
+    backup(data_dir, tmp_path / "backups")
+    restore(tmp_path / "backups", tmp_path / "restored")
+    assert contents(tmp_path / "restored") == before != contents(data_dir)
 
 
 def test_unchanged_files_are_not_copied_again(data_dir: Path, tmp_path: Path) -> None:

@@ -50,11 +50,11 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["directory", "memory", "s3"])
+@pytest.fixture(params=["directory", "memory", "s3", "local"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place of each kind."""
-    if request.param == "directory":
-        return str(tmp_path / "backups")
+    """An empty place of each kind. local: behind a URL, with directories that have to be made."""
+    if request.param in ("directory", "local"):
+        return f"{'local://' if request.param == 'local' else ''}{tmp_path / 'backups'}"
     name = f"{request.node.name}-{time.monotonic_ns()}"
     return f"{request.getfixturevalue('s3')}/{name}" if request.param == "s3" else f"memory://{name}"
 

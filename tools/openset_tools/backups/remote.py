@@ -88,7 +88,12 @@ class RemotePlace(Place):
 
     def write(self, path: str, pieces: Iterable[bytes]) -> None:
         with _as_os_error():
-            file = self._system.open(self._path(path), "wb", block_size=_PART_BYTES)
+            try:
+                file = self._created(path)
+            except FileNotFoundError:
+                # Where directories are more than the beginnings of names (sftp, a mounted file system).
+                self._system.makedirs(self._path(path).rpartition("/")[0], exist_ok=True)
+                file = self._created(path)
             try:
                 for piece in pieces:
                     file.write(piece)
@@ -96,6 +101,9 @@ class RemotePlace(Place):
                 _abandon(file)
                 raise
             file.close()
+
+    def _created(self, path: str) -> Any:
+        return self._system.open(self._path(path), "wb", block_size=_PART_BYTES)
 
     def remove(self, path: str) -> None:
         with _as_os_error(), suppress(FileNotFoundError):
