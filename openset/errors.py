@@ -130,6 +130,13 @@ class ReadOnlyError(OpenSetError):
     status = 503
 
 
+class NoRoomError(OpenSetError):
+    """What was asked for takes more room than the disk has left; nothing was begun."""
+
+    error_class = "limit"
+    status = 503
+
+
 class InternalError(OpenSetError):
     """A defect of OpenSet, or of the disk below it."""
 

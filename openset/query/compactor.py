@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openset.errors import InternalError, OpenSetError, UnreachableError
+from openset.errors import InternalError, NoRoomError, OpenSetError, UnreachableError
 from openset.log import get_logger
 from openset.query.executor import Executor
 from openset.query.process_executor import ProcessExecutor
@@ -52,7 +52,7 @@ class Compactor:
 
     def __init__(self, store: Store):
         self._store = store
-        self._failure: tuple[float, str] | None = None
+        self._failure: tuple[float, Exception] | None = None
         self._stops = False
         self._looked = time.monotonic()
         # What is due since before the start can wait until the first queries are answered.
@@ -66,12 +66,12 @@ class Compactor:
         agreed: on a member of a cluster, records of the partitions that are to be in the files.
 
         Afterwards nothing that was erased or dropped, or had expired, is in the data directory any more. Raises
-        QueryError, ConfigError, ReadOnlyError, InternalError when a compaction failed or queries hold on to old files
-        for too long.
+        QueryError, ConfigError, ReadOnlyError, NoRoomError, InternalError when a compaction failed, a damaged file
+        holds on to the journal or queries hold on to old files for too long.
         """
         started = time.monotonic()
         store = self._store
-        store.table(table)
+        store.compactions.check_readable(store.table(table))
         store.health.check()
         await self._wait_for_records(agreed or {})
         below = await asyncio.to_thread(store.compactions.begin_forgetting)
@@ -80,16 +80,28 @@ class Compactor:
         await self._wait_for_erasures(below)
         wanted = await asyncio.to_thread(store.compactions.want, store.table(table))
         while store.compactions.still_wanted(wanted):
-            if self._failure is not None and self._failure[0] >= started:
-                raise InternalError(f"the compaction failed and will be tried again: {self._failure[1]}")
+            self._raise_failure(started)
             await self._pause()
         await asyncio.to_thread(store.compactions.write_sidecars, True)
         waited = time.monotonic()
         while not await asyncio.to_thread(store.compactions.is_forgotten, below, wanted):
+            damage = await asyncio.to_thread(store.compactions.held_by_damage, below)
+            if damage is not None:
+                raise InternalError(
+                    "the files are compacted, but the journal keeps what was erased, with the events of a partition "
+                    f"whose file cannot be read: {damage}"
+                )
             if time.monotonic() - waited > FORGET_SECONDS:
                 raise InternalError("the files are compacted, but queries still hold on to old ones; try again")
             await self._pause()
         return len(wanted)
+
+    def _raise_failure(self, since: float) -> None:
+        """Raises the failure of a compaction since a moment, if there was one: InternalError, NoRoomError."""
+        if self._failure is not None and self._failure[0] >= since:
+            error = self._failure[1]
+            kind = NoRoomError if isinstance(error, NoRoomError) else InternalError
+            raise kind(f"the compaction failed and will be tried again: {error}")
 
     async def _wait_for_records(self, up_to: Mapping[int, int]) -> None:
         """Until they are visible: those of a member's copies are on its disk before they are agreed."""
@@ -152,7 +164,7 @@ class Compactor:
                 await self._compact_all()
                 await self._look_for_leftovers()
             except Exception as error:
-                self._failure = (time.monotonic(), str(error))
+                self._failure = (time.monotonic(), error)
                 log.error("compaction failed", reason=str(error), exc_info=not isinstance(error, OpenSetError))
                 await self._pause_after_failure()
                 self._store.compactions.wake.set()

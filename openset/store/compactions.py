@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from openset.errors import InternalError
+from openset.errors import InternalError, NoRoomError, OpenSetError
 from openset.log import get_logger
 from openset.store.catalog import Catalog
 from openset.store.compaction import STAGING_SUFFIX, CompactionResult, CompactionTask, Policy, check_staged, compact
 from openset.store.compaction_queue import CompactionQueue, Key
 from openset.store.dropped import remove_table_directory
 from openset.store.erasures import Erasures
-from openset.store.journals import Journals, Mark
+from openset.store.journals import Journals, Mark, first_of
 from openset.store.leftovers import Leftovers, leftovers_of
 from openset.store.partition import Partition
 from openset.store.pins import Pins
@@ -71,7 +71,7 @@ class Compactions:
         """The partition that should be compacted now, or None. Give every task to `publish` or `give_up`.
 
         forced: any partition with a record that is not in its file. The one that holds the oldest record comes first.
-        Raises InternalError when the disk refuses.
+        Raises InternalError when the disk refuses, NoRoomError.
         """
         self.delete_dropped_tables()
         with self._lock:
@@ -93,7 +93,7 @@ class Compactions:
         except OSError as error:
             self.give_up(task)
             raise InternalError(f"{self._data_dir / path.parent} cannot be made: {error}") from error
-        except InternalError:
+        except OpenSetError:
             self.give_up(task)
             raise
         return task
@@ -104,7 +104,7 @@ class Compactions:
         return min((sequence for sequence in held if sequence is not None), default=None)
 
     def _check_room(self, snapshot: PartitionSnapshot) -> None:
-        """Raises InternalError when the disk may be full before the new file is written, OSError.
+        """Raises NoRoomError when the disk may be full before the new file is written, OSError.
 
         The old file and all of the records are more than the new file takes, as a rule: what is repeated in every
         record, names and texts, it has once.
@@ -113,7 +113,7 @@ class Compactions:
         wanted = snapshot.records.size_bytes + (path.stat().st_size if snapshot.generation else 0) + ROOM_LEFT_BYTES
         free = self._files.free_bytes(path.parent)
         if free < wanted:
-            raise InternalError(
+            raise NoRoomError(
                 f"{snapshot.file} is not compacted: that may take {wanted >> 20:,} MiB, and {free >> 20:,} are free"
             )
 
@@ -130,7 +130,7 @@ class Compactions:
 
         Inserts that triggers have not run for stay where they are.
 
-        For tools and tests; a daemon takes one partition at a time from `next`. Raises InternalError.
+        For tools and tests; a daemon takes one partition at a time from `next`. Raises InternalError, NoRoomError.
         """
         self._erasures.finish_all()
         count = 0
@@ -216,16 +216,32 @@ class Compactions:
         And of every other partition that holds on to the journal there is: what was erased is in there. Returns all of
         them; what is done is not in `still_wanted` any more. Raises InternalError.
         """
-        with self._lock:
-            damaged = [one.damage for key, one in self._partitions.items() if key[0] == schema.id and one.damage]
-        if damaged:
-            raise InternalError(damaged[0])
+        self.check_readable(schema)
         wanted = self._with_leftovers(schema, lambda found: found.any)
         with self._lock:
             wanted |= {key for key, one in self._partitions.items() if one.delta_events and not one.damage}
             self._queue.want(wanted)
         self.wake.set()
         return wanted
+
+    def check_readable(self, schema: TableSchema) -> None:
+        """Raises InternalError when a file of a table is known to be damaged: no compaction can take it."""
+        with self._lock:
+            damaged = [one.damage for key, one in self._partitions.items() if key[0] == schema.id and one.damage]
+        if damaged:
+            raise InternalError(damaged[0])
+
+    def held_by_damage(self, below: Mark) -> str | None:
+        """The damage of a file because of which records before a mark stay in the journal, of whatever table."""
+        with self._lock:
+            return next(
+                (
+                    one.damage
+                    for (_, number), one in self._partitions.items()
+                    if one.damage and one.oldest_sequence < first_of(below, number)
+                ),
+                None,
+            )
 
     def still_wanted(self, keys: Collection[Key]) -> bool:
         """Whether any of these partitions waits for the compaction that was asked for."""

@@ -73,7 +73,7 @@ class Erasures:
         """At a start: does for all erasures in the journal what a crash may have left undone, as far as it can."""
         for ref, kind, table_id in journal.records():
             if kind == ERASURE_RECORD and not self._catalog.is_dropped(table_id):
-                self.begin(table_id, ref.sequence, journal.read(ref))
+                self.begin(table_id, ref.sequence, journal.read(ref), is_left=True)
         try:
             self.finish_all()
         except OpenSetError as error:

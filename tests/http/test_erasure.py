@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,24 @@ def test_other_tables_do_not_keep_the_journal(shop: Daemon) -> None:
     assert shop.raw("POST", "/v1/table/shop/compact").status == 200
     assert found_in(shop.data, b"person-09") == []
     assert shop.raw("GET", "/v1/query/other/person?sid=x").status == 200
+
+
+def test_a_damaged_file_that_keeps_the_journal_is_named_at_once(shop: Daemon) -> None:
+    shop.create("other", {"n": "int"})
+    shop.insert("other", [{"person": "x", "stamp": STAMP, "action": "view"}])
+    assert shop.raw("POST", "/v1/table/other/compact").status == 200
+    shop.insert("other", [{"person": "x", "stamp": STAMP + 1, "action": "view"}])
+    shop.insert("shop", [{"person": "person-09", "stamp": STAMP + 1, "action": "view"}])
+    shop.stop()
+    (path,) = shop.data.glob("tables/2/p*.h5")
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-8])
+    with Daemon(shop.data) as again:
+        for table in ("shop", "other"):
+            started = time.monotonic()
+            error = again.raw("POST", f"/v1/table/{table}/compact").error
+            assert path.name in error["message"] and "tables/2" in error["message"], error
+            assert time.monotonic() - started < 20, "nobody waits for what cannot come"
 
 
 def test_inserts_go_on_while_a_compaction_is_forced(shop: Daemon) -> None:

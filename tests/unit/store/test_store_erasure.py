@@ -205,6 +205,29 @@ def test_what_cannot_be_finished_is_finished_later(tmp_path: Path) -> None:
     nothing_is_left(again, tmp_path / "killed", table_id)
 
 
+def test_a_start_on_a_full_disk_leaves_it_for_later(tmp_path: Path) -> None:
+    disk = SimulatedDisk(tmp_path.resolve())
+    store = Store.open(disk.root / "data", files=disk)
+    store.initialise(1)
+    store.create_table("t", [("colour", "text")])
+    table_id = store.table("t").id
+    model.insert(store, [event("ann"), event("bob"), event("cid")])
+    store.compact_all()
+    members = {0: serialized(BitMap([0, 1, 2]))}
+    store.segments.put(table_id, [Computed(segment(store, name, 3, 1), members) for name in ("all", "some")])
+    store.submit_erasure("t", "bob").result()
+    store.close()  # before it was finished
+    disk.faults = [Fault("write", ".tmp", times=float("inf"), number=errno.ENOSPC)]
+    store = Store.open(disk.root / "data", files=disk)
+    assert store.compactions.next(forced=True) is None, "the record stays in the journal till all is done"
+    disk.faults = []
+    assert store.probe()
+    store.erasures.finish_left()
+    assert not store.erasures.waits_for(store.compactions.begin_forgetting())
+    store.compact_all()
+    nothing_is_left(store, disk.root / "data", table_id)
+
+
 def nothing_is_left(store: Store, data: Path, table_id: int) -> None:
     """Of bob, who has ordinal 1."""
     below = store.compactions.begin_forgetting()

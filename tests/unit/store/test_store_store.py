@@ -16,7 +16,7 @@ import pytest
 from support import store_model as model
 from support.format_models import FailingFiles
 
-from openset.errors import ConfigError, InternalError, QueryError, ReadOnlyError
+from openset.errors import ConfigError, InternalError, NoRoomError, QueryError, ReadOnlyError
 from openset.store import views
 from openset.store.compaction import Policy, compact
 from openset.store.snapshot import StaleSnapshotError
@@ -389,7 +389,7 @@ def test_nothing_is_compacted_without_room_for_it(tmp_path: Path) -> None:
     disk = SmallDisk()
     store = model.new_store(tmp_path, 1, files=disk)
     model.insert(store, events(0, 30))
-    with pytest.raises(InternalError, match="not compacted: that may take 64 MiB, and 0 are free"):
+    with pytest.raises(NoRoomError, match="not compacted: that may take 64 MiB, and 0 are free"):
         store.compact_all()
     assert not list((tmp_path / "tables" / "1").iterdir())
     assert contents(store) == expected(events(0, 30))
