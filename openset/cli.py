@@ -29,8 +29,9 @@ from openset.client.connection import Connection, Refused, Unreachable
 from openset.client.options import integer_id_option, json_option, person_parameters, print_json, url_option
 from openset.client.scripts import script_text
 from openset.client.serve_options import cluster_options, read_cluster_options
-from openset.errors import OpenSetError
+from openset.errors import InternalError, OpenSetError
 from openset.recursion import enlarge_stacks
+from openset_format.errors import FormatError
 from openset_tools.commands import register
 
 EXIT_REFUSED = 1
@@ -48,6 +49,9 @@ class _Group(click.Group):
         except OpenSetError as error:
             print_error(error)
             ctx.exit(EXIT_NO_DAEMON if isinstance(error, Unreachable) else EXIT_REFUSED)
+        except FormatError as error:
+            print_error(InternalError(str(error)))
+            ctx.exit(EXIT_REFUSED)
         except BrokenPipeError:
             # The reader of our output (head, less) has gone: not an error, but nothing more can be written.
             sys.stdout = None
@@ -192,7 +196,7 @@ def load(
         connection.get("/ping")
         sources = copies or files
         if create:
-            _create(connection, table, sources, z_order)
+            _create(connection, table, sources, z_order, skip_bad_events)
         try:
             stored_before, _ = stored_counts(connection, table)
         except Refused as refusal:
@@ -214,10 +218,12 @@ def load(
         click.echo(f"rejected: {file}, event {number}: {reason}", err=True)
 
 
-def _create(connection: Connection, table: str, sources: Sequence[str], z_order: str | None) -> None:
+def _create(
+    connection: Connection, table: str, sources: Sequence[str], z_order: str | None, skip_bad_events: bool
+) -> None:
     from openset.client.load import create_table, infer_columns
 
-    inference = infer_columns(sources)
+    inference = infer_columns(sources, skip_bad_events)
     columns = inference.columns()
     actions = [action.strip() for action in z_order.split(",") if action.strip()] if z_order else []
     if not create_table(connection, table, columns, actions):

@@ -21,7 +21,9 @@ _ONLY_NULL = "text"
 class TypeInference:
     """Collects the columns of events, in the order they are first seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip_bad_events: bool = False) -> None:
+        """skip_bad_events: what is not JSON is left to whoever reads the events, instead of an error."""
+        self._skip_bad_events = skip_bad_events
         self._types: dict[str, str | None] = {}
         self._first_seen: dict[str, int] = {}
         self.event_count = 0
@@ -35,6 +37,8 @@ class TypeInference:
             try:
                 event = decode(text)
             except msgspec.DecodeError as error:
+                if self._skip_bad_events:
+                    continue
                 raise InsertError(f"{name}: event {self.event_count} is not JSON: {error}") from None
             attributes = event.get("attr") if isinstance(event, dict) else None
             if isinstance(attributes, dict):

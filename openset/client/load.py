@@ -116,9 +116,9 @@ def load_files(
     return report
 
 
-def infer_columns(files: Sequence[str]) -> TypeInference:
-    """Reads all files once and returns the columns their events need."""
-    inference = TypeInference()
+def infer_columns(files: Sequence[str], skip_bad_events: bool = False) -> TypeInference:
+    """Reads all files once and returns the columns their events need. skip_bad_events: lines that are not JSON too."""
+    inference = TypeInference(skip_bad_events)
     for name in files:
         with open_source(name) as source:
             inference.add_all(read_events(source, name), name)

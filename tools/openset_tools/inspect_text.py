@@ -160,5 +160,5 @@ def _bars(entries: list[tuple[str, int]]) -> Iterator[str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value if len(value) <= 40 and value.isprintable() else f"{value[:40]!a}"
+        return value if 0 < len(value) <= 40 and value.isprintable() else f"{value[:40]!a}"
     return str(value).lower() if isinstance(value, bool) else str(value)

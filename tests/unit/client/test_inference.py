@@ -72,3 +72,6 @@ def test_shapes_that_no_event_may_have_are_errors(attributes: dict[str, Any], wo
 def test_a_line_that_is_not_json_is_an_error() -> None:
     with pytest.raises(InsertError, match=r"events\.ndjson: event 1 is not JSON"):
         TypeInference().add_all([b"{oops"], "events.ndjson")
+    passing = TypeInference(skip_bad_events=True)
+    passing.add_all([b"{oops", b'{"attr": {"n": 1}}'], "events.ndjson")
+    assert passing.columns() == [{"name": "n", "type": "int"}]

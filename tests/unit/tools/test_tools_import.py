@@ -218,6 +218,16 @@ def test_bad_lines_are_named(line: bytes, reason: str, tmp_path: Path) -> None:
     assert contents(data).keys() == {"ann"}
 
 
+def test_a_new_table_may_come_with_bad_lines(tmp_path: Path) -> None:
+    event = {"person": "ann", "stamp": 1_700_000_000_000, "action": "view", "attr": {"n": 1}}
+    source = write(tmp_path / "e.ndjson", b"{oops\n" + lines([event]) + b'\n{"person": "tor')
+    result = run(tmp_path / "data", "t", source, "--create", "--partitions", "2")
+    assert result.exit_code == 1 and f"{source}, line 1: " in result.output
+    result = run(tmp_path / "data", "t", source, "--create", "--partitions", "2", "--skip-bad-events")
+    assert result.exit_code == 0 and "1 events imported" in result.output and "2 rejected" in result.output
+    assert "created table t: n int" in result.output
+
+
 def test_bad_csv_lines_are_named(tmp_path: Path) -> None:
     data = made(tmp_path / "data")
     text = b'person,action,units\n"a\nb",view,1\nc,view,x\nd,view\n,view,1\ne,view,2\n'

@@ -118,6 +118,15 @@ def test_inspect_shows_a_segment_of_the_journal(data_dir: Path) -> None:
     assert "record 2: insert, table 1" in run("inspect", segment).stdout
 
 
+def test_inspect_shows_that_a_text_is_empty(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    store.initialise(1)
+    store.create_table("t", [("page", "text")])
+    store.submit("t", store.prepare_insert("t", json.dumps([event("ann", 0, "view", page="")]).encode())).result()
+    store.close()
+    assert "'' to ''" in run("inspect", tmp_path).stdout
+
+
 def test_inspect_goes_on_when_a_file_is_damaged(data_dir: Path) -> None:
     flip(files_of(data_dir)[0], 30)
     shown = json.loads(run("inspect", data_dir, "--json").stdout)

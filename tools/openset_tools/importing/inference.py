@@ -25,7 +25,7 @@ _ONLY_NULL = "text"
 def block_types(block: Block, mapping: Mapping) -> Types:
     """The types that the values of one block have. Raises InsertError, ConfigError."""
     if block.source.format == "ndjson":
-        inference = TypeInference()
+        inference = TypeInference(skip_bad_events=True)
         inference.event_count = block.first - 1
         # Lines that are no events are left to those who read them.
         lines = [line for line in block.body.split(b"\n") if line.strip()]
