@@ -6,6 +6,7 @@ Programmer errors are assertions, not members of this tree.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ class DamageError(FormatError):
         self.file = str(file)
         self.offset = offset
         self.dataset = dataset
+
+
+# What a process or a machine has too little of says nothing about a file.
+_OF_THE_PROCESS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def damage_of(error: OSError, file: str | Path) -> DamageError:
+    """A file that the system refuses to read, as damage of it. Raises the error itself where it is not the file's."""
+    if error.errno in _OF_THE_PROCESS:
+        raise error
+    return DamageError(f"cannot be read: {error.strerror}", file)
 
 
 class UnsupportedFormatError(FormatError):

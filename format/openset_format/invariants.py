@@ -22,6 +22,9 @@ from .seal import ERASED_PEOPLE, NARROW_NUMBERS
 
 Finding = tuple[str, int, str]
 
+# The last millisecond of the year 9999.
+_LAST_STAMP = 253_402_300_799_999
+
 
 def findings(file: PartitionFile) -> Iterator[Finding]:
     """Everything that is wrong with a file's contents."""
@@ -46,12 +49,16 @@ def findings(file: PartitionFile) -> Iterator[Finding]:
 
 
 def misfits(file: PartitionFile) -> Iterator[Finding]:
-    """What keeps a file from being read at all: bounds that do not ascend, codes of no text, texts that are none."""
+    """What keeps a file from being read: bounds that do not ascend, codes and look-ups of no text, texts that are none,
+    stamps that are no time."""
     broken = list(_row_start(file.row_start, file.rows))
     yield from broken
     persons = file.persons
     assert isinstance(persons, MappedPersonIds) and isinstance(persons.texts, PackedTexts)
+    yield from _kinds(persons)
     yield from _texts("/persons/texts", persons.texts)
+    yield from _order("/persons", persons.lookup, file.people)
+    yield from _stamps(file.stamp)
     if not broken and file.event_start is not None and file.rows:
         yield from _starts(file.event_start, _first_of_person(file))
     yield from _values(ACTION_GROUP, file.column(ACTION_GROUP, "text"))
@@ -71,12 +78,25 @@ def _row_start(row_start: NDArray[np.int64], rows: int) -> Iterator[Finding]:
     yield from _first(name, row_start[1:] < row_start[:-1], "descends")
 
 
+def _kinds(persons: PersonIds) -> Iterator[Finding]:
+    yield from _first("/persons/kinds", persons.kinds > ERASED_PERSON, "a person neither text nor integer nor erased")
+
+
+def _order(group: str, lookup: HashIndex | None, count: int) -> Iterator[Finding]:
+    if lookup is not None:
+        yield from _first(f"{group}/hash_order", lookup.order >= count, "leads to no entry")
+
+
+def _stamps(stamp: NDArray[np.int64]) -> Iterator[Finding]:
+    yield from _first("/events/stamp", (stamp < 0) | (stamp > _LAST_STAMP), "a stamp before 1970 or after 9999")
+
+
 def _persons(file: PartitionFile) -> Iterator[Finding]:
     persons = file.persons
     assert isinstance(persons, MappedPersonIds) and isinstance(persons.texts, PackedTexts)
     integer = persons.kinds == INTEGER_PERSON
     erased = persons.kinds == ERASED_PERSON
-    yield from _first("/persons/kinds", persons.kinds > ERASED_PERSON, "a person neither text nor integer nor erased")
+    yield from _kinds(persons)
     if bool(erased.any()) != bool(file.seal.required_features & ERASED_PEOPLE):
         yield "/persons/kinds", 0, "people who were erased, and the seal does not say so, or the other way round"
     row_counts = np.diff(file.row_start)
@@ -159,6 +179,7 @@ def _values(group: str, column: StoredColumn) -> Iterator[Finding]:
     if column.dictionary is not None:
         assert isinstance(column.dictionary, PackedTexts)
         yield from _texts(f"{group}/dictionary", column.dictionary)
+        yield from _order(f"{group}/dictionary", column.dictionary.lookup, len(column.dictionary))
         yield from _codes(f"{group}/values", column)
 
 
@@ -174,6 +195,7 @@ def _events(file: PartitionFile) -> Iterator[Finding]:
     rows, stamp, action = file.rows, file.stamp, file.action.values
     if not rows:
         return
+    yield from _stamps(stamp)
     first_of_person = _first_of_person(file)
     later = ~first_of_person[1:]
     yield from _first("/events/stamp", (stamp[1:] < stamp[:-1]) & later, "descends within a person")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DamageError, MissingSegmentError
+from .errors import DamageError, MissingSegmentError, damage_of
 from .journal import MARK_NAME, decode_mark
 from .segment import SEGMENT_SUFFIX, Entry, RecordRef, SegmentScan, read_record, scan_segment
 
@@ -68,6 +68,8 @@ def read_journal(directory: Path | str) -> JournalReading:
             damage = _misplaced(scan, scans, path)
         except FileNotFoundError as error:
             raise MissingSegmentError(f"{path}: the journal segment is gone") from error
+        except OSError as error:
+            damage = damage_of(error, path)
         except DamageError as error:
             damage = error
         if damage is not None:

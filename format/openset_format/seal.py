@@ -89,6 +89,8 @@ def decode_seal(data: bytes, path: Path) -> Seal:
         raise UnsupportedFormatError(
             f"{path}: format version {major}.{minor}; this program reads up to version {MAJOR}. Use a newer OpenSet."
         )
+    if not journal_id.isascii():
+        raise DamageError("the id of the journal is no text", path, 56)
     unknown = features & ~KNOWN_FEATURES
     if unknown:
         bits = ", ".join(str(bit) for bit in range(64) if unknown >> bit & 1)
@@ -190,15 +192,28 @@ def decode_manifest(data: bytes, seal: Seal, path: Path) -> Manifest:
         raise DamageError("the manifest does not match its hash", path, seal.manifest_offset, "/manifest")
     try:
         manifest = _manifest_of(json.loads(data))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamageError(f"the manifest cannot be read: {error!r}", path, seal.manifest_offset, "/manifest") from error
+    # Every person, row and checksum takes some bytes.
+    for count in (manifest.people, manifest.rows, manifest.checksums_count, manifest.checksums_offset):
+        if not 0 <= count <= seal.file_bytes:
+            raise DamageError("the manifest has more than fits the file", path, seal.manifest_offset, "/manifest")
+    if manifest.checksums_offset + 8 * manifest.checksums_count > seal.file_bytes:
+        raise DamageError("the manifest places it outside the file", path, manifest.checksums_offset, "/checksums")
     for name, place in manifest.datasets.items():
-        if place.dtype not in DATASET_TYPES:
-            raise DamageError(f"unknown number type {place.dtype}", path, place.offset, name)
         end = place.offset + place.size_bytes
         if place.offset < USERBLOCK_BYTES or end > seal.file_bytes or place.count <= 0:
             raise DamageError("the manifest places it outside the file", path, place.offset, name)
     return manifest
+
+
+def _place_of(numbers: list[Any]) -> DatasetPlace:
+    offset, dtype, count, first_checksum = numbers
+    if dtype not in DATASET_TYPES:
+        raise ValueError(f"unknown number type {dtype}")
+    if not all(type(number) is int for number in (offset, count, first_checksum)):
+        raise ValueError(f"{numbers} is no place of a dataset")
+    return DatasetPlace(offset, dtype, count, first_checksum)
 
 
 def _manifest_of(document: dict[str, Any]) -> Manifest:
@@ -212,7 +227,7 @@ def _manifest_of(document: dict[str, Any]) -> Manifest:
         rows=int(document["rows"]),
         schema=schema,
         z_order=[str(action) for action in document["z_order"]],
-        datasets={name: DatasetPlace(*place) for name, place in document["datasets"].items()},
+        datasets={name: _place_of(place) for name, place in document["datasets"].items()},
         checksums_offset=int(checksums["offset"]),
         checksums_count=int(checksums["count"]),
         checksums_hash=int(checksums["xxh3_64"], 16),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from openset.errors import ConfigError, InternalError
+from openset.errors import ConfigError, InternalError, OpenSetError
 from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.compaction import STAGING_SUFFIX
 from openset.store.dropped import DROPPED_SUFFIX
@@ -135,6 +135,8 @@ def read_data_dir(data_dir: Path | str, table_id: int | None = None) -> OfflineS
             stale = str(error)
         except FormatError as error:
             raise InternalError(str(error)) from error
+        except OSError as error:
+            raise ConfigError(f"{data_dir} cannot be read: {error}") from error
         else:
             settled = not found.problems or attempt + 1 >= _DAMAGED_ATTEMPTS
             if settled and fingerprint(data_dir) == before:
@@ -174,7 +176,7 @@ class OpenTable:
             if self._wanted is not None and snapshot.partition not in self._wanted:
                 continue
             try:
-                self.views[snapshot.partition] = view = cache.view(snapshot)
+                self.views[snapshot.partition] = view = _opened_view(cache, snapshot, store.data_dir / snapshot.file)
                 if view.file is not None:
                     self._files[snapshot.partition] = _same_file(view.file)
             except StaleSnapshotError:
@@ -211,6 +213,34 @@ class OpenTable:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _opened_view(cache: ViewCache, snapshot: PartitionSnapshot, path: Path) -> PartitionView:
+    """A view, merged with the journal. Raises StaleSnapshotError, InternalError for what is damaged."""
+    try:
+        view = cache.view(snapshot)
+        _ = view.rows  # what it merges for that is merged now
+    except OpenSetError:
+        raise
+    except Exception as error:
+        # What is not what was written makes anything fail: nothing of the file but its headers was verified.
+        damage = _damage(path)
+        if damage is None:
+            raise
+        raise InternalError(damage) from error
+    return view
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a partition file, None where nothing is."""
+    try:
+        file = PartitionFile.open(path)
+        with path.open("rb") as handle:
+            return next((str(problem) for problem in unreadable(file, handle)), None)
+    except FormatError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
 
 
 def _same_file(mapped: PartitionFile) -> BinaryIO:

@@ -18,7 +18,7 @@ from openset.store.partition import Partition
 from openset.store.records import shares_of
 from openset.store.segment import SEGMENTS_DIRECTORY
 from openset.store.snapshot import SUPERSEDED_SUFFIX, TABLES_DIRECTORY, partition_path
-from openset_format.errors import DamageError, FormatError, MissingSegmentError
+from openset_format.errors import DamageError, FormatError, MissingSegmentError, damage_of
 from openset_format.files import FILES, TEMPORARY_SUFFIX, FileLayer
 from openset_format.reader import PartitionFile
 from openset_format.revent_file import REVENT_SUFFIX
@@ -204,6 +204,8 @@ def _known(path: Path, table_id: int, number: int, journal_id: str) -> Partition
         file = PartitionFile.open(path)
     except FileNotFoundError:
         raise DamageError("the file is missing", path) from None
+    except OSError as error:
+        raise damage_of(error, path) from error
     if (file.table_id, file.partition) != (table_id, number):
         raise InternalError(f"{path} holds partition {file.partition} of table {file.table_id}")
     if file.journal_id != journal_id:

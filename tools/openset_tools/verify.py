@@ -77,7 +77,7 @@ def verify(
         for message in store.problems
         if not any(file in message for file in known)
     ]
-    return [*problems, *verify_contents(store, advance)] if deep else problems
+    return [*problems, *verify_contents(store, known, advance)] if deep else problems
 
 
 def _cluster(data_dir: Path) -> list[Problem]:

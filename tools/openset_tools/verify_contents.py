@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -19,8 +19,12 @@ from openset_format.membership import MembershipFile
 from openset_format.verify import Problem
 
 
-def verify_contents(store: OfflineStore, advance: Callable[..., None]) -> Iterator[Problem]:
-    """Merges all partitions with the journal and looks at everybody. advance: is told of rows, table by table."""
+def verify_contents(store: OfflineStore, damaged: Collection[str], advance: Callable[..., None]) -> Iterator[Problem]:
+    """Merges all partitions with the journal and looks at everybody.
+
+    damaged: paths of files of which it is known and told that they are not sound. advance: is told of rows, table by
+    table.
+    """
     partitions = store.catalog.partitions or 1
     directory = str(store.data_dir)
     for schema in store.catalog.tables():
@@ -30,10 +34,15 @@ def verify_contents(store: OfflineStore, advance: Callable[..., None]) -> Iterat
                 yield from (
                     Problem(directory, None, None, message)
                     for message in opened.problems
-                    if message not in opened.store.problems
+                    if message not in opened.store.problems and not any(file in message for file in damaged)
                 )
-                total, done = sum(view.rows for view in opened.views.values()), 0
-                for number, view in list(opened.views.items()):
+                sound = {
+                    number: view
+                    for number, view in opened.views.items()
+                    if view.file is None or str(view.file.path) not in damaged
+                }
+                total, done = sum(view.rows for view in sound.values()), 0
+                for number, view in sound.items():
                     yield from _people(view, f"table {schema.name}, partition {number}", partitions)
                     advance(done := done + view.rows, total, f"verify table {schema.name}")
         except OpenSetError as error:
