@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,17 @@ def _place_of(numbers: list[Any]) -> DatasetPlace:
     if not all(type(number) is int for number in (offset, count, first_checksum)):
         raise ValueError(f"{numbers} is no place of a dataset")
     return DatasetPlace(offset, dtype, count, first_checksum)
+
+
+def gaps_between(extents: Sequence[tuple[int, int]], file_bytes: int) -> Iterator[tuple[int, int]]:
+    """(offset, size) of everything behind the seal that no dataset covers, in order."""
+    position = SEAL_BYTES
+    for offset, size in sorted(extents):
+        if offset > position:
+            yield position, offset - position
+        position = max(position, offset + size)
+    if position < file_bytes:
+        yield position, file_bytes - position
 
 
 def _manifest_of(document: dict[str, Any]) -> Manifest:

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import h5py
 import numpy as np
-from h5py import h5d
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
@@ -21,9 +19,8 @@ from .invariants import Finding, findings, misfits
 from .problem import Problem as Problem
 from .problem import problem_of
 from .reader import PartitionFile
-from .seal import CHECKSUM_BLOCK_BYTES, DatasetPlace
+from .seal import CHECKSUM_BLOCK_BYTES, DatasetPlace, gaps_between
 from .segment import SegmentScan, scan_bytes, scan_segment
-from .writer import gaps_between
 
 
 def verify_partition(path: Path | str) -> list[Problem]:
@@ -153,6 +150,9 @@ def _located(file: PartitionFile, found: Iterable[Finding]) -> Iterator[Problem]
 
 def _hdf5(file: PartitionFile, opened: BinaryIO) -> Iterator[Problem]:
     """What any HDF5 tool sees must be what the manifest says. opened: HDF5 refuses a path whose file was replaced."""
+    import h5py  # takes its time to load, and whoever only looks for damage does without
+    from h5py import h5d
+
     expected = dict(file.manifest.datasets)
     expected["/checksums"] = DatasetPlace(file.manifest.checksums_offset, "<u8", file.manifest.checksums_count, 0)
     expected["/manifest"] = DatasetPlace(file.seal.manifest_offset, "|u1", file.seal.manifest_bytes, 0)

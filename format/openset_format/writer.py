@@ -34,11 +34,11 @@ from .seal import (
     MAJOR,
     MINOR,
     NARROW_NUMBERS,
-    SEAL_BYTES,
     USERBLOCK_BYTES,
     DatasetPlace,
     Manifest,
     Seal,
+    gaps_between,
 )
 
 ALIGNMENT_BYTES = 4096
@@ -283,17 +283,6 @@ def block_checksums(values: NDArray[Any]) -> list[int]:
     data = np.ascontiguousarray(values).view(np.uint8)
     starts = range(0, len(data), CHECKSUM_BLOCK_BYTES)
     return [checksum(data[start : start + CHECKSUM_BLOCK_BYTES]) for start in starts]
-
-
-def gaps_between(extents: Sequence[tuple[int, int]], file_bytes: int) -> Iterator[tuple[int, int]]:
-    """(offset, size) of everything behind the seal that no dataset covers, in order."""
-    position = SEAL_BYTES
-    for offset, size in sorted(extents):
-        if offset > position:
-            yield position, offset - position
-        position = max(position, offset + size)
-    if position < file_bytes:
-        yield position, file_bytes - position
 
 
 def _write_seal(file: WritableFile, content: PartitionContent, places: _Places) -> None:

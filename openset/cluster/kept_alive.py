@@ -23,6 +23,8 @@ _MOST_IDLE = 8
 # The server closes idle connections after an hour; what stands in between may do so earlier.
 _IDLE_SECONDS = 60.0
 _CONNECT_SECONDS = 2.0
+# What the socket does not take at once is moved in memory with every part that it takes.
+_WRITE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,10 @@ class Channel:
             async with asyncio.timeout(timeout_ms / 1_000):
                 wire = await self._wire()
                 wire.writer.write(self._head(method, path, headers, len(body)))
-                wire.writer.write(body)
-                await wire.writer.drain()
+                view = memoryview(body)
+                for start in range(0, len(body), _WRITE_BYTES):
+                    wire.writer.write(view[start : start + _WRITE_BYTES])
+                    await wire.writer.drain()
                 received = await _answer(wire.reader)
                 self._keep(wire, received)
                 wire = None

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
+from openset.cluster.arrivals import Arrivals
 from openset.cluster.coordinator import Coordinator, boot_time_ms
 from openset.cluster.log import PartitionLog
 from openset.cluster.map import NodeName, Position
@@ -45,7 +46,7 @@ from openset.cluster.outbox import Caller, Outbox
 from openset.cluster.owner import Timing
 from openset.cluster.recent import RecentEntries
 from openset.cluster.state import NodeState
-from openset.cluster.transfers import Arrivals, Rate, SendTransfer
+from openset.cluster.transfers import TRANSFERS_AT_ONCE, Rate, SendTransfer
 from openset.cluster.view import View
 from openset.cluster.wire import Outcome, Payload, WriteItem, decode_messages
 from openset.errors import OpenSetError, ReadOnlyError
@@ -114,6 +115,8 @@ class Replication:
         self._requests: dict[int, asyncio.Future[Outcome]] = {}
         self._next_request = 1
         self._sends: dict[tuple[int, NodeName], SendTransfer] = {}
+        # By node: whose turn it is to be sent there.
+        self._turns: dict[NodeName, asyncio.Semaphore] = {}
         self.arrivals = Arrivals(store, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.create_task(self._tick())
@@ -341,7 +344,8 @@ class Replication:
     async def _transfer(self, to: NodeName, partition: int, term: int, life: int) -> None:
         """Sends the files of a partition, then says that this is over, however it went."""
         committed = self._state.committed(partition) if self._state is not None else 0
-        send = SendTransfer(self._copies, self._fellow.peers, to, partition, term, committed, self._rate)
+        turns = self._turns.setdefault(to, asyncio.Semaphore(TRANSFERS_AT_ONCE))
+        send = SendTransfer(self._copies, self._fellow.peers, to, partition, term, committed, self._rate, turns)
         self._sends[partition, to] = send
         try:
             await send.run()

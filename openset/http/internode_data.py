@@ -5,11 +5,15 @@ What only members need is imported when it is: a node that stands alone starts w
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from openset.errors import ConfigError, InternodeError
 from openset.http.internode import InternodeResource
 from openset.http.resource import Answer
+
+_HASH = re.compile("[0-9a-f]{16}", re.ASCII)
 
 
 class LogMessages(InternodeResource):
@@ -57,7 +61,7 @@ class TransferBegin(InternodeResource):
         await self.serve(self._begin())
 
     async def _begin(self) -> Answer:
-        from openset.cluster.transfers import Begin
+        from openset.cluster.transfer_messages import Begin
 
         begin = await self.message(Begin)
         return msgspec.msgpack.encode(await self.node.data.replication.arrivals.begin(self.caller, begin))
@@ -68,7 +72,7 @@ class TransferEnd(InternodeResource):
         await self.serve(self._end())
 
     async def _end(self) -> Answer:
-        from openset.cluster.transfers import End
+        from openset.cluster.transfer_messages import End
 
         end = await self.message(End)
         await self.node.data.replication.arrivals.end(end.partition, end.transfer)
@@ -77,6 +81,9 @@ class TransferEnd(InternodeResource):
 
 class TransferResource(InternodeResource):
     """PUT begins the transfer of a partition to a node; POST brings a piece of a file."""
+
+    # Pieces would wait for every change of the map that comes while they do.
+    catches_up = False
 
     async def put(self) -> None:
         await self.serve(self._give())
@@ -93,6 +100,7 @@ class TransferResource(InternodeResource):
         if partition is None or node is None:
             raise ConfigError("partition= and node= are missing: which partition goes to which member")
         membership = self.membership()
+        await membership.read_now()
         placed = membership.view.placements.get(partition)
         if placed is None or checked_node(node) not in membership.view.members:
             raise ConfigError(f"there is no partition {partition} or no member {node}")
@@ -108,13 +116,17 @@ class TransferResource(InternodeResource):
         await self.serve(self._piece())
 
     async def _piece(self) -> Answer:
-        from openset.cluster.transfers import Piece
+        from openset.cluster.transfer_messages import Piece
+        from openset.store.copies import FileName
 
         parameters = self.parameters()
         partition, table = parameters.integer("partition", 0, 999), parameters.integer("table", 1, 1 << 62)
+        name = FileName(table or 0, parameters.flag("sidecar"))
+        transfer, offset = parameters.text("transfer"), parameters.integer("offset", 0, 1 << 62)
+        found = _HASH.fullmatch(parameters.text("hash") or "")
         parameters.finish()
-        if partition is None or table is None:
-            raise InternodeError("partition= and table= are missing")
-        piece = await self.message(Piece)
-        await self.node.data.replication.arrivals.piece(partition, table, piece)
+        if partition is None or table is None or transfer is None or offset is None or found is None:
+            raise InternodeError("partition=, table=, transfer=, offset= and hash= say what a piece is")
+        piece = Piece(transfer, partition, name, offset, int(found.group(), 16))
+        await self.node.data.replication.arrivals.piece(piece, self.parts())
         return b""

@@ -123,12 +123,16 @@ class Resource(RequestHandler):
         """The request's parameters, not yet checked for unknown ones."""
         return RequestParameters.parse(self.request.query, self.error_kind)
 
-    async def body(self) -> bytes:
-        """The body, inflated where it is gzip. Raises LimitError when it is too large, `error_kind` when broken."""
+    def parts(self) -> list[bytes]:
+        """The body as it was sent, in the parts in which it came. Raises LimitError when it is too large."""
         if self._received_bytes > self.node.max_body_bytes:
             raise self._too_large()
-        body = b"".join(self._chunks)
-        self._chunks.clear()
+        parts, self._chunks = self._chunks, []
+        return parts
+
+    async def body(self) -> bytes:
+        """The body, inflated where it is gzip. Raises LimitError when it is too large, `error_kind` when broken."""
+        body = b"".join(self.parts())
         encoding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding in ("", "identity"):
             return body

@@ -34,6 +34,8 @@ log = get_logger("openset.server")
 DRAIN_TIMEOUT_SECONDS = 60.0
 _DRAIN_STEP_SECONDS = 0.02
 _IDLE_CONNECTION_SECONDS = 3600
+# What is read from a connection at one time: a body of megabytes costs by the read, not by the byte.
+_READ_BYTES = 256 * 1024
 
 
 def serve(
@@ -108,7 +110,7 @@ async def _run(
     except ConfigError:
         await executor.close()
         raise
-    server = HTTPServer(make_app(node), idle_connection_timeout=_IDLE_CONNECTION_SECONDS)
+    server = HTTPServer(make_app(node), idle_connection_timeout=_IDLE_CONNECTION_SECONDS, chunk_size=_READ_BYTES)
     tls = None if node.cluster.security is None else node.cluster.security.server_tls
     listener = None if tls is None else Listener(server, sockets, tls)
     if listener is None:

@@ -7,7 +7,7 @@ that was received is put in place together with it, so after a crash all of it i
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,13 +155,14 @@ class Copies:
 
     def begin_staged(self, path: Path) -> None:
         """An empty file in the place of what was there. Raises OSError."""
+        self._files.discard(self._data_dir / path)
         self._files.create(self._data_dir / path).close()
 
-    def write_staged(self, path: Path, offset: int, data: bytes) -> None:
-        """Writes a part of a file that arrives. Raises OSError."""
+    def write_staged(self, path: Path, offset: int, parts: Sequence[bytes]) -> None:
+        """Writes parts of a file that arrives, one behind the other. Raises OSError."""
         file = self._files.open(self._data_dir / path)
         try:
-            file.write_at([data], offset)
+            file.write_at(parts, offset)
         finally:
             file.close()
 

@@ -23,6 +23,7 @@ from openset_format.problem import Problem, problem_of
 from openset_format.reader import PartitionFile
 from openset_format.seal import SEAL_BYTES, decode_seal
 from openset_format.segment import SEGMENT_SUFFIX
+from openset_format.verify import damage, verify_segment_bytes
 
 log = get_logger("openset.scrub")
 
@@ -166,8 +167,6 @@ def _problems(path: Path, throttle: Throttle) -> list[Problem]:
 
 def _of_partition(path: Path, throttle: Throttle) -> list[Problem]:
     """Raises DamageError, OSError."""
-    from openset_format.verify import damage  # here, because it loads HDF5, for which a daemon that starts has no time
-
     while True:
         with path.open("rb") as handle:
             seal = decode_seal(handle.read(SEAL_BYTES), path)
@@ -179,8 +178,6 @@ def _of_partition(path: Path, throttle: Throttle) -> list[Problem]:
 
 def _of_segment(path: Path, throttle: Throttle) -> list[Problem]:
     """Raises OSError."""
-    from openset_format.verify import verify_segment_bytes
-
     data = bytearray()
     with path.open("rb") as handle:
         while piece := handle.read(_PIECE_BYTES):

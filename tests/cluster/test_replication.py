@@ -13,12 +13,10 @@ from pyroaring import BitMap
 from support import store_model as model
 from support.replicated import JOURNAL_ID, LocalCluster
 
-from openset.cluster.transfers import Begin, FileHead, Piece, Rate, SendTransfer
-from openset.errors import InternodeError, OpenSetError, UnreachableError
+from openset.errors import OpenSetError, UnreachableError
 from openset.store.segment import Computed, Segment
-from openset.store.snapshot import partition_path
 from openset.store.views import ViewCache
-from openset_format.hashing import checksum, partition_of
+from openset_format.hashing import partition_of
 from openset_format.membership import serialized
 
 
@@ -165,45 +163,6 @@ async def test_a_node_whose_disk_fails_gives_its_partitions_up(tmp_path: Path) -
             ):
                 await asyncio.sleep(0.05)
         assert await cluster.contents() == expected.contents()
-
-
-async def test_transfers_keep_to_their_rate_and_are_refused_when_damaged(tmp_path: Path) -> None:
-    async with LocalCluster(tmp_path, ["a", "b"], partitions=1, replicas=1) as cluster:
-        await cluster.settled()
-        await cluster.insert("a", batch(0, 400))
-        owner = (await cluster.view()).placements[0].placement.owner
-        other = cluster.nodes["b" if owner == "a" else "a"]
-        source = cluster.nodes[owner]
-        assert source.store is not None and source.store.copies is not None and other.replication is not None
-        await asyncio.to_thread(source.store.compact_all)
-        outgoing = source.store.copies.outgoing(0)
-        size_bytes = outgoing.files[0].size_bytes
-        outgoing.files[0].file.close()
-
-        started = asyncio.get_running_loop().time()
-        send = SendTransfer(source.store.copies, source.peers, other.node, 0, 2, 0, Rate(2 * size_bytes))
-        await send.run()
-        assert asyncio.get_running_loop().time() - started >= 0.5
-        assert other.replication.arrivals.shown() == [], "nobody had asked for it"
-        assert not list(other.directory.glob("tables/*/*received*"))
-
-        begin = Begin("x", 0, 2, outgoing.term, outgoing.index, outgoing.covers, 0, [FileHead(1, size_bytes)])
-        assert (await other.replication.arrivals.begin(owner, begin)).received_bytes == [0]
-        data = bytearray((source.directory / partition_path(1, 0)).read_bytes())
-        data[size_bytes // 2] ^= 1
-        with pytest.raises(UnreachableError, match="does not fit"):
-            await other.replication.arrivals.piece(0, 1, Piece("x", 5, checksum(data), bytes(data)))
-        with pytest.raises(UnreachableError, match="not known"):
-            await other.replication.arrivals.piece(0, 1, Piece("y", 0, checksum(data), bytes(data)))
-        with pytest.raises(InternodeError, match="no file of table 7"):
-            await other.replication.arrivals.piece(0, 7, Piece("x", 0, checksum(data), bytes(data)))
-        with pytest.raises(UnreachableError, match="not complete"):
-            await other.replication.arrivals.end(0, "x")
-        await other.replication.arrivals.piece(0, 1, Piece("x", 0, checksum(data), bytes(data)))
-        assert (await other.replication.arrivals.begin(owner, begin)).received_bytes == [size_bytes]
-        with pytest.raises(InternodeError, match="damaged"):
-            await other.replication.arrivals.end(0, "x")
-        assert not list(other.directory.glob("tables/*/*received*"))
 
 
 @pytest.mark.parametrize("seed", range(4))

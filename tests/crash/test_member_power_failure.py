@@ -114,7 +114,7 @@ class Node:
             path = staged[one.name] = self.copies.staging_path(one.name, 0)
             one.file.seek(0)
             self.copies.begin_staged(path)
-            self.copies.write_staged(path, 0, one.file.read())
+            self.copies.write_staged(path, 0, [one.file.read()])
             self.copies.sync_staged(path)
             one.file.close()
         received = Received(outgoing.term, outgoing.index, outgoing.covers, staged)

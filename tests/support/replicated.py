@@ -22,11 +22,11 @@ from openset.cluster.presence import Presence
 from openset.cluster.replication import Replication
 from openset.cluster.routing import Routing, insert_items
 from openset.cluster.sentinel import Health, decide
-from openset.cluster.transfers import BEGIN_ROUTE, END_ROUTE, PIECE_ROUTE, Begin, End, Piece
+from openset.cluster.transfer_messages import BEGIN_ROUTE, END_ROUTE, PIECE_ROUTE, Begin, End, Piece
 from openset.cluster.view import View
 from openset.cluster.wire import WriteItem
 from openset.errors import OpenSetError, UnreachableError
-from openset.store.copies import make_member
+from openset.store.copies import FileName, make_member
 from openset.store.records import ERASURE_RECORD, encode_erasure
 from openset.store.store import Store
 from openset.store.views import ViewCache
@@ -166,8 +166,10 @@ class LocalNode:
             await arrivals.end(end.partition, end.transfer)
             return b""
         assert path.path == PIECE_ROUTE
-        where = {name: int(values[0]) for name, values in parse_qs(path.query).items()}
-        await arrivals.piece(where["partition"], where["table"], msgspec.msgpack.decode(body, type=Piece))
+        where = {name: values[0] for name, values in parse_qs(path.query).items()}
+        name = FileName(int(where["table"]), where["sidecar"] == "true")
+        piece = Piece(where["transfer"], int(where["partition"]), name, int(where["offset"]), int(where["hash"], 16))
+        await arrivals.piece(piece, [body])
         return b""
 
     def contents(self) -> dict[Any, Any]:
