@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from openset.cluster.identity import AUTOMATIC_REPLICAS, MEMBER_FILE, Identity, IdentityFile
+from openset.cluster.identity import AUTOMATIC_REPLICAS, MEMBER_FILE, Identity, IdentityFile, home_of
 from openset.cluster.invitation import Home, JoinAnswer, JoinRequest, Membered
 from openset.cluster.map import Member, NodeName
 from openset.cluster.peers import Address, Peers
 from openset.cluster.security import HOW_TO, Security, security_of
 from openset.errors import ConfigError, ConflictError, InternodeError, OpenSetError, UnreachableError
 from openset.log import get_logger
-from openset.store.store import Store, new_server_name
+from openset.store.catalog import new_server_name
+from openset.store.store import Store
 from openset_format.files import FILES, FileLayer
 
 if TYPE_CHECKING:  # what only members need is loaded when there is one
@@ -550,7 +551,7 @@ class ClusterNode:
             moved = msgspec.structs.replace(registered.member, host=host, port=self._listens.port)
             self._begin(self._announce(moved, registered.revision))
         home = None if identity.home is None else view.members.get(identity.home.node)
-        if home is not None and identity.home != _home(home.member):
+        if home is not None and identity.home != home_of(home.member):
             self._begin(self._note_home(home.member))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -587,7 +588,7 @@ class ClusterNode:
             await self._write(msgspec.structs.replace(self.identity, host=moved.host, port=moved.port))
 
     async def _note_home(self, home: Member) -> None:
-        await self._write(msgspec.structs.replace(self.identity, home=_home(home)))
+        await self._write(msgspec.structs.replace(self.identity, home=home_of(home)))
 
     # ---------------------------------------------------------------- what it stands on
 
@@ -598,11 +599,6 @@ class ClusterNode:
     async def _write(self, identity: Identity) -> None:
         assert self._file is not None
         await asyncio.to_thread(self._file.write, identity)
-
-
-def _home(member: Member) -> Member:
-    """Where a member is, whatever else the cluster knows of it."""
-    return Member(member.node, member.host, member.port)
 
 
 def _etcd_address(url: str | None) -> EtcdAddress | None:

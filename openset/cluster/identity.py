@@ -102,3 +102,8 @@ def refuse_member(data_dir: Path) -> None:
     """For programs that change a data directory by themselves. Raises ConfigError for that of a member."""
     if read_identity(data_dir).mode != "standalone" or read_member(data_dir) is not None:
         raise ConfigError(f"{data_dir} belongs to a node of a cluster: its copies would differ from then on")
+
+
+def home_of(member: Member) -> Member:
+    """Where a member is, whatever else the cluster knows of it."""
+    return Member(member.node, member.host, member.port)

@@ -6,6 +6,7 @@ every change. Ids of tables and columns only grow, so nothing on disk can ever b
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -314,3 +315,8 @@ def _twice(values: Iterable[Any]) -> list[Any]:
 def _check_column_count(count: int) -> None:
     if count > COLUMN_LIMIT:
         raise ConfigError(f"a table has at most {COLUMN_LIMIT} columns")
+
+
+def new_server_name() -> str:
+    """A name that no other server has."""
+    return f"node-{secrets.token_hex(4)}"

@@ -16,6 +16,7 @@ import msgspec
 
 from openset.errors import InternalError
 from openset.store.health import Health
+from openset.store.schema import TableSchema
 from openset.store.sealed_json import check_version, encode_sealed, read_sealed
 from openset.store.snapshot import TABLES_DIRECTORY
 from openset_format.block import PersonId
@@ -79,6 +80,11 @@ class DeadLetters:
         """The letters of a table, oldest first. Raises InternalError, ConfigError."""
         with self._lock:
             return list(self._contents(table_id).letters)
+
+    def discard(self, tables: Iterable[TableSchema]) -> None:
+        """Removes the files of tables. Raises OSError."""
+        for table in tables:
+            self._files.discard(self._data_dir / dead_letters_path(table.id))
 
     def add(self, table_id: int, letters: Iterable[DeadLetter]) -> None:
         """Keeps letters, each in place of one with the same message. Raises InternalError, ReadOnlyError."""

@@ -7,7 +7,6 @@ compactions. All methods may be called from any thread; those that do more than 
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -17,13 +16,13 @@ from pathlib import Path
 
 from openset.errors import ConfigError, InternalError, QueryError
 from openset.log import get_logger
-from openset.store.catalog import Catalog
+from openset.store.catalog import Catalog, new_server_name
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import Policy
 from openset.store.compactions import Compactions, discard
 from openset.store.copies import Copies, make_member
 from openset.store.damage import Damage
-from openset.store.dead_letters import DeadLetters, dead_letters_path
+from openset.store.dead_letters import DeadLetters
 from openset.store.erasures import Erasures
 from openset.store.expand import ROWS_PER_EVENT
 from openset.store.health import Health, WatchedFiles
@@ -142,8 +141,7 @@ class Store:
             self._note_files()
             self._open_segments(journals.id, None)
             self._open_triggers(NoRecords(journals.id))
-            for schema in self._catalog.tables():  # they are with the state of triggers now
-                self._files.discard(self.data_dir / dead_letters_path(schema.id))
+            self.dead_letters.discard(self._catalog.tables())  # they are with the state of triggers now
         except BaseException:
             journals.close()
             raise
@@ -584,8 +582,7 @@ class Store:
         """
         self.health.check()
         if self.replicas is None:
-            for schema in self._catalog.tables():
-                self.triggers.bury(schema.id, self.dead_letters.all(schema.id), self._visible_sequence)
+            self.triggers.bury(self.dead_letters, self._visible_sequence)
             self.compact_all()
             if any(one.delta_events for one in self._partitions.values()):
                 raise InternalError("not everything could be brought into the files of the partitions")
@@ -605,8 +602,3 @@ class Store:
             except OSError as error:
                 raise InternalError(f"{self.data_dir} cannot become a member's: {error}") from error
         return Store.open(self.data_dir, files=self._unwatched_files, policy=self.policy)
-
-
-def new_server_name() -> str:
-    """A name that no other server has."""
-    return f"node-{secrets.token_hex(4)}"

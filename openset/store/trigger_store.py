@@ -21,7 +21,7 @@ import msgspec
 from openset.errors import InternalError, QueryError
 from openset.log import get_logger
 from openset.store.catalog import Catalog
-from openset.store.dead_letters import DeadLetter
+from openset.store.dead_letters import DeadLetters
 from openset.store.health import Health
 from openset.store.journals import Mark, first_of
 from openset.store.partition import Partition
@@ -495,15 +495,16 @@ class Triggers:
 
     # --- becoming a member -----------------------------------------------------------------------------------------
 
-    def bury(self, table_id: int, letters: Sequence[DeadLetter], sequence: int) -> None:
+    def bury(self, letters: DeadLetters, sequence: int) -> None:
         """Takes dead letters into the states, where a member has them. sequence: the last record that is applied."""
         with self._lock:
-            for one in letters:
-                partition, number = message_place(one.id)
-                letter = Letter(number, one.message, one.reason, one.tries, one.at_ms, one.again)
-                held = self._state_of((table_id, partition))
-                held.state.apply([Buried(one.trigger_id, one.subscription, [letter])], self._known[table_id])
-                held.note(sequence, 0)
+            for table_id, known in self._known.items():
+                for one in letters.all(table_id):
+                    partition, number = message_place(one.id)
+                    letter = Letter(number, one.message, one.reason, one.tries, one.at_ms, one.again)
+                    held = self._state_of((table_id, partition))
+                    held.state.apply([Buried(one.trigger_id, one.subscription, [letter])], known)
+                    held.note(sequence, 0)
 
     # --- copies ----------------------------------------------------------------------------------------------------
 
