@@ -31,7 +31,6 @@ from openset.client.scripts import script_text
 from openset.client.serve_options import cluster_options, read_cluster_options
 from openset.errors import InternalError, OpenSetError
 from openset.recursion import enlarge_stacks
-from openset_format.errors import FormatError
 from openset_tools.commands import register
 
 EXIT_REFUSED = 1
@@ -49,13 +48,17 @@ class _Group(click.Group):
         except OpenSetError as error:
             print_error(error)
             ctx.exit(EXIT_NO_DAEMON if isinstance(error, Unreachable) else EXIT_REFUSED)
-        except FormatError as error:
-            print_error(InternalError(str(error)))
-            ctx.exit(EXIT_REFUSED)
         except BrokenPipeError:
             # The reader of our output (head, less) has gone: not an error, but nothing more can be written.
             sys.stdout = None
             ctx.exit(0)
+        except Exception as error:
+            # Only commands that read files load what reads them.
+            reading = sys.modules.get("openset_format.errors")
+            if reading is None or not isinstance(error, reading.FormatError):
+                raise
+            print_error(InternalError(str(error)))
+            ctx.exit(EXIT_REFUSED)
 
 
 def print_error(error: OpenSetError) -> None:
