@@ -190,7 +190,8 @@ class Copies:
         Files of other tables stay: what they hold is agreed, and the owner sends what comes behind `index` again.
         Raises InternalError, FormatError, OSError.
         """
-        base = LogBase(self._journals.next_incarnation(partition), received.term, received.index, received.covers)
+        covers = max(received.covers, self._held_beside(partition, received))
+        base = LogBase(self._journals.next_incarnation(partition), received.term, received.index, covers)
         self._journals.begin(partition, base)
         staged_base = self._staged(base_path(partition), encode_base(base))
         staged = {name: path for name, path in received.staged.items() if not self._catalog.is_dropped(name.table_id)}
@@ -218,6 +219,13 @@ class Copies:
             replicas.reset(partition)
         with self._catalog_lock:
             self._catalog.note_files([(table_id, partition) for table_id in found])
+
+    def _held_beside(self, partition: int, received: Received) -> int:
+        """The last record in a file that stays. It may be from a copy before, sent when more had been compacted."""
+        replaced = {name.table_id for name in received.staged if not name.is_sidecar}
+        with self._lock:
+            own = [one for (_, number), one in self._partitions.items() if number == partition]
+            return max((one.applied_sequence for one in own if one.table_id not in replaced), default=0)
 
     def _place(self, renames: Mapping[Path, Path]) -> None:
         """Raises InternalError when nothing has changed, JournalFailedError when the next start will change it."""
