@@ -297,6 +297,9 @@ def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: 
         journal.close()
     except FormatError as error:
         raise InternalError(str(error)) from error
+    if not last and _has_files(data_dir, catalog):
+        # As after an import: no record is in them. At position 0 a copy without them would be held for the same.
+        last = 1
     assert journal_id is None or not last, "only a node without data joins a cluster"
     for number in range(catalog.partitions or 0) if last else ():
         base = LogBase(1, 0, last, last)
@@ -307,3 +310,9 @@ def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: 
         stage(base_path(number), encode_base(base))
     stage(member_path(), encode_member(journal_id or own_id))
     place(data_dir, renames, files)
+
+
+def _has_files(data_dir: Path, catalog: Catalog) -> bool:
+    """Whether there is a file of any partition of a table."""
+    names = [FileName(schema.id, is_sidecar) for schema in catalog.tables() for is_sidecar in (False, True)]
+    return any((data_dir / name.path(number)).exists() for name in names for number in range(catalog.partitions or 0))
