@@ -10,7 +10,7 @@ from typing import Any
 from openset.errors import QueryError, UnreachableError
 from openset.log import get_logger
 from openset.revent.changes import TriggerChanges
-from openset.revent.messages import Source
+from openset.revent.messages import Held, Source, merged_held
 from openset.revent.watcher import Watcher
 from openset.store.schema import TableSchema
 from openset.store.store import Store
@@ -29,7 +29,8 @@ class Board:
         self._changes = changes
         self._watcher = watcher
         self._triggers = store.triggers
-        self._listeners: dict[tuple[int, int], list[Callable[[], None]]] = {}  # by table and trigger
+        # By table and trigger.
+        self._listeners: dict[tuple[int, int], list[Callable[[Collection[int]], None]]] = {}
         loop = asyncio.get_running_loop()
         self._unlisten = self._triggers.listen(
             lambda table_id, partitions, triggers: call_soon(loop, self._told, table_id, partitions, triggers)
@@ -74,17 +75,26 @@ class Board:
     def subscriptions(self, table_id: int, trigger_id: int) -> dict[str, int]:
         """The subscriptions of a trigger: name and hold in ms. Raises UnreachableError when this node does not know.
 
-        In a cluster every partition has all of them.
+        In a cluster every partition has all of them, unless whoever changed them was interrupted.
         """
+        found: dict[str, int] = {}
+        for part in self._subscriptions(table_id, trigger_id):
+            for name, hold_ms in part.items():
+                found[name] = max(hold_ms, found.get(name, 0))
+        return found
+
+    def held(self, table_id: int, trigger_id: int) -> dict[str, Held]:
+        """The same, and which of them all partitions have that this node tells of. Raises as `subscriptions`."""
+        parts = self._subscriptions(table_id, trigger_id)
+        return merged_held([{name: Held(hold_ms) for name, hold_ms in part.items()} for part in parts])
+
+    def _subscriptions(self, table_id: int, trigger_id: int) -> list[dict[str, int]]:
+        """Name and hold, of each partition that this node tells of."""
         own = [number for number in range(self._store.partitions or 1) if self._changes.may_run(number)]
         if not own:
             raise UnreachableError("this node owns no partition, or does not know yet what was agreed about it")
-        found: dict[str, int] = {}
         with self._triggers.states(table_id) as states:
-            for number in own:
-                if number in states:
-                    found |= states[number].subscriptions(trigger_id)
-        return found
+            return [states[number].subscriptions(trigger_id) if number in states else {} for number in own]
 
     def cursor(self, table_id: int, trigger_id: int, name: str, partition: int) -> Cursor | None:
         """How far a subscription is in a partition; None when there is no such subscription."""
@@ -102,8 +112,11 @@ class Board:
         if source.trigger_id in watches:
             await self._changes.remove(source.table_id, source.trigger_id)
 
-    def listen(self, table_id: int, trigger_id: int, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls back on the event loop when there are new messages, or the trigger is gone; returns what ends it."""
+    def listen(self, table_id: int, trigger_id: int, callback: Callable[[Collection[int]], None]) -> Callable[[], None]:
+        """Calls back on the event loop when there are new messages, or subscriptions change, in some partitions.
+
+        With none when the trigger was changed or is gone. Returns what ends it.
+        """
         key = (table_id, trigger_id)
         self._listeners.setdefault(key, []).append(callback)
 
@@ -121,7 +134,7 @@ class Board:
         for key in [key for key in self._listeners if key[0] == table_id and (dropped or key[1] in triggers)]:
             for callback in list(self._listeners.get(key, ())):
                 try:
-                    callback()
+                    callback(partitions)
                 except Exception:  # one listener must not keep the others from hearing of it
                     log.exception("a subscription could not be told of messages")
 

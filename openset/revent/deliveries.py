@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +97,9 @@ class Deliveries:
             return self.messages.after(source.table_id, source.trigger_id, partition, number, limit)
 
         live = _Live(table, source, name, Subscription(partitions, cursors, read, hold_ms))
-        live.stop_listening = self.messages.listen(source.table_id, source.trigger_id, lambda: self._news(live))
+        live.stop_listening = self.messages.listen(
+            source.table_id, source.trigger_id, lambda numbers: self._news(live, numbers)
+        )
         live.owned = frozenset(partitions)
         self._live[source.table_id, source.trigger_id, name] = live
 
@@ -168,6 +170,15 @@ class Deliveries:
             live.subscription.release(keys)
             self._serve(live)
 
+    def there(self, source: Source, keys: Sequence[Key]) -> set[Key]:
+        """Those of some messages that are still kept."""
+        found: set[Key] = set()
+        for partition, number in keys:
+            messages = self.messages.after(source.table_id, source.trigger_id, partition, number - 1, 1)
+            if messages and messages[0].number == number:
+                found.add((partition, number))
+        return found
+
     # ---------------------------------------------------------------- for other nodes, of the partitions here
 
     def use(self, table: TableSchema, source: Source, name: str) -> None:
@@ -190,6 +201,8 @@ class Deliveries:
         live = self._found(source, name)
         if live.subscription.has_news(self.clock()):
             return True
+        if self.closed:
+            return False
         watcher: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         live.watchers.add(watcher)
         self._set_timer(live)
@@ -268,25 +281,39 @@ class Deliveries:
 
     # ---------------------------------------------------------------- what comes by itself
 
-    def _news(self, live: _Live) -> None:
-        """New messages, or the trigger is gone."""
+    def _news(self, live: _Live, told: Collection[int] = ()) -> None:
+        """Messages or subscriptions have changed in some partitions; where none are told, everything may have."""
         source = live.source
         numbers = self.messages.partitions(live.table)
-        if (numbers or not self.messages.is_shared) and live.name not in self.messages.subscriptions(
-            source.table_id, source.trigger_id
-        ):
+        if numbers or not self.messages.is_shared:
+            hold_ms = self.messages.subscriptions(source.table_id, source.trigger_id).get(live.name)
+        else:  # the others know whether there is the subscription
+            is_there = any(one.trigger_id == source.trigger_id for one in self.messages.sources(live.table))
+            hold_ms = live.subscription.hold_ms if is_there else None
+        if hold_ms is None:
             self._end(source, live.name, f"{source.name!r} was removed")
             return
+        live.subscription.hold_ms = hold_ms
         if self.messages.is_shared:
-            live.owned = frozenset(numbers)
-            found = {
-                number: self.messages.cursor(source.table_id, source.trigger_id, live.name, number)
-                for number in numbers
-            }  # fmt: skip
-            live.subscription.own({number: cursor for number, cursor in found.items() if cursor is not None})
-        for partition in () if self.messages.is_shared else numbers:
-            live.subscription.know(partition)
+            self._follow_owners(live, frozenset(numbers), told)
+        else:
+            for partition in told or numbers:
+                live.subscription.know(partition)
         self._serve(live)
+
+    def _follow_owners(self, live: _Live, owned: frozenset[int], told: Collection[int]) -> None:
+        """Tells of the partitions that are this node's now, and knows what was acknowledged through other nodes."""
+        source, is_same = live.source, bool(told) and owned == live.owned
+        live.owned = owned
+        found = {
+            number: self.messages.cursor(source.table_id, source.trigger_id, live.name, number)
+            for number in (owned.intersection(told) if is_same else owned)
+        }
+        cursors = {number: cursor for number, cursor in found.items() if cursor is not None}
+        if is_same:
+            live.subscription.catch_up(cursors)
+        else:
+            live.subscription.own(cursors)
 
     def _serve(self, live: _Live) -> None:
         """Gives those who wait what there is."""

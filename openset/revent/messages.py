@@ -6,9 +6,9 @@ subscriptions answer it from memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from openset.store.schema import TableSchema
 from openset.store.trigger_changes import (
@@ -32,6 +32,23 @@ class Source:
     trigger_id: int
     name: str
     is_segment: bool = False
+
+
+class Held(NamedTuple):
+    """A subscription in some partitions. hold_ms: the longest. is_whole: all of them have it, with this hold."""
+
+    hold_ms: int
+    is_whole: bool = True
+
+
+def merged_held(parts: Sequence[Mapping[str, Held]]) -> dict[str, Held]:
+    """The subscriptions of all parts together, by name."""
+    merged: dict[str, Held] = {}
+    for name in {name for part in parts for name in part}:
+        held = [part[name] for part in parts if name in part]
+        hold_ms = max(one.hold_ms for one in held)
+        merged[name] = Held(hold_ms, len(held) == len(parts) and all(one == (hold_ms, True) for one in held))
+    return merged
 
 
 class Messages(Protocol):
@@ -63,6 +80,10 @@ class Messages(Protocol):
         """The subscriptions of a trigger: name and hold in ms. Raises UnreachableError when that is not known here."""
         ...
 
+    def held(self, table_id: int, trigger_id: int) -> dict[str, Held]:
+        """The same, and which of them all partitions have that this node tells of. Raises as `subscriptions`."""
+        ...
+
     def cursor(self, table_id: int, trigger_id: int, name: str, partition: int) -> Cursor | None:
         """How far a subscription is in a partition; None when there is no such subscription."""
         ...
@@ -75,8 +96,11 @@ class Messages(Protocol):
         """What watched a segment goes: nobody is told of it any more. Nothing for a trigger. Raises as `change`."""
         ...
 
-    def listen(self, table_id: int, trigger_id: int, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls back on the event loop when there are new messages, or the trigger is gone; returns what ends it."""
+    def listen(self, table_id: int, trigger_id: int, callback: Callable[[Collection[int]], None]) -> Callable[[], None]:
+        """Calls back on the event loop when there are new messages, or subscriptions change, in some partitions.
+
+        With none when the trigger was changed or is gone. Returns what ends it.
+        """
         ...
 
 
@@ -84,11 +108,13 @@ __all__ = [
     "DEFAULT_HOLD_MS",
     "Acknowledged",
     "Cursor",
+    "Held",
     "Message",
     "Messages",
     "Source",
     "Subscribed",
     "SubscriptionChange",
     "Unsubscribed",
+    "merged_held",
     "message_id",
 ]

@@ -131,15 +131,19 @@ class Subscription:
         for gone in self._partitions.keys() - cursors.keys():
             del self._partitions[gone]
             self._leases = {key: lease for key, lease in self._leases.items() if key[0] != gone}
-        for number, cursor in cursors.items():
-            held = self._partitions.setdefault(number, _Partition(0))
+        self.catch_up(cursors)
+
+    def catch_up(self, cursors: Mapping[int, Cursor]) -> None:
+        """What was acknowledged elsewhere, in some partitions: it is not delivered again, nor leased any more."""
+        for partition, cursor in cursors.items():
+            held = self._partitions.setdefault(partition, _Partition(0))
+            if cursor.acked_up_to <= held.acked_up_to and held.acked.issuperset(cursor.acked):
+                continue
             held.acked_up_to = max(held.acked_up_to, cursor.acked_up_to)
             held.acked = {one for one in (*held.acked, *cursor.acked) if one > held.acked_up_to}
-        self._leases = {
-            (partition, number): lease
-            for (partition, number), lease in self._leases.items()
-            if number > self._partitions[partition].acked_up_to and number not in self._partitions[partition].acked
-        }
+            for key in [key for key in self._leases if key[0] == partition]:
+                if key[1] <= held.acked_up_to or key[1] in held.acked:
+                    del self._leases[key]
 
     def has_news(self, now_ms: int) -> bool:
         """Whether there is a message that could be delivered."""

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from openset.errors import InternodeError, OpenSetError, QueryError, UnreachableError
+from openset.errors import InternodeError, QueryError, UnreachableError
 from openset.revent.deliveries import Deliveries
-from openset.revent.messages import Acknowledged, Source, Subscribed, Unsubscribed
+from openset.revent.messages import Acknowledged, Held, Source, Subscribed, Unsubscribed, merged_held
 from openset.revent.names import check_name
 from openset.revent.subscription import Delivery, Key, Poll
 from openset.revent.wire import Asked, Operation, OwnFacts, WebhookFacts, decoded, encoded
@@ -26,6 +26,8 @@ from openset.store.trigger_changes import Message
 from openset.suggestion import suggestion
 
 _ASK_MS = 3_000
+# For which subscriptions there are: an owner that does not say so in time is passed over.
+_NAMES_MS = 1_000
 _PAUSE_SECONDS = 0.2
 # So long owners are waited for that do not know yet what they own.
 _PATIENCE_SECONDS = 10.0
@@ -177,6 +179,8 @@ class GatheredSubscriptions:
         self._others = others
         self._consumers = itertools.count(1)
         self.consumers: Counter[tuple[int, int, str]] = Counter()
+        # Leases of consumers that have gone, on their way back to the owners.
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     @property
     def clock(self) -> Callable[[], int]:
@@ -189,27 +193,33 @@ class GatheredSubscriptions:
         return await self._deliveries.source(table, name)
 
     async def names(self, source: Source) -> dict[str, int]:
+        return {name: held.hold_ms for name, held in (await self._held(source)).items()}
+
+    async def _held(self, source: Source) -> dict[str, Held]:
+        """The subscriptions in the partitions of all owners that answer. Raises InternodeError when none does."""
         asked, loop = _asked("names", source, ""), asyncio.get_running_loop()
         until = loop.time() + _PATIENCE_SECONDS
         while True:
-            failure: OpenSetError = UnreachableError("the cluster has no partitions")
-            for node in sorted(self._owners(), key=lambda node: node != self._others.node):
-                try:
-                    found: dict[str, int] = await self._at(node, asked, dict[str, int], None, _ASK_MS)
-                    return found
-                except InternodeError as error:
-                    failure = error
-            if loop.time() > until or self._deliveries.closed:
-                raise failure
-            await asyncio.sleep(_PAUSE_SECONDS)
+            try:
+                told = await self._from_each(
+                    self._owners(), asked, dict[str, Held], None, must_answer=True, timeout_ms=_NAMES_MS
+                )
+            except InternodeError:
+                if loop.time() > until or self._deliveries.closed:
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                return merged_held(list(told.values()))
 
     async def open(self, table: TableSchema, source: Source, name: str, hold_ms: int | None, default_ms: int) -> None:
-        before = await self.names(source)
-        if name not in before:
+        """Also makes one whole that some partitions lack, because whoever made or changed it was interrupted."""
+        before = (await self._held(source)).get(name)
+        if before is None:
             check_name(name, "subscription")
-        wanted = before.get(name, default_ms) if hold_ms is None else hold_ms
-        if before.get(name) != wanted:
-            change = Subscribed(source.trigger_id, name, wanted)
+        kept_ms = default_ms if before is None else before.hold_ms
+        wanted = Held(kept_ms if hold_ms is None else hold_ms)
+        if before != wanted:
+            change = Subscribed(source.trigger_id, name, wanted.hold_ms)
             await self._deliveries.messages.change(source.table_id, None, [change])
 
     # ---------------------------------------------------------------- messages
@@ -219,7 +229,8 @@ class GatheredSubscriptions:
         until = loop.time() + timeout_ms / 1_000
         key = (source.table_id, source.trigger_id, name)
         while True:
-            taken = await self._take_now(table, source, name, poll)
+            self._check_there(table, source)
+            taken = await self._taken(table, source, name, poll)
             if taken:
                 return Delivery(poll.consumer, tuple(taken))
             left_ms = int(1_000 * (until - loop.time()))
@@ -231,9 +242,30 @@ class GatheredSubscriptions:
             finally:
                 self.consumers[key] -= 1
 
+    def _check_there(self, table: TableSchema, source: Source) -> None:
+        if all(one.trigger_id != source.trigger_id for one in self._deliveries.messages.sources(table)):
+            raise QueryError(f"{source.name!r} was removed")
+
+    async def _taken(self, table: TableSchema, source: Source, name: str, poll: Poll) -> list[tuple[int, Message]]:
+        """`_take_now`; when the consumer goes meanwhile, what owners lease to it is given back."""
+        taking = asyncio.create_task(self._take_now(table, source, name, poll))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(lambda task: self._give_back(source, name, task))
+            raise
+
+    def _give_back(self, source: Source, name: str, taken: asyncio.Task[list[tuple[int, Message]]]) -> None:
+        if taken.cancelled() or taken.exception() is not None or not taken.result():
+            return
+        keys = [(partition, message.number) for partition, message in taken.result()]
+        releasing = asyncio.create_task(self.release(source, name, keys))
+        self._giving_back.add(releasing)
+        releasing.add_done_callback(self._giving_back.discard)
+
     async def _take_now(self, table: TableSchema, source: Source, name: str, poll: Poll) -> list[tuple[int, Message]]:
         """What all owners have now, at most so many: first the same share of each, then of those that have more."""
-        found: list[list[tuple[int, Message]]] = []
+        found: dict[str, list[tuple[int, Message]]] = {}
         room, nodes = poll.most, self._owners()
         asked_all = True
         while room > 0 and nodes:
@@ -241,10 +273,12 @@ class GatheredSubscriptions:
             asked = _asked("take", source, name, most=share, lease_ms=poll.lease_ms)
             taken = await self._from_each(nodes, asked, list[tuple[int, Message]], table, must_answer=asked_all)
             asked_all = False
-            found += taken.values()
+            for node, messages in taken.items():
+                found.setdefault(node, []).extend(messages)
             room -= sum(map(len, taken.values()))
             nodes = [node for node, messages in taken.items() if len(messages) == share]
-        merged = list(heapq.merge(*found, key=lambda entry: entry[1].stamp_ms))
+        # Of one owner the order is that of its partitions' numbers, whatever the stamps say.
+        merged = list(heapq.merge(*found.values(), key=lambda entry: entry[1].stamp_ms))
         if merged[poll.most :]:
             await self.release(source, name, [(partition, one.number) for partition, one in merged[poll.most :]])
         return merged[: poll.most]
@@ -273,11 +307,11 @@ class GatheredSubscriptions:
             return True
 
     async def acknowledge(self, source: Source, name: str, numbers: Mapping[int, Sequence[int]]) -> None:
-        count = len(self._others.owners())
+        owners = self._others.owners()
         changes = {
             partition: [Acknowledged(source.trigger_id, name, list(own))]
             for partition, own in numbers.items()
-            if own and partition < count
+            if own and partition in owners
         }
         if changes:
             await known(self, source, name)
@@ -368,13 +402,14 @@ class GatheredSubscriptions:
         return await asyncio.gather(*(self._ask(node, asked, kind) for node in others))
 
     async def _from_each(
-        self, nodes: Sequence[str], asked: Asked, kind: Any, table: TableSchema | None, *, must_answer: bool
-    ) -> dict[str, Any]:
+        self, nodes: Sequence[str], asked: Asked, kind: Any, table: TableSchema | None, *, must_answer: bool,
+        timeout_ms: int = _ASK_MS,
+    ) -> dict[str, Any]:  # fmt: skip
         """What nodes answer, by node; those that cannot be reached are left out.
 
         must_answer: raises InternodeError when none of them can be. Raises what the others end with besides.
         """
-        tasks = [self._at(node, asked, kind, table, _ASK_MS) for node in nodes]
+        tasks = [self._at(node, asked, kind, table, timeout_ms) for node in nodes]
         answers = dict(zip(nodes, await asyncio.gather(*tasks, return_exceptions=True), strict=True))
         found, failure = {}, None
         for node, answer in answers.items():
@@ -384,8 +419,8 @@ class GatheredSubscriptions:
                 raise answer
             else:
                 found[node] = answer
-        if must_answer and not found and failure is not None:
-            raise failure
+        if must_answer and not found:
+            raise failure or UnreachableError("the cluster has no partitions")
         return found
 
     async def _at(self, node: str, asked: Asked, kind: Any, table: TableSchema | None, timeout_ms: int) -> Any:
@@ -402,7 +437,7 @@ class GatheredSubscriptions:
         here, name = self._deliveries, asked.name
         match asked.operation:
             case "names":
-                return here.messages.subscriptions(source.table_id, source.trigger_id)
+                return here.messages.held(source.table_id, source.trigger_id)
             case "extend":
                 return here.extend(source, name, asked.keys, asked.until_ms) if here.is_used(source, name) else None
             case "release":

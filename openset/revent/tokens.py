@@ -18,6 +18,8 @@ from openset_format.hashing import checksum
 
 _HASH_BYTES = 4
 MOST_NAMED = 100_000
+# No partition has so many messages.
+_MOST_NUMBER = 1 << 60
 
 
 class _Named(msgspec.Struct, frozen=True, array_like=True):
@@ -87,6 +89,8 @@ def _numbers(runs: list[int], token: str) -> list[int]:
     numbers: list[int] = []
     for step, length in zip(runs[::2], lengths, strict=True):
         first = step + (numbers[-1] if numbers else 0)
+        if not 0 < first < _MOST_NUMBER:
+            raise _no_token(token)
         numbers += range(first, first + length)
     return numbers
 

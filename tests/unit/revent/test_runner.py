@@ -98,7 +98,7 @@ def test_listeners_hear_of_messages_and_of_the_end(tmp_path: Path) -> None:
         calls: list[int] = []
         await node.save("seen", COUNTS, once=False)
         source = await node.board.source(node.schema, "seen")
-        unlisten = node.board.listen(source.table_id, source.trigger_id, lambda: calls.append(1))
+        unlisten = node.board.listen(source.table_id, source.trigger_id, lambda partitions: calls.append(1))
         await node.insert((1, "a", 1))
         await node.until(lambda: bool(calls))
         heard = len(calls)

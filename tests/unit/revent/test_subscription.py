@@ -110,8 +110,13 @@ def test_tokens() -> None:
     endless._named.runs[0][1] = 10**12
     uneven = Given(1, 2, "mine", [(0, 1)])
     uneven._named.runs[0].append(4)
+    huge = Given(1, 2, "mine", [(0, (1 << 63) - 1)])
+    huge._named.runs[0] *= 3
+    backwards = Given(1, 2, "mine", [(0, 5), (0, -3)])
     for wrong in (
         endless.token(),
+        huge.token(),
+        backwards.token(),
         uneven.token(),
         "",
         "x",
