@@ -113,8 +113,12 @@ class Runner:
         self._emitted.set()
         loop = asyncio.get_running_loop()
         self._unlisten = self._triggers.listen(
-            lambda table_id, partitions, triggers: call_soon(loop, self._told, partitions, triggers)
+            lambda table_id, partitions, triggers: call_soon(loop, self._told, table_id, partitions, triggers)
         )
+        # As they were saved last, but for what this node does to them by itself and for webhooks.
+        self._saved: dict[tuple[int, int], Trigger] = {}
+        for table_id in {schema.id for schema in store.tables()}:
+            self._follow(table_id)
         self._tasks = [asyncio.create_task(self._serve(worker)) for worker in range(executor.workers)]
         self._tasks += [asyncio.create_task(self._insert_emitted()), asyncio.create_task(self._prune())]
 
@@ -135,11 +139,24 @@ class Runner:
         self._errors.pop((table_id, trigger_id), None)
         self._accounts.forget((table_id, trigger_id))
 
-    def _told(self, partitions: Collection[int], triggers: Collection[int]) -> None:
+    def _told(self, table_id: int, partitions: Collection[int], triggers: Collection[int]) -> None:
+        if not partitions:
+            self._follow(table_id)
         for worker in {self._executor.worker_of(number) for number in partitions}:
             self._wake[worker].set()
         if triggers:
             self._emitted.set()
+
+    def _follow(self, table_id: int) -> None:
+        """Triggers that were changed begin anew, also when that was asked of another node."""
+        found = {
+            (table_id, one.id): msgspec.structs.replace(one, disabled=None, webhooks={})
+            for one in self._triggers.of_table(table_id)
+        }
+        for key in [key for key in self._saved if key[0] == table_id and self._saved[key] != found.get(key)]:
+            del self._saved[key]
+            self.forget_errors(*key)
+        self._saved |= found
 
     # --- one worker's loop -----------------------------------------------------------------------------------------
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from support.revent_node import ReventNode, revent_node
 
@@ -136,5 +139,29 @@ def test_a_script_that_changes_while_it_runs_is_seen_as_a_whole(tmp_path: Path) 
                 }
                 assert by_name.keys() <= {f"v{version - 1}", f"v{version}"}
                 assert sorted(by_name[f"v{version}"]) == list(people), "after the change everyone emits, once"
+
+    asyncio.run(run())
+
+
+def test_errors_are_forgotten_when_a_trigger_is_changed_wherever_that_was_asked(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.save("wrong", "def on_insert():\n    emit('x', 'a' + event_count)\n", once=False)
+            await node.insert((1, "a", 1))
+            await node.settled()
+            await node.until(lambda: node.runner.last_error(node.schema.id, 1) is not None)
+
+            async def adopted(**changes: Any) -> None:
+                """As what another node has saved is taken over."""
+                contents = deepcopy(node.store.triggers.contents(node.schema.id))
+                contents.triggers = [msgspec.structs.replace(one, **changes) for one in contents.triggers]
+                node.store.triggers.adopt(node.schema.id, contents)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+            await adopted(disabled="so many errors", webhooks={"a": {"url": "http://a/"}})
+            assert node.runner.last_error(node.schema.id, 1) is not None
+            await adopted(disabled=None, start=1)
+            assert node.runner.last_error(node.schema.id, 1) is None
 
     asyncio.run(run())
