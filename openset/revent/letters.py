@@ -26,8 +26,11 @@ class Letters(Protocol):
         """The letters of a subscription, oldest first."""
         ...
 
-    async def add(self, table_id: int, letters: Sequence[DeadLetter]) -> None:
-        """Keeps letters, each in place of one with the same message."""
+    async def add(self, table_id: int, letters: Sequence[DeadLetter], *, again: bool) -> None:
+        """Keeps letters of one subscription, each in place of one with the same message.
+
+        again: they were tried again, so each counts only where there still is the one before.
+        """
         ...
 
     async def remove(self, table_id: int, trigger_id: int, name: str, ids: Sequence[str] | None = None) -> None:
@@ -48,8 +51,8 @@ class LocalLetters:
     def of(self, table_id: int, trigger_id: int, name: str) -> Found:
         return self._letters.of(table_id, trigger_id, name)
 
-    async def add(self, table_id: int, letters: Sequence[DeadLetter]) -> None:
-        await asyncio.to_thread(self._letters.add, table_id, letters)
+    async def add(self, table_id: int, letters: Sequence[DeadLetter], *, again: bool) -> None:
+        await asyncio.to_thread(self._letters.add, table_id, letters, again=again)
 
     async def remove(self, table_id: int, trigger_id: int, name: str, ids: Sequence[str] | None = None) -> None:
         await asyncio.to_thread(self._letters.remove, table_id, trigger_id, name, ids)
@@ -79,11 +82,17 @@ class SharedLetters:
                     fallen += lost
         return sorted(found, key=lambda one: one.at_ms), fallen
 
-    async def add(self, table_id: int, letters: Sequence[DeadLetter]) -> None:
+    async def add(self, table_id: int, letters: Sequence[DeadLetter], *, again: bool) -> None:
+        parts: dict[int, list[Letter]] = {}
         for one in letters:
             partition, number = message_place(one.id)
             letter = Letter(number, one.message, one.reason, one.tries, one.at_ms, one.again)
-            await self._changes.append(table_id, {partition: [Buried(one.trigger_id, one.subscription, [letter])]})
+            parts.setdefault(partition, []).append(letter)
+        changes: Mapping[int, list[Change]] = {
+            partition: [Buried(letters[0].trigger_id, letters[0].subscription, own, again)]
+            for partition, own in parts.items()
+        }
+        await self._changes.append(table_id, changes)
 
     async def remove(self, table_id: int, trigger_id: int, name: str, ids: Sequence[str] | None = None) -> None:
         if ids is None:

@@ -126,6 +126,18 @@ def backoff_ms(tried: int, retry_ms: int, chance: float) -> int:
     return int(min(retry_ms * 2.0 ** (tried - 1), MAX_BACKOFF_MS) * (1.0 - chance / 2))
 
 
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """What is sent at once. keys: of the messages, which are leased; none for dead letters that are tried again.
+
+    erasures: how many people of the table had been erased when it was made.
+    """
+
+    messages: Sequence[dict[str, Any]]
+    keys: Sequence[Key]
+    erasures: int
+
+
 class Webhooks:
     """The webhooks of a node and their tasks. Made on the event loop."""
 
@@ -316,16 +328,17 @@ class Webhooks:
 
     async def _next(self, table: TableSchema, source: Source, name: str, hook: Webhook, consumer: int) -> None:
         """Sends dead letters that are to be tried again, or else what comes next."""
+        erasures = self._store.triggers.erasures(table.id)
         letters, _ = self._letters.of(table.id, source.trigger_id, name)
         again = [one for one in letters if one.again][: hook.batch]
         if again:
-            messages = [one.message for one in again]
-            reason = await self._send(source, name, hook, messages, [])
+            parcel = _Parcel([one.message for one in again], [], erasures)
+            reason = await self._send(source, name, hook, parcel)
             if reason is None:
                 ids = [one.id for one in again]
                 await self._letters.remove(table.id, source.trigger_id, name, ids)
             else:
-                await self._bury(table, source, name, hook, messages, reason)
+                await self._bury(table, source, name, hook, parcel, reason)
             return
         lease_ms = _LEASE_MARGIN_MS + hook.retry_ms
         delivery = await self._deliveries.take(source, name, Poll(consumer, hook.batch, lease_ms), _WAIT_MS)
@@ -336,10 +349,11 @@ class Webhooks:
             shown = shown_message(source, name, partition, message)
             del shown["ack"]
             messages.append(shown)
+        parcel = _Parcel(messages, delivery.keys, erasures)
         try:
-            reason = await self._send(source, name, hook, messages, delivery.keys)
+            reason = await self._send(source, name, hook, parcel)
             if reason is not None:
-                await self._bury(table, source, name, hook, messages, reason)
+                await self._bury(table, source, name, hook, parcel, reason)
         except asyncio.CancelledError:
             self._deliveries.release(source, name, delivery.keys)
             raise
@@ -348,30 +362,52 @@ class Webhooks:
             numbers.setdefault(partition, []).append(number)
         await self._deliveries.acknowledge(source, name, numbers)
 
-    async def _bury(
-        self, table: TableSchema, source: Source, name: str, hook: Webhook, messages: Sequence[Any], reason: str
-    ) -> None:
-        now_ms = self._deliveries.clock()
-        letters = [DeadLetter(source.trigger_id, name, message, reason, hook.tries, now_ms) for message in messages]
-        await self._letters.add(table.id, letters)
-        log.warning("a webhook did not take messages", url=hook.url, messages=len(messages), reason=reason)
+    def _left(self, source: Source, name: str, parcel: _Parcel) -> Sequence[dict[str, Any]]:
+        """The messages of it that nobody was erased of meanwhile."""
+        if self._store.triggers.erasures(source.table_id) == parcel.erasures:
+            return parcel.messages
+        if not parcel.keys:
+            there = {one.id for one in self._letters.of(source.table_id, source.trigger_id, name)[0]}
+            return [one for one in parcel.messages if one["id"] in there]
+        kept = self._deliveries.there(source, parcel.keys)
+        return [one for one, key in zip(parcel.messages, parcel.keys, strict=True) if key in kept]
 
-    async def _send(
-        self, source: Source, name: str, hook: Webhook, messages: Sequence[Any], keys: Sequence[Key]
-    ) -> str | None:
+    async def _bury(
+        self, table: TableSchema, source: Source, name: str, hook: Webhook, parcel: _Parcel, reason: str
+    ) -> None:
+        now_ms, again = self._deliveries.clock(), not parcel.keys
+        letters = [
+            DeadLetter(source.trigger_id, name, message, reason, hook.tries, now_ms)
+            for message in self._left(source, name, parcel)
+        ]
+        if not letters:
+            return
+        await self._letters.add(table.id, letters, again=again)
+        log.warning("a webhook did not take messages", url=hook.url, messages=len(letters), reason=reason)
+        if not again:  # who was erased while they were written is not to stay
+            left = {one["id"] for one in self._left(source, name, parcel)}
+            gone = [one.id for one in letters if one.id not in left]
+            if gone:
+                await self._letters.remove(table.id, source.trigger_id, name, gone)
+
+    async def _send(self, source: Source, name: str, hook: Webhook, parcel: _Parcel) -> str | None:
         """None when the receiver took them, else why not, after all tries."""
         state = self._states[source.table_id, source.trigger_id, name]
-        body = msgspec.json.encode({"subscription": name, "trigger": source.name, "messages": messages})
+        reason: str | None = None
         for tried in range(1, hook.tries + 1):
+            messages = self._left(source, name, parcel)
+            if not messages:
+                return None
+            body = msgspec.json.encode({"subscription": name, "trigger": source.name, "messages": messages})
             state["error"] = reason = await self._post(hook, body)
             if reason is None:
                 state["sent"] += len(messages)
                 return None
             if tried < hook.tries:
                 pause_ms = backoff_ms(tried, hook.retry_ms, random.random())
-                if keys:
+                if parcel.keys:
                     until_ms = self._deliveries.clock() + pause_ms + _LEASE_MARGIN_MS
-                    self._deliveries.extend(source, name, keys, until_ms)
+                    self._deliveries.extend(source, name, parcel.keys, until_ms)
                 await asyncio.sleep(pause_ms / 1_000)
         return reason
 

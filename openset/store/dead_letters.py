@@ -76,19 +76,36 @@ class DeadLetters:
             own = [one for one in contents.letters if _is_of(one, trigger_id, subscription)]
             return own, contents.fallen.get(f"{trigger_id} {subscription}", 0)
 
-    def all(self, table_id: int) -> list[DeadLetter]:
-        """The letters of a table, oldest first. Raises InternalError, ConfigError."""
+    def all(self, table_id: int) -> tuple[list[DeadLetter], dict[tuple[int, str], int]]:
+        """The letters of a table, oldest first, and by trigger and subscription how many fell out.
+
+        Raises InternalError, ConfigError.
+        """
         with self._lock:
-            return list(self._contents(table_id).letters)
+            contents = self._contents(table_id)
+            fallen: dict[tuple[int, str], int] = {}
+            for key, count in contents.fallen.items():
+                trigger_id, _, subscription = key.partition(" ")
+                fallen[int(trigger_id), subscription] = count
+            return list(contents.letters), fallen
 
     def discard(self, tables: Iterable[TableSchema]) -> None:
         """Removes the files of tables. Raises OSError."""
         for table in tables:
             self._files.discard(self._data_dir / dead_letters_path(table.id))
 
-    def add(self, table_id: int, letters: Iterable[DeadLetter]) -> None:
-        """Keeps letters, each in place of one with the same message. Raises InternalError, ReadOnlyError."""
-        self._change(table_id, lambda contents: reduce(_added, letters, contents))
+    def add(self, table_id: int, letters: Iterable[DeadLetter], *, again: bool = False) -> None:
+        """Keeps letters, each in place of one with the same message. Raises InternalError, ReadOnlyError.
+
+        again: they were tried again, so each counts only where there still is the one before.
+        """
+
+        def added(contents: _Contents) -> _Contents:
+            there = {(one.trigger_id, one.subscription, one.id) for one in contents.letters}
+            wanted = [one for one in letters if not again or (one.trigger_id, one.subscription, one.id) in there]
+            return reduce(_added, wanted, contents)
+
+        self._change(table_id, added)
 
     def remove(self, table_id: int, trigger_id: int, subscription: str, ids: Iterable[str] | None = None) -> None:
         """Removes letters of a subscription: those of some messages, or all. Raises InternalError, ReadOnlyError."""

@@ -582,7 +582,7 @@ class Store:
         """
         self.health.check()
         if self.replicas is None:
-            self.triggers.bury(self.dead_letters, self._visible_sequence)
+            self.triggers.bury(self.dead_letters)
             self.compact_all()
             if any(one.delta_events for one in self._partitions.values()):
                 raise InternalError("not everything could be brought into the files of the partitions")

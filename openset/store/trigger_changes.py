@@ -140,11 +140,15 @@ class Letter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Buried(_Change, frozen=True, array_like=True, tag="buried"):
-    """Dead letters of a subscription, each in place of one with the same number. Of a node in a cluster only."""
+    """Dead letters of a subscription, each in place of one with the same number. Of a node in a cluster only.
+
+    again: they were tried again, so each counts only where there still is the one before.
+    """
 
     trigger_id: int
     name: str
     letters: list[Letter]
+    again: bool = False
 
 
 class Retried(_Change, frozen=True, array_like=True, tag="retried"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol, cast
@@ -267,6 +267,7 @@ class TriggerState:
 
     def _unsubscribed(self, change: Unsubscribed) -> None:
         self._subscriptions.pop((change.trigger_id, change.name), None)
+        self._letters.pop((change.trigger_id, change.name), None)
 
     def _acknowledged(self, change: Acknowledged) -> None:
         found = self._subscriptions.get((change.trigger_id, change.name))
@@ -281,10 +282,13 @@ class TriggerState:
         found.acked = {number for number in found.acked if number > found.acked_up_to}
 
     def _buried(self, change: Buried) -> None:
-        letters = self._letters.setdefault((change.trigger_id, change.name), _Letters())
+        key = (change.trigger_id, change.name)
+        if key not in self._subscriptions:
+            return  # deleted since
+        letters = self._letters.setdefault(key, _Letters())
         for letter in change.letters:
-            letters.held.pop(letter.number, None)
-            letters.held[letter.number] = letter
+            if letters.held.pop(letter.number, None) is not None or not change.again:
+                letters.held[letter.number] = letter
         while len(letters.held) > LETTERS_KEPT:
             del letters.held[next(iter(letters.held))]
             letters.fallen += 1
@@ -400,6 +404,19 @@ class TriggerState:
         """How far a subscription is, None when there is none of this name."""
         found = self._subscriptions.get((trigger_id, name))
         return None if found is None else Cursor(found.acked_up_to, sorted(found.acked), found.hold_ms)
+
+    def replace_letters(self, letters: Mapping[tuple[int, str], tuple[int, Sequence[Letter]]]) -> bool:
+        """Has these dead letters and no others; whether that changed anything.
+
+        By trigger and subscription, how many older ones fell out, and those there are, oldest first.
+        """
+        before = self._letters
+        self._letters = {
+            key: _Letters(fallen, {one.number: one for one in held})
+            for key, (fallen, held) in letters.items()
+            if key in self._subscriptions
+        }
+        return self._letters != before
 
     def letters(self, trigger_id: int, name: str) -> tuple[list[Letter], int]:
         """The dead letters of a subscription, oldest first, and how many older ones fell out."""

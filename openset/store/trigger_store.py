@@ -21,7 +21,7 @@ import msgspec
 from openset.errors import InternalError, QueryError
 from openset.log import get_logger
 from openset.store.catalog import Catalog
-from openset.store.dead_letters import DeadLetters
+from openset.store.dead_letters import DeadLetter, DeadLetters
 from openset.store.health import Health
 from openset.store.journals import Mark, first_of
 from openset.store.partition import Partition
@@ -35,7 +35,7 @@ from openset.store.trigger_catalog import (
     with_trigger,
     without_trigger,
 )
-from openset.store.trigger_changes import Buried, Change, Letter, decode_changes, encode_changes, message_place
+from openset.store.trigger_changes import Change, Letter, decode_changes, encode_changes, message_place
 from openset.store.trigger_state import TriggerState
 from openset_format.errors import FormatError
 from openset_format.files import FILES, FileLayer
@@ -495,16 +495,20 @@ class Triggers:
 
     # --- becoming a member -----------------------------------------------------------------------------------------
 
-    def bury(self, letters: DeadLetters, sequence: int) -> None:
-        """Takes dead letters into the states, where a member has them. sequence: the last record that is applied."""
+    def bury(self, letters: DeadLetters) -> None:
+        """Takes dead letters into the states, where a member has them, in place of those of an attempt before. Syncs.
+
+        Raises InternalError.
+        """
+        changed: list[Key] = []
         with self._lock:
-            for table_id, known in self._known.items():
-                for one in letters.all(table_id):
-                    partition, number = message_place(one.id)
-                    letter = Letter(number, one.message, one.reason, one.tries, one.at_ms, one.again)
-                    held = self._state_of((table_id, partition))
-                    held.state.apply([Buried(one.trigger_id, one.subscription, [letter])], known)
-                    held.note(sequence, 0)
+            for table_id in self._known:
+                parts = _by_partition(*letters.all(table_id))
+                for partition in parts.keys() | self._held_of(table_id).keys():
+                    if self._state_of((table_id, partition)).state.replace_letters(parts.get(partition, {})):
+                        changed.append((table_id, partition))
+        for key in changed:
+            self._write_sidecar(key)
 
     # --- copies ----------------------------------------------------------------------------------------------------
 
@@ -538,3 +542,20 @@ class Triggers:
                 path = self._data_dir / revent_path(table_id, partition)
                 if path.exists():
                     self._held[table_id, partition] = self._read_sidecar(path, table_id, partition, known)
+
+
+def _by_partition(
+    letters: Sequence[DeadLetter], fallen: Mapping[tuple[int, str], int]
+) -> dict[int, dict[tuple[int, str], tuple[int, list[Letter]]]]:
+    """As states have them. fallen: how many older ones fell out, by trigger and subscription."""
+    parts: dict[int, dict[tuple[int, str], tuple[int, list[Letter]]]] = {}
+    left = dict(fallen)
+    for one in letters:
+        partition, number = message_place(one.id)
+        key, part = (one.trigger_id, one.subscription), parts.setdefault(partition, {})
+        if key not in part:
+            part[key] = (left.pop(key, 0), [])
+        part[key][1].append(Letter(number, one.message, one.reason, one.tries, one.at_ms, one.again))
+    for key, count in left.items():
+        parts.setdefault(0, {})[key] = (count, [])
+    return parts

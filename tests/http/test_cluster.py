@@ -39,6 +39,7 @@ INTERNODE = [
     ("POST", "map_change"),
     ("POST", "coordinator"),
     ("POST", "query"),
+    ("POST", "revent"),
     ("POST", "sentinel"),
 ]
 

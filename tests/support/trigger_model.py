@@ -67,7 +67,7 @@ CHANGES: dict[type, st.SearchStrategy[Change]] = {
     Subscribed: st.builds(Subscribed, triggers, names, st.integers(1, 9)),
     Unsubscribed: st.builds(Unsubscribed, triggers, names),
     Acknowledged: st.builds(Acknowledged, triggers, names, numbers),
-    Buried: st.builds(Buried, triggers, names, st.lists(letters, max_size=3)),
+    Buried: st.builds(Buried, triggers, names, st.lists(letters, max_size=3), st.booleans()),
     Retried: st.builds(Retried, triggers, names),
     Unburied: st.builds(Unburied, triggers, names, st.none() | numbers),
     Turn: st.builds(Turn, st.integers(1, 4)),
@@ -153,9 +153,10 @@ class TriggerModel:
             case Inserted():
                 self.inserts -= set(change.numbers)
             case Buried():
-                for letter in change.letters:
+                for letter in change.letters if (change.trigger_id, change.name) in self.subscriptions else ():
                     own = self.letters.setdefault((change.trigger_id, change.name), [])
-                    own[:] = [one for one in own if one.number != letter.number] + [letter]
+                    if not change.again or letter.number in {one.number for one in own}:
+                        own[:] = [one for one in own if one.number != letter.number] + [letter]
             case Retried():
                 own = self.letters.get((change.trigger_id, change.name), [])
                 own[:] = [Letter(one.number, one.message, one.reason, one.tries, one.at_ms, True) for one in own]
@@ -167,6 +168,7 @@ class TriggerModel:
                 self.subscriptions[change.trigger_id, change.name] = (change.hold_ms, acked)
             case Unsubscribed():
                 self.subscriptions.pop((change.trigger_id, change.name), None)
+                self.letters.pop((change.trigger_id, change.name), None)
             case Acknowledged():
                 if (change.trigger_id, change.name) in self.subscriptions:
                     own = {one for one in change.numbers if 0 < one <= self.emitted}
