@@ -106,6 +106,8 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
     for member in answer["members"]:
         state = ("leaving" if member["leaving"] else "alive") if member["alive"] else "not alive"
         words = [state, *(["disk full"] if member["full"] else []), *member["roles"]]
+        if member["damaged"]:
+            words.append(f"damaged copies of {' '.join(map(str, member['damaged']))}")
         lines.append(
             f"{member['node']}  {member['host']}:{member['port']}  {', '.join(words)}  "
             f"owns {member['owns']}, has {member['in_sync']}, gets {member['filling']}"

@@ -30,13 +30,17 @@ NOWHERE = Position(0, 0)
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A node of the cluster. leaving: it is being emptied, then removed. full: its disk takes nothing at the moment."""
+    """A node of the cluster. leaving: it is being emptied, then removed. full: its disk takes nothing at the moment.
+
+    damaged: the partitions of which its copy is damaged, ascending.
+    """
 
     node: NodeName
     host: str
     port: int
     leaving: bool = False
     full: bool = False
+    damaged: tuple[int, ...] = ()
 
 
 class Placement(msgspec.Struct, frozen=True):

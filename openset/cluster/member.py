@@ -145,7 +145,10 @@ class Membership:
         self._tasks.append(asyncio.create_task(self._for_good("disk", self._tell_of_disk)))
 
     async def _tell_of_disk(self) -> None:
-        """Has the cluster know whether this node's disk takes anything, once that has been so for a while."""
+        """Has the cluster know whether this node's disk takes anything, once that has been so for a while.
+
+        And of which partitions the copy here is damaged.
+        """
         since, was_full = 0.0, False
         while True:
             await asyncio.sleep(_LOOK_AT_DISK_SECONDS)
@@ -154,12 +157,19 @@ class Membership:
             if is_full != was_full:
                 since, was_full = now, is_full
             registered = self.view.members.get(self.node)
-            if registered is None or registered.member.full == is_full or now - since < _DISK_SECONDS:
+            if registered is None:
                 continue
-            told = msgspec.structs.replace(registered.member, full=is_full)
+            known = registered.member
+            full = known.full if now - since < _DISK_SECONDS else is_full
+            told = msgspec.structs.replace(known, full=full, damaged=self._store.damaged_copies())
+            if told == known:
+                continue
             with suppress(ConflictError):  # the next view shows what it is now
                 revision = await self.coordinator.change_member(told, registered.revision)
-                log.warning("the disk is full: others are to own partitions" if is_full else "the disk has room again")
+                if full != known.full:
+                    log.warning("the disk is full: others are to own partitions" if full else "the disk has room again")
+                if told.damaged != known.damaged:
+                    log.warning("damaged copies of partitions, to be replaced where there are others", now=told.damaged)
                 await self.caught_up(revision, _NUDGE_MS)
                 await self.tell_others("map_change")
 

@@ -95,43 +95,58 @@ class _Look:
         member = self._cluster.members.get(node)
         return member is not None and member.full
 
+    def _damaged(self, node: NodeName, partition: int) -> bool:
+        member = self._cluster.members.get(node)
+        return member is not None and partition in member.damaged
+
     # ---------------------------------------------------------------- repair
 
     def repair(self, partition: int) -> Iterator[Change]:
         """The most urgent change of a partition, if there is one."""
         placement = self._cluster.placements[partition].placement
         for rule in (self._new_owner, self._stop_filling, self._add_copy, self._drop_copy):
-            wanted = rule(placement)
+            wanted = rule(partition, placement)
             if wanted is not None:
                 yield self._change(partition, wanted)
                 return
 
-    def _new_owner(self, placement: Placement) -> Placement | None:
-        """A dead owner is replaced by a copy in sync; one that leaves, or takes no writes, hands over."""
+    def _new_owner(self, partition: int, placement: Placement) -> Placement | None:
+        """A dead owner is replaced by a copy in sync; one that leaves, takes no writes or is damaged hands over."""
         owner = placement.owner
-        dead = owner not in self._health.alive
-        if not dead and not self._leaving(owner) and not self._full(owner):
+        dead, damaged = owner not in self._health.alive, self._damaged(owner, partition)
+        if not (dead or damaged or self._leaving(owner) or self._full(owner)):
             return None
         heirs = [node for node in placement.in_sync if node in self._health.alive and node != owner]
-        preferred = [node for node in heirs if node in self._eligible]
-        if not preferred and (dead or self._leaving(owner)):
-            preferred = [node for node in heirs if not self._leaving(node)] or (heirs if dead else [])
+        sound = [node for node in heirs if not self._damaged(node, partition)]
+        preferred = [node for node in sound if node in self._eligible]
+        if not preferred and dead:
+            preferred = heirs
+        elif not preferred and self._leaving(owner):
+            preferred = [node for node in (heirs if damaged else sound) if not self._leaving(node)]
+        elif not preferred and damaged:
+            # Who leaves stays until there is another sound copy.
+            preferred = [node for node in sound if not self._full(node)]
         if not preferred:
             return None
-        heir = min(preferred, key=lambda node: (self._owned.get(node, 0.0), node))
+        heir = min(preferred, key=lambda node: self._as_heir(partition, node))
         if dead:
             in_sync = frozenset(placement.in_sync) - {owner}
             return changed(placement, f"the owner {owner} is not alive", owner=heir, in_sync=in_sync)
-        reason = f"the owner {owner} leaves" if self._leaving(owner) else f"the disk of the owner {owner} is full"
-        return self._succeeded(placement, reason, heir)
+        reasons = ((self._leaving(owner), "{} leaves"), (damaged, "the copy of {} is damaged"))
+        reason = next((text for holds, text in reasons if holds), "the disk of {} is full")
+        return self._succeeded(partition, placement, reason.format(f"the owner {owner}"), heir)
 
-    def _succeeded(self, placement: Placement, reason: str, heir: NodeName) -> Placement | None:
+    def _as_heir(self, partition: int, node: NodeName) -> tuple[bool, bool, float, NodeName]:
+        """Least for the one that had best own a partition."""
+        return self._damaged(node, partition), self._leaving(node), self._owned.get(node, 0.0), node
+
+    def _succeeded(self, partition: int, placement: Placement, reason: str, heir: NodeName) -> Placement | None:
         """An owner that lives is asked to hand over; None when it has been asked."""
-        if placement.successor in placement.in_sync and placement.successor in self._eligible:
-            return None
-        return changed(placement, reason, successor=heir)
+        asked = placement.successor
+        fits = asked in placement.in_sync and asked in self._eligible and not self._damaged(asked, partition)
+        return None if fits or asked == heir else changed(placement, reason, successor=heir)
 
-    def _stop_filling(self, placement: Placement) -> Placement | None:
+    def _stop_filling(self, partition: int, placement: Placement) -> Placement | None:
         """Nodes that went away, leave, or take nothing, while they were being filled."""
         lost = {
             node
@@ -143,48 +158,66 @@ class _Look:
         reason = f"{', '.join(sorted(lost))} went away, or has no room, before it had caught up"
         return changed(placement, reason, stop_filling=frozenset(lost))
 
-    def _staying(self, placement: Placement) -> list[NodeName]:
-        """Copies that count: those of nodes that are neither gone nor leaving."""
-        return [node for node in placement.copies if node not in self._health.gone and not self._leaving(node)]
+    def _replaceable(self, partition: int, placement: Placement) -> frozenset[NodeName]:
+        """Copies in sync that are damaged, where the owner has a sound one."""
+        if self._damaged(placement.owner, partition) or placement.owner not in self._health.alive:
+            return frozenset()
+        return frozenset(node for node in placement.in_sync if self._damaged(node, partition))
 
-    def _add_copy(self, placement: Placement) -> Placement | None:
-        if placement.owner not in self._health.alive or len(self._staying(placement)) >= self._wanted:
+    def _staying(self, partition: int, placement: Placement) -> list[NodeName]:
+        """Copies that count: those of nodes that are neither gone nor leaving, but for damaged ones."""
+        lost = self._health.gone | self._replaceable(partition, placement)
+        return [node for node in placement.copies if node not in lost and not self._leaving(node)]
+
+    def _add_copy(self, partition: int, placement: Placement) -> Placement | None:
+        staying = len(self._staying(partition, placement))
+        if placement.owner not in self._health.alive or staying >= self._wanted:
             return None
-        target = self._target(placement)
+        target = self._target(partition, placement)
         if target is None:
             return None
-        return changed(
-            placement,
-            f"{len(self._staying(placement))} of {self._wanted} copies, {target} gets one",
-            fill=target,
-        )
+        return changed(placement, f"{staying} of {self._wanted} copies, {target} gets one", fill=target)
 
-    def _target(self, placement: Placement) -> NodeName | None:
-        """The node with the least to hold that can take a copy."""
-        free = [
-            node
-            for node in self._eligible
-            if node not in placement.copies and self._filling[node] < FILLING_AT_ONCE
+    def _may_get(self, partition: int, placement: Placement) -> list[NodeName]:
+        """Who could take a copy. What was damaged has to be gone there first."""
+        return [
+            node for node in self._eligible if node not in placement.copies and not self._damaged(node, partition)
         ]  # fmt: skip
+
+    def _target(self, partition: int, placement: Placement) -> NodeName | None:
+        """The node with the least to hold that can take a copy now."""
+        free = [node for node in self._may_get(partition, placement) if self._filling[node] < FILLING_AT_ONCE]
         return min(free, key=lambda node: (self._held[node], node)) if free else None
 
-    def _drop_copy(self, placement: Placement) -> Placement | None:
-        """A copy too many goes when enough others are in sync: one that leaves or is gone, else the fullest node's."""
+    def _drop_copy(self, partition: int, placement: Placement) -> Placement | None:
+        """A copy too many goes when enough others are in sync: one that leaves or is gone, else the fullest node's.
+
+        A damaged one goes before, where only the node that has it could get another.
+        """
         spare = [node for node in placement.in_sync if node != placement.owner]
-        staying = set(self._staying(placement))
+        staying = set(self._staying(partition, placement))
+        damaged = self._replaceable(partition, placement)
         sound = [node for node in placement.in_sync if node in self._health.alive and node in staying]
         useless = [node for node in spare if node not in staying]
+        again = [node for node in damaged if node in self._eligible]
         if useless and len(sound) >= self._wanted:
             victim = min(useless)
-            reason = f"{victim} leaves or is gone, and {len(sound)} copies are in sync"
+            why = "is damaged" if victim in damaged else "leaves or is gone"
+            reason = f"{victim} {why}, and {len(sound)} copies are in sync"
+        elif again and not placement.filling and not self._may_get(partition, placement):
+            victim = min(again)
+            reason = f"the copy of {victim} is damaged, and it is to get another one"
         elif len(sound) > self._wanted:
             victim = max(sound, key=lambda node: (self._held.get(node, 0.0), node != placement.owner, node))
             reason = f"{len(sound)} copies are in sync and {self._wanted} are wanted; {victim} has most to hold"
             if victim == placement.owner:
                 heir = min((node for node in sound if node != victim), key=lambda node: (self._owned[node], node))
-                return self._succeeded(placement, f"{reason} and hands over", heir)
+                return self._succeeded(partition, placement, f"{reason} and hands over", heir)
         else:
             return None
+        others = [node for node in placement.in_sync if node != victim]
+        if all(self._damaged(node, partition) for node in others) and victim not in damaged:
+            return None  # it is the only sound one
         return changed(placement, reason, in_sync=frozenset(placement.in_sync) - {victim})
 
     # ---------------------------------------------------------------- balance
@@ -201,7 +234,7 @@ class _Look:
     def _move_copies(self) -> Iterator[Change]:
         for partition, placed in sorted(self._cluster.placements.items()):
             placement = placed.placement
-            target = self._target(placement)
+            target = self._target(partition, placement)
             holders = [node for node in placement.in_sync if node in self._held]
             if target is None or not holders or placement.owner not in self._health.alive:
                 continue
@@ -216,14 +249,18 @@ class _Look:
     def _move_owners(self) -> Iterator[Change]:
         for partition, placed in sorted(self._cluster.placements.items()):
             placement, owner = placed.placement, placed.placement.owner
-            heirs = [node for node in placement.in_sync if node in self._eligible and node != owner]
+            heirs = [
+                node
+                for node in placement.in_sync
+                if node in self._eligible and node != owner and not self._damaged(node, partition)
+            ]
             if not heirs or placement.successor is not None or owner not in self._health.alive:
                 continue
             heir = min(heirs, key=lambda node: (self._owned[node], node))
             if self._owned.get(owner, 0.0) - self._owned[heir] < 2 * self._weight(partition):
                 continue
             reason = f"{owner} owns {self._owned[owner]:g}, {heir} {self._owned[heir]:g}: {heir} takes over"
-            wanted = self._succeeded(placement, reason, heir)
+            wanted = self._succeeded(partition, placement, reason, heir)
             if wanted is not None:
                 yield self._change(partition, wanted)
 

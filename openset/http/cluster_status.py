@@ -54,10 +54,14 @@ def health(view: View, replicas: int) -> dict[str, Any]:
         placement = placed.placement
         if placement.owner not in view.alive:
             without_owner.append(number)
-        elif sum(node in view.alive for node in placement.in_sync) < replicas:
+        elif sum(_is_sound(view, node, number) for node in placement.in_sync) < replicas:
             missing_copies.append(number)
     status = "unavailable" if without_owner else "degraded" if missing_copies else "ok"
     return {"status": status, "without_owner": without_owner, "missing_copies": missing_copies}
+
+
+def _is_sound(view: View, node: NodeName, partition: int) -> bool:
+    return node in view.alive and node in view.members and partition not in view.members[node].member.damaged
 
 
 def member(view: View, node: NodeName) -> dict[str, Any]:
@@ -72,6 +76,7 @@ def member(view: View, node: NodeName) -> dict[str, Any]:
         "alive": node in view.alive,
         "leaving": found.leaving,
         "full": found.full,
+        "damaged": list(found.damaged),
         "roles": ["sentinel"] if sentinel else [],
         "owns": sum(placement.owner == node for placement in placements),
         "in_sync": sum(node in placement.in_sync for placement in placements),

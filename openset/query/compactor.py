@@ -20,6 +20,7 @@ from openset.query.process_executor import ProcessExecutor
 from openset.query.work import WorkerState
 from openset.store.compaction import CompactionResult, CompactionTask, compact
 from openset.store.journals import Mark
+from openset.store.scrub import look_at
 from openset.store.store import Store
 
 log = get_logger("openset.compaction")
@@ -200,6 +201,8 @@ class Compactor:
             result: Any = await executor.run(0, CompactionWork(task))
         except BaseException as error:
             self._store.compactions.give_up(task)
+            if isinstance(error, InternalError):
+                await asyncio.to_thread(look_at, self._store.data_dir / task.snapshot.file, self._store.damage)
             if isinstance(error, OpenSetError) and not self._store.compactions.is_current(task):
                 return  # it went, with its table or its copy, while it was compacted
             raise

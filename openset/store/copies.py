@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from openset.errors import InternalError
 from openset.store.catalog import Catalog
+from openset.store.damage import Damage
 from openset.store.journals import (
     LogBase,
     PartitionJournals,
@@ -94,11 +95,13 @@ class Copies:
         partitions: Partitions,
         pins: Pins,
         triggers: Triggers,
+        damage: Damage,
         journals: PartitionJournals,
         lock: threading.Lock,
         files: FileLayer,
     ):
         self._triggers = triggers
+        self._damage = damage
         self._data_dir = data_dir
         self._catalog = catalog
         self._catalog_lock = catalog_lock
@@ -125,8 +128,8 @@ class Copies:
         with self._lock:
             own = [one for key, one in self._partitions.items() if key[1] == partition]
             damaged = next((one.damage for one in own if one.damage), "")
-            if damaged:
-                raise InternalError(damaged)
+            if damaged or partition in self._damage.partitions():
+                raise InternalError(damaged or f"files of partition {partition} are damaged")
             shown = self._journals.shown(partition)
             unsaved = [first for number, first in self._triggers.needed_from() if number == partition]
             unfiled = [one.oldest_sequence for one in own if one.delta_events]
@@ -215,6 +218,8 @@ class Copies:
                 self._partitions[table_id, partition] = Partition(
                     table_id, partition, file.generation, file.applied_sequence, file.rows, lineage=base.incarnation
                 )
+            kept = [table_id for table_id, number in self._partitions if number == partition and table_id not in found]
+            self._damage.forget(partition, [self._data_dir / partition_path(table_id, partition) for table_id in kept])
             self._triggers.reload(partition)
             replicas.reset(partition)
         with self._catalog_lock:
@@ -266,6 +271,7 @@ class Copies:
                 self._journals.forget(partition)
                 self._triggers.forget(partition)
                 replicas.reset(partition)
+            self._damage.forget(partition)
             for table_id in {schema.id for schema in self._catalog.tables()} | {key[0] for key in gone}:
                 self._remove_files(table_id, partition)
 

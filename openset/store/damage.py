@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,8 @@ log = get_logger("openset.store")
 
 # Of one file; a file with more of them is as good as gone.
 PROBLEMS_KEPT = 100
+# The file of a partition, or the directory of its journal in a member.
+_OF_PARTITION = re.compile(r"p([0-9]{4})(?:\..*|-[0-9]+)", re.ASCII)
 
 
 class Damage:
@@ -41,7 +44,29 @@ class Damage:
         with self._lock:
             self._problems = {path: problems for path, problems in self._problems.items() if path in kept}
 
+    def partitions(self) -> set[int]:
+        """The partitions with a damaged file, by number; of a journal for all partitions nobody can tell."""
+        with self._lock:
+            numbers = map(_partition_of, self._problems)
+            return {number for number in numbers if number is not None}
+
+    def forget(self, partition: int, but: Iterable[Path] = ()) -> None:
+        """The files of a partition are gone, or others, except for some."""
+        kept = {str(path) for path in but}
+        with self._lock:
+            self._problems = {
+                path: problems
+                for path, problems in self._problems.items()
+                if path in kept or _partition_of(path) != partition
+            }
+
     def all(self) -> list[Problem]:
         """Everything known, by file."""
         with self._lock:
             return [problem for _, problems in sorted(self._problems.items()) for problem in problems]
+
+
+def _partition_of(path: str) -> int | None:
+    file = Path(path)
+    found = _OF_PARTITION.fullmatch(file.name) or _OF_PARTITION.fullmatch(file.parent.name)
+    return None if found is None else int(found.group(1))

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -31,6 +32,7 @@ log = get_logger("openset.scrub")
 FIRST_AFTER_SECONDS = 60.0
 NICENESS = 19
 _PIECE_BYTES = 1024 * 1024
+_AT_ONCE = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +152,17 @@ def scrub(data_dir: Path, found: Damage, throttle: Throttle) -> Pass:
 
 def _targets(data_dir: Path) -> Iterator[Path]:
     yield from sorted((data_dir / TABLES_DIRECTORY).glob("*/p*.h5"))
-    # The last segment is being written.
-    yield from sorted((data_dir / JOURNAL_DIRECTORY).glob(f"*{SEGMENT_SUFFIX}"))[:-1]
+    journals = data_dir / JOURNAL_DIRECTORY
+    # A member has a directory for each partition's.
+    for directory in (journals, *sorted(path for path in journals.glob("p*") if path.is_dir())):
+        # The last segment is being written.
+        yield from sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))[:-1]
+
+
+def look_at(path: Path, found: Damage) -> None:
+    """Verifies a partition file at once, because it could not be used."""
+    with suppress(FileNotFoundError, UnsupportedFormatError):
+        found.note(path, _problems(path, Throttle(_AT_ONCE)))
 
 
 def _problems(path: Path, throttle: Throttle) -> list[Problem]:
@@ -171,9 +182,13 @@ def _of_partition(path: Path, throttle: Throttle) -> list[Problem]:
         with path.open("rb") as handle:
             seal = decode_seal(handle.read(SEAL_BYTES), path)
             file = PartitionFile.open(path)
-            if file.seal == seal:  # else it was replaced between
-                slow: Any = _SlowFile(handle, throttle)
-                return list(damage(file, cast(BinaryIO, slow)))
+            if file.seal != seal:
+                continue  # it was replaced between
+            slow: Any = _SlowFile(handle, throttle)
+            found = list(damage(file, cast(BinaryIO, slow)))
+            # What is in place now may be another one, and sound.
+            if not found or path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+                return found
 
 
 def _of_segment(path: Path, throttle: Throttle) -> list[Problem]:

@@ -102,8 +102,8 @@ class Store:
         else:
             assert isinstance(journals, PartitionJournals)
             self.copies = Copies(
-                data_dir, self._catalog, self._catalog_lock, self._partitions, self._pins, self.triggers, journals,
-                self._lock, files,
+                data_dir, self._catalog, self._catalog_lock, self._partitions, self._pins, self.triggers, self.damage,
+                journals, self._lock, files,
             )  # fmt: skip
             self.replicas = Replicas(
                 journals, self._lock, self.health, self.copies.create, self._take_in, self.compactions.wake.set
@@ -188,6 +188,14 @@ class Store:
     def probe(self) -> bool:
         """Tries whether a full disk has room again; whether the node takes changes now. Not for the event loop."""
         return self.health.probe(self.data_dir, self._unwatched_files)
+
+    def damaged_copies(self) -> tuple[int, ...]:
+        """The partitions of a member of which something here is damaged, ascending."""
+        assert self.replicas is not None
+        known = self.damage.partitions()
+        with self._lock:
+            known |= {number for (_, number), one in self._partitions.items() if one.damage}
+            return tuple(number for number in self.replicas.journals.numbers() if number in known)
 
     def free_bytes(self) -> int:
         """How much the disk takes. Raises OSError."""

@@ -154,7 +154,7 @@ async def test_a_transfer_goes_on_where_it_was(every: int, tmp_path: Path, monke
         assert pair.taken == [{EVENTS: pair.file()}]
         pieces = -(-len(pair.file()) // 512)
         attempts = pair.line.count(BEGIN_ROUTE)
-        assert attempts > 3
+        assert attempts > 1
         # Of the pieces under way when it breaks each may have to come again.
         assert pieces <= pair.line.count(PIECE_ROUTE) <= pieces + 2 * attempts
         assert not pair.arrivals.shown()

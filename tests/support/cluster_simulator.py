@@ -73,11 +73,15 @@ class Records:
 
 
 class Disk:
-    """Durable records, and steps that are written and not synced: a crash keeps any beginning of them."""
+    """Durable records, and steps that are written and not synced: a crash keeps any beginning of them.
+
+    damaged: partitions whose files can be served and compacted by nobody, and sent nowhere.
+    """
 
     def __init__(self) -> None:
         self.durable: dict[int, Records] = {}
         self.steps: list[Callable[[], None]] = []
+        self.damaged: set[int] = set()
 
     def written(self, partition: int) -> Records:
         return self.durable.setdefault(partition, Records())
@@ -183,6 +187,7 @@ class Simulation:
         self._every(300, self._renew_leases)
         self._every(40, self._client)
         self._every(400, self._compact)
+        self._every(500, self._tell_of_damage)
         self._every(700, self._something_breaks)
         self._until(faulty_ms)
         self._heal()
@@ -255,7 +260,7 @@ class Simulation:
                 records = node.arrived.pop(partition)
                 assert records.base == position
                 node.seen[partition] = list(records.entries)
-                node.disk.steps.append(partial(node.disk.durable.__setitem__, partition, records))
+                node.disk.steps.append(lambda: self._install_durable(node, partition, records))
                 self._sync_later(node, Synced(partition, position.index, epoch))
             case Discard(partition):
                 node.seen.pop(partition, None)
@@ -304,8 +309,13 @@ class Simulation:
         assert after >= records.base.index
         del records.entries[after:]
 
+    def _install_durable(self, node: Node, partition: int, records: Records) -> None:
+        node.disk.durable[partition] = records
+        node.disk.damaged.discard(partition)
+
     def _discard_durable(self, node: Node, partition: int) -> None:
         node.disk.durable.pop(partition, None)
+        node.disk.damaged.discard(partition)
 
     def _deliver(self, sender: str, to: str, message: Any) -> None:
         if self._chance(0.05) or frozenset((sender, to)) in self.cut_off:
@@ -325,6 +335,7 @@ class Simulation:
 
         def arrive() -> None:
             broken = self._chance(0.3) or frozenset((owner.name, transfer.to)) in self.cut_off
+            broken = broken or transfer.partition in owner.disk.damaged
             if not broken and target.life == target_life and target.state is not None:
                 target.arrived[transfer.partition] = Records(base, list(entries))
                 event = TransferArrived(transfer.partition, owner.name, transfer.term, base, min(committed, base.index))
@@ -417,6 +428,8 @@ class Simulation:
             for partition in range(self.partitions):
                 if node.state is None or node.disk.steps or self.rng.random() > 0.3:
                     continue
+                if partition in node.disk.damaged:
+                    continue
                 log, records = node.state.log(partition), node.disk.durable.get(partition)
                 committed = node.state.committed(partition)
                 if log is None or records is None or committed <= log.base.index or log.synced < committed:
@@ -430,7 +443,7 @@ class Simulation:
         if not self._chance(0.6):
             return
         names = list(self.nodes)
-        match self.rng.randrange(6):
+        match self.rng.randrange(7):
             case 0 | 1:
                 victim = self.rng.choice(names)
                 if self.nodes[victim].state is not None:
@@ -447,6 +460,10 @@ class Simulation:
                 self.cut_off |= pairs
                 self._after(self.rng.uniform(100, 4_000), lambda: self.cut_off.difference_update(pairs))
             case 4:
+                node = self.nodes[self.rng.choice(names)]
+                if node.disk.durable:
+                    node.disk.damaged.add(self.rng.choice(list(node.disk.durable)))
+            case 5:
                 self.coordinator_down = True
                 self._after(self.rng.uniform(100, 2_000), self._coordinator_up)
             case _:
@@ -457,6 +474,20 @@ class Simulation:
                 elif member.leaving or leaving == 0:
                     member = msgspec.structs.replace(member, leaving=not member.leaving)
                 self.coordinator.members[member.node] = member
+                self.coordinator.revision += 1
+                self._changed()
+
+    def _tell_of_damage(self) -> None:
+        """What nobody has sound any more is restored when the faults are over."""
+        for partition, placed in self.coordinator.placements.items():
+            copies = [self.nodes[name].disk.damaged for name in placed.placement.in_sync]
+            if self.quiet and all(partition in damaged for damaged in copies):
+                for damaged in copies:
+                    damaged.discard(partition)
+        for name, node in self.nodes.items():
+            member, damaged = self.coordinator.members[name], tuple(sorted(node.disk.damaged))
+            if node.state is not None and self._reachable(name) and member.damaged != damaged:
+                self.coordinator.members[name] = msgspec.structs.replace(member, damaged=damaged)
                 self.coordinator.revision += 1
                 self._changed()
 
@@ -540,6 +571,8 @@ class Simulation:
             placement = placed.placement
             if len(placement.in_sync) != wanted or placement.filling:
                 raise self._broken(f"partition {partition} has not healed: {placement}")
+            if any(partition in self.nodes[name].disk.damaged for name in placement.in_sync):
+                raise self._broken(f"a copy of partition {partition} is still damaged: {placement}")
             owner = self.nodes[placement.owner].state
             assert owner is not None
             if not owner.may_answer(partition, self.nodes[placement.owner].now_ms(self.time)):

@@ -6,17 +6,20 @@ import errno
 import random
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from support.format_models import PEOPLE, content_of
 from support.power_failure import UNSYNCED
 
+import openset.store.scrub as scrubbing
 from openset.errors import InternalError, ReadOnlyError
 from openset.store.damage import Damage
 from openset.store.health import Health, WatchedFiles
-from openset.store.scrub import Scrubber, Scrubbing, Throttle, scrub
+from openset.store.scrub import Scrubber, Scrubbing, Throttle, look_at, scrub
 from openset_format.files import FILES
 from openset_format.journal import Journal
+from openset_format.problem import Problem
 from openset_format.reader import PartitionFile
 from openset_format.writer import write_partition
 
@@ -156,3 +159,50 @@ def test_an_error_of_a_change_becomes_the_reason_it_had(tmp_path: Path) -> None:
     with pytest.raises(ReadOnlyError, match="why at a sync"), health.writing():
         health.refused("a sync", tmp_path, OSError(errno.EIO, "why"))
         raise InternalError("it could not be written")
+
+
+def test_journals_of_a_member_are_scrubbed_and_name_their_partition(data: Path) -> None:
+    directory = data / "journal" / "p0012-3"
+    journal = Journal.open(directory, UNSYNCED, segment_bytes=300)
+    for number in range(6):
+        journal.append(1, 1, bytes([number]) * 150)
+        journal.sync()
+    journal.close()
+    first, *_, last = sorted(directory.glob("*.journal"))
+    flip(first, 200)
+    flip(last, 200)
+    found = Damage()
+    assert scrub(data, found, Throttle(FAST)).damaged == 1
+    assert [problem.file for problem in found.all()] == [str(first)]
+    assert found.partitions() == {12}
+    flip(data / "tables" / "1" / "p0000.h5", 9_000)
+    flip(sorted((data / "journal").glob("*.journal"))[0], 200)
+    look_at(data / "tables" / "1" / "p0000.h5", found)
+    look_at(data / "tables" / "1" / "p0001.h5", found)
+    assert found.partitions() == {0, 12}
+    scrub(data, found, Throttle(FAST))
+    assert found.partitions() == {0, 12}, "a journal for all partitions is of none"
+    found.forget(0, but=[data / "tables" / "1" / "p0000.h5"])
+    found.forget(12)
+    assert found.partitions() == {0}
+    found.forget(0)
+    assert found.partitions() == set() and len(found.all()) == 1
+
+
+def test_damage_of_a_file_that_was_replaced_meanwhile_is_not_noted(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound one of the same contents comes in its place while it is read, as that of another copy does."""
+    path = data / "tables" / "1" / "p0000.h5"
+    sound = path.read_bytes()
+    flip(path, 9_000)
+    damaged = scrubbing.damage
+
+    def replaced(file: PartitionFile, handle: BinaryIO) -> list[Problem]:
+        problems = list(damaged(file, handle))
+        path.with_suffix(".new").write_bytes(sound)
+        path.with_suffix(".new").rename(path)
+        return problems
+
+    monkeypatch.setattr(scrubbing, "damage", replaced)
+    found = Damage()
+    look_at(path, found)
+    assert found.all() == []
