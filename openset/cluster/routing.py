@@ -52,9 +52,10 @@ class Routing:
         until = time.monotonic() + patience_ms / 1_000
         waiting = list(items)
         while waiting:
+            owners = {item.partition: self._owner(item.partition) for item in waiting}
             groups: dict[NodeName | None, list[WriteItem]] = {}
             for item in waiting:
-                groups.setdefault(self._owner(item.partition), []).append(item)
+                groups.setdefault(owners[item.partition], []).append(item)
             outcomes = await asyncio.gather(*(self._write_at(owner, group) for owner, group in groups.items()))
             refused = [
                 (item, outcome)
@@ -65,7 +66,8 @@ class Routing:
             if refused and time.monotonic() > min(until, self._last):
                 raise _refusal([(item.partition, outcome) for item, outcome in refused])
             waiting = [item for item, _ in refused]
-            if waiting:
+            # Where the next owner is known already, the next view may be long in coming.
+            if any(self._owner(item.partition) == owners[item.partition] for item in waiting):
                 await self._membership.changed(_PAUSE_SECONDS)
 
     def _owner(self, partition: int) -> NodeName | None:
