@@ -34,6 +34,10 @@ from openset.store.stamps import LAST_STAMP
 from openset.store.trigger_catalog import Trigger
 
 SAMPLES_SHOWN = 20
+# Of so many moments of failures one pass asks whether runs succeeded between them: of few first, because most scripts
+# that fail do so at once, then of as many as fit into a request to another node (32 MiB).
+_FIRST_MOMENTS = 1 << 16
+_MOST_MOMENTS = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +202,27 @@ async def _replayed(one_pass: Pass, errors_until_disabled: int) -> tuple[Replay,
     replay = await one_pass(None, None)
     if replay.errors < errors_until_disabled:
         return replay, None
-    failures = Failures.of(np.concatenate(replay.failed))
-    successes = (await one_pass(failures, None)).successes
-    assert successes is not None
-    last_moment = failures.disabled_at(successes, errors_until_disabled)
+    last_moment = await _last_moment(one_pass, Failures.of(np.concatenate(replay.failed)), errors_until_disabled)
     if last_moment is None:
         return replay, None
     return await one_pass(None, last_moment), last_moment // PARTS
+
+
+async def _last_moment(one_pass: Pass, failures: Failures, errors_until_disabled: int) -> int | None:
+    """The moment that `Failures.disabled_at` finds, asked for piece by piece: a pass ends where its piece does."""
+    gaps = np.zeros(0, np.bool_)
+    while len(gaps) < len(failures.moments):
+        # A piece begins with the last moment before it: what succeeded before that is known.
+        first = max(len(gaps) - 1, 0)
+        piece = failures.part(first, len(gaps) + (_MOST_MOMENTS if len(gaps) else _FIRST_MOMENTS))
+        successes = (await one_pass(piece, int(piece.moments[-1]))).successes
+        if successes is None:  # there is nobody any more whom a run could have succeeded for
+            successes = np.zeros(len(piece.moments), np.bool_)
+        gaps = np.concatenate([gaps, successes[len(gaps) - first :]])
+        last_moment = failures.part(0, len(gaps)).disabled_at(gaps, errors_until_disabled)
+        if last_moment is not None:
+            return last_moment
+    return None
 
 
 def _backtest(name: str, from_ms: int, to_ms: int, replay: Replay, disabled_at_ms: int | None) -> Backtest:

@@ -44,6 +44,10 @@ class Failures:
         """From the moment of every failed run."""
         return cls(*np.unique(moments, return_counts=True))
 
+    def part(self, first: int, last: int) -> Failures:
+        """Some of them, by place."""
+        return Failures(self.moments[first:last], self.counts[first:last])
+
     def gaps_with_success(self, moments: Ints) -> NDArray[np.bool_]:
         """bool[moments]: before which of the moments, and after the one before it, one of these runs was.
 

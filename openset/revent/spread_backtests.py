@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -34,19 +34,28 @@ from openset.query.spread import Asking, Share, Spread, gather
 from openset.query.wire.asking import Ask, request_of, schema_mark
 from openset.query.wire.codec import checked, decoded, encoded
 from openset.revent.backtest import BacktestWork
-from openset.revent.disabling import Failures
+from openset.revent.disabling import PARTS, Failures
 from openset.revent.replay import Replay, Replayed
+from openset.revent.timelines import Ints
 from openset.store.schema import ColumnSchema, TableSchema
 from openset.store.segment import SegmentColumn, StoredSegment
-from openset_format.block import PersonId
+from openset.store.stamps import LAST_STAMP
 
 KIND = "backtest"
+
+_END_MOMENT = (LAST_STAMP + 1) * PARTS
+_Stamp = Annotated[int, msgspec.Meta(ge=0, le=LAST_STAMP)]
+_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Moment = Annotated[int, msgspec.Meta(ge=0, lt=_END_MOMENT)]
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+_EMITTED = {type(None), bool, int, float, str, list, dict}
 
 
 class BacktestPass(msgspec.Struct, frozen=True):
     """What another node is sent. columns: those the script was compiled with, as it names them.
 
-    failures: moments and counts, int64 each; empty where none are known.  The rest: see BacktestWork.
+    failures: their moments, int64 each; None where none are known.  The rest: see BacktestWork.
     """
 
     table: str
@@ -54,21 +63,21 @@ class BacktestPass(msgspec.Struct, frozen=True):
     columns: list[SegmentColumn]
     once: bool
     filter: str | None
-    from_ms: int
-    to_ms: int
-    timeout_ms: int
-    failures: tuple[bytes, bytes] | None = None
-    last_moment: int | None = None
+    from_ms: _Stamp
+    to_ms: Annotated[int, msgspec.Meta(ge=0, le=LAST_STAMP + 1)]
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS)]
+    failures: bytes | None = None
+    last_moment: _Moment | None = None
 
 
 class _Sent(msgspec.Struct, frozen=True, array_like=True):
     """A Replay. emissions: (stamp, person, name, value). failed: int64[n]; successes: bool[moments of failures]."""
 
-    emissions: list[tuple[int, PersonId, str, Any]]
-    people: int
-    runs: int
+    emissions: list[tuple[_Stamp, str | _Int64, _Name, Any]]
+    people: _Count
+    runs: _Count
     failed: bytes
-    last_failure: tuple[int, str] | None
+    last_failure: tuple[_Moment, str] | None
     successes: bytes | None
 
 
@@ -101,33 +110,53 @@ class ReplayCodec:
     def decode(self, data: bytes) -> Replay:
         """Raises WireError."""
         sent: _Sent = decoded(data, _Sent)
-        checked(sent.people >= 0 and sent.runs >= 0 and len(sent.failed) % 8 == 0, "it counts less than nothing")
         checked((sent.last_failure is None) == (not sent.failed), "runs failed and it does not say why")
+        checked(_can_be_emitted([value for *_, value in sent.emissions]), "nobody can emit one of its values")
         successes = None
         if sent.successes is not None:
             checked(len(sent.successes) == self._moments, "it is about other failures")
             successes = np.frombuffer(sent.successes, np.uint8) != 0
-        failed = [np.frombuffer(sent.failed, "<i8").astype(np.int64)] if sent.failed else []
+        failed = [_moments(sent.failed)] if sent.failed else []
         emissions = [Replayed(*one) for one in sent.emissions]
         return Replay(emissions, sent.people, sent.runs, failed, sent.last_failure, successes)
 
 
-def sent_failures(failures: Failures | None) -> tuple[bytes, bytes] | None:
-    """As a pass has them."""
-    if failures is None:
-        return None
-    return failures.moments.astype("<i8").tobytes(), failures.counts.astype("<i8").tobytes()
+def _can_be_emitted(values: Sequence[Any]) -> bool:
+    """Whether all are what `openset.pyql.actions.plain` makes of values; msgpack has more. Level by level: they may be
+    nested as deep as the decoder takes.
+    """
+    level = values
+    while level:
+        kinds = set(map(type, level))
+        lists = [one for one in level if type(one) is list] if list in kinds else []
+        dicts = [one for one in level if type(one) is dict] if dict in kinds else []
+        fits = int not in kinds or all(-(1 << 63) <= one < 1 << 63 for one in level if type(one) is int)
+        if not (fits and kinds <= _EMITTED and all(type(key) is str for one in dicts for key in one)):
+            return False
+        level = [held for one in lists for held in one] + [held for one in dicts for held in one.values()]
+    return True
+
+
+def _moments(data: bytes) -> Ints:
+    """Raises WireError."""
+    checked(len(data) % 8 == 0, "its moments are none")
+    moments = np.frombuffer(data, "<i8").astype(np.int64)
+    checked(bool(np.all((moments >= 0) & (moments < _END_MOMENT))), "a moment is at no time")
+    return moments
+
+
+def sent_failures(failures: Failures | None) -> bytes | None:
+    """As a pass has them. How many runs failed at a moment matters to whoever asks alone."""
+    return None if failures is None else failures.moments.astype("<i8").tobytes()
 
 
 def _failures(asked: BacktestPass) -> Failures | None:
     """Raises WireError."""
     if asked.failures is None:
         return None
-    moments, counts = asked.failures
-    checked(len(moments) == len(counts) and len(moments) % 8 == 0 and bool(moments), "its failures are none")
-    found = np.frombuffer(moments, "<i8").astype(np.int64)
-    checked(bool(np.all(found[1:] > found[:-1])), "its failures are in no order")
-    return Failures(found, np.frombuffer(counts, "<i8").astype(np.int64))
+    moments = _moments(asked.failures)
+    checked(len(moments) > 0 and bool(np.all(moments[1:] > moments[:-1])), "its failures are none, or in no order")
+    return Failures(moments, np.ones(len(moments), np.int64))
 
 
 async def replay_spread(
@@ -164,13 +193,13 @@ async def replay_spread(
 
 
 def _codec(asked: BacktestPass) -> ReplayCodec:
-    return ReplayCodec(None if asked.failures is None else len(asked.failures[0]) // 8)
+    return ReplayCodec(None if asked.failures is None else len(asked.failures) // 8)
 
 
 async def answer_pass(tools: Tools, ask: Ask, may_answer: Callable[[int], bool]) -> tuple[Share[Any], ReplayCodec]:
     """This node's share of a backtest that another node was asked for. Raises WireError, and what a query raises."""
     asked = request_of(ask.request, BacktestPass)
-    checked(1 <= asked.timeout_ms <= MAX_TIMEOUT_MS and asked.from_ms <= asked.to_ms, "it asks for no time")
+    checked(asked.from_ms <= asked.to_ms, "it asks for no time")
     facts = Facts(ask.now_ms, time.monotonic() - (asked.timeout_ms - ask.left_ms) / 1_000)
     target = Target(ask.kind, ask.request, ask.schema, ask.segments)
     return await _pass_here(tools, asked, facts, target, ask.partitions, may_answer), _codec(asked)
@@ -193,12 +222,18 @@ async def _pass_here(
     store = tools.store
     with ExitStack() as held:
         schema, snapshots = held.enter_context(store.pinned_table(asked.table, facts.now_ms))
-        segments = held.enter_context(store.segments.pinned(schema.id, names, facts.now_ms))
         differing = differs(tools, schema, target, facts)
         if differing is not None:
             return differing
-        known = {column.id for column in schema.columns}
-        checked(all(column.id in known for column in asked.columns), "its script reads columns that there are not")
+        segments = held.enter_context(store.segments.pinned(schema.id, names, facts.now_ms))
+        differing = differs(tools, schema, target, facts)  # what was pinned is between the two
+        if differing is not None:
+            return differing
+        known = {(column.id, column.type) for column in schema.columns}
+        checked(
+            all((column.id, column.type) in known for column in asked.columns),
+            "its script reads columns that there are not",
+        )
         checked(asked.filter is None or asked.filter in segments, "it is about a segment that there is not")
         columns = tuple(ColumnSchema(one.id, one.name, one.type) for one in asked.columns)
         settings = RunSettings(
