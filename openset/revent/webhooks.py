@@ -201,11 +201,13 @@ class Webhooks:
         """Sets the webhook of a subscription, which is made when there is none. Raises QueryError, ConfigError."""
         hook = read_webhook(body, self._allowed)
         await self._subscriptions.open(table, source, name, None, DEFAULT_HOLD_MS)
-        await self._save(table, source, name, hook)
         key = (source.table_id, source.trigger_id, name)
         self._saved.pop(key, None)  # it begins anew, also when it is what it was
         self._stop(key)
-        self._follow()
+        try:
+            await self._save(table, source, name, hook)
+        finally:
+            self._follow()
         return await self.describe(table, source, name)
 
     async def remove(self, table: TableSchema, source: Source, name: str, *, missing_is_fine: bool = False) -> None:

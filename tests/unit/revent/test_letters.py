@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from openset.revent.changes import LocalChanges
 from openset.revent.deliveries import Deliveries
 from openset.revent.letters import LocalLetters
 from openset.revent.subscriptions import LocalSubscriptions
-from openset.revent.webhooks import AllowList, Webhooks
+from openset.revent.webhooks import AllowList, Webhook, Webhooks
 from openset.store.dead_letters import DeadLetter, DeadLetters
 from openset.store.store import Store
 from openset.store.trigger_catalog import Trigger
@@ -70,6 +71,54 @@ def test_who_is_erased_while_it_is_tried_is_neither_sent_again_nor_kept(tmp_path
                 finally:
                     deliveries.close()
                     await webhooks.close()
+
+    asyncio.run(run())
+
+
+class Erasing(LocalLetters):
+    """Somebody is erased when letters are about to be written. added: whom they are about."""
+
+    def __init__(self, node: ReventNode, at_once: bool):
+        super().__init__(node.store.dead_letters)
+        self._node = node
+        self._at_once = at_once
+        self.added: list[Any] = []
+
+    async def add(self, table_id: int, letters: Sequence[DeadLetter], *, again: bool) -> None:
+        self.added += [one.message["person"] for one in letters]
+        if self._at_once:
+            await erase(self._node, "bob")
+        await super().add(table_id, letters, again=again)
+
+
+@pytest.mark.parametrize("while_written", [False, True])
+def test_who_is_erased_at_the_last_moment_leaves_no_letter(tmp_path: Path, while_written: bool) -> None:
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.save("each", EACH, once=False)
+            deliveries, letters = Deliveries(node.board, lambda: node.clock_ms), Erasing(node, while_written)
+            webhooks = Webhooks(
+                node.store, deliveries, LocalSubscriptions(deliveries), LocalChanges(node.store, nullcontext), letters,
+                AllowList.of("a"),
+            )  # fmt: skip
+
+            async def refused(hook: Webhook, body: bytes) -> str:
+                if not while_written:
+                    await erase(node, "bob")
+                return "status 503"
+
+            webhooks._post = refused  # type: ignore[method-assign]
+            try:
+                source = await deliveries.source(node.schema, "each")
+                await node.insert(("ann", "a", 1), ("bob", "a", 1))
+                await node.settled()
+                await webhooks.put(node.schema, source, "sub", b'{"url": "http://a/", "tries": 1}')
+                await node.until(lambda: deliveries.counted(source, "sub") == (0, 0))
+                assert sorted(letters.added) == (["ann", "bob"] if while_written else ["ann"])
+                assert [one.message["person"] for one in webhooks.own_letters(source, "sub")] == ["ann"]
+            finally:
+                deliveries.close()
+                await webhooks.close()
 
     asyncio.run(run())
 
