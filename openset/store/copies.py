@@ -6,6 +6,7 @@ that was received is put in place together with it, so after a crash all of it i
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -110,6 +111,7 @@ class Copies:
         self._journals = journals
         self._lock = lock
         self._files = files
+        self._staged_numbers = itertools.count(1)
 
     def create(self, partition: int) -> None:
         """A partition without any record. Raises InternalError, FormatError, OSError."""
@@ -148,13 +150,16 @@ class Copies:
         return Outgoing(term, index, max(covers, index, shown if sidecars else 0), tuple(opened))
 
     def staging_path(self, name: FileName, partition: int) -> Path:
-        """Where a file of a copy that arrives is written to, relative to the data directory. Makes the directory."""
+        """Where a file of a copy that arrives is written to, relative to the data directory. Makes the directory.
+
+        Another path each time: a transfer may begin while what came before is still to be put in place.
+        """
         path = name.path(partition)
         if not (self._data_dir / path.parent).is_dir():
             self._files.make_directory(self._data_dir / path.parent)
             self._files.sync_directory(self._data_dir / TABLES_DIRECTORY)
             self._files.sync_directory(self._data_dir)
-        return path.with_name(path.name + _STAGED)
+        return path.with_name(f"{path.name}.{next(self._staged_numbers)}{_STAGED}")
 
     def begin_staged(self, path: Path) -> None:
         """An empty file in the place of what was there. Raises OSError."""
@@ -191,8 +196,18 @@ class Copies:
         """Puts a copy in place of everything that is here of a partition, durably.
 
         Files of other tables stay: what they hold is agreed, and the owner sends what comes behind `index` again.
-        Raises InternalError, FormatError, OSError.
+        Raises InternalError, FormatError, OSError. What arrived is gone then, unless the next start puts it in place.
         """
+        try:
+            self._install(partition, received, replicas)
+        except (InternalError, FormatError, OSError):
+            if not is_placing(self._data_dir):
+                for path in received.staged.values():
+                    with suppress(OSError):
+                        self._files.discard(self._data_dir / path)
+            raise
+
+    def _install(self, partition: int, received: Received, replicas: Replicas) -> None:
         covers = max(received.covers, self._held_beside(partition, received))
         base = LogBase(self._journals.next_incarnation(partition), received.term, received.index, covers)
         self._journals.begin(partition, base)

@@ -237,9 +237,16 @@ class PartitionJournals:
         return sum(log.journal.size_bytes for log in list(self._logs.values()))
 
     def rotate(self) -> Mark:
-        for log in list(self._logs.values()):
-            log.journal.rotate()
-        return {number: log.journal.last_sequence + 1 for number, log in list(self._logs.items())}
+        mark = {}
+        for number, log in list(self._logs.items()):
+            try:
+                log.journal.rotate()
+            except JournalFailedError:
+                if self._logs.get(number) is log:
+                    raise
+                continue  # given up or replaced meanwhile, and closed with all that was in it
+            mark[number] = log.journal.last_sequence + 1
+        return mark
 
     def is_past(self, mark: Mark) -> bool:
         return all(

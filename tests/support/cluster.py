@@ -40,9 +40,9 @@ def wait_until(what: str, look: Callable[[], Found], seconds: float = PATIENCE_S
 class Node:
     """A daemon with a port that it keeps over restarts. name: in the cluster, empty before it is in one."""
 
-    def __init__(self, data: Path, cluster: dict[str, Any], **options: Any):
+    def __init__(self, data: Path, cluster: dict[str, Any], port: int = 0, **options: Any):
         self.data = data
-        (self.port,) = free_ports(1)
+        self.port = port or free_ports(1)[0]
         self.cluster = cluster
         self.options = options
         self.daemon: Daemon | None = None

@@ -61,17 +61,20 @@ class Daemon:
     """`data` survives the daemon: a second one may be started over it.
 
     control: a file that says which steps of the store on the disk fail (`controlled_files`).
-    cluster: the fields of ClusterOptions.
+    cluster: the fields of ClusterOptions.  runner: a command that runs it.
     """
 
-    def __init__(self, data: Path, init: int | None = None, wait: bool = True, **options: Any):
+    def __init__(
+        self, data: Path, init: int | None = None, wait: bool = True, runner: tuple[str, ...] = (), **options: Any
+    ):
         self.data = data
+        self.host = options.get("host", "127.0.0.1")
         data.parent.mkdir(parents=True, exist_ok=True)
         self._log = data.parent / f"{data.name}-{time.monotonic_ns()}.log"
         arguments = {"data": str(data), "port": 0, "init": init, "workers": 2, "policy": None, **options}
         with self._log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, json.dumps(arguments), str(Path(__file__).parent.parent)],
+                [*runner, sys.executable, "-c", _SERVE, json.dumps(arguments), str(Path(__file__).parent.parent)],
                 stderr=stderr,
                 stdout=stderr,
             )
@@ -119,7 +122,7 @@ class Daemon:
         timeout: float = 60,
     ) -> Response:
         """One request to an address that is sent as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             data = body.encode() if isinstance(body, str) else body
             connection.request(method, address, data, headers or {})

@@ -56,11 +56,13 @@ class EtcdMember:
     client_port: int
     peer_port: int
     arguments: list[str] = field(default_factory=list)
+    # What runs it, with its arguments.
+    runner: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """To be called in the main thread: it goes when the thread goes that started it, however these tests end."""
-        command = ["setpriv", "--pdeathsig", "KILL", etcd_program(), *self.arguments]
+        command = [*self.runner, "setpriv", "--pdeathsig", "KILL", etcd_program(), *self.arguments]
         with (self.directory.parent / f"{self.directory.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
@@ -84,10 +86,23 @@ class EtcdMember:
 
 
 class Etcd:
-    """A cluster of members, up when this has been made."""
+    """A cluster of members, up when this has been made.
 
-    def __init__(self, directory: Path, members: int = 3, certificates: Certificates | None = None):
+    host: where members listen for clients; with each other they speak on loopback.  runner: a command that runs each.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        members: int = 3,
+        certificates: Certificates | None = None,
+        *,
+        host: str = "127.0.0.1",
+        runner: tuple[str, ...] = (),
+    ):
         self.certificates = certificates
+        self.host = host
+        self._runner = runner
         for attempt in range(_ATTEMPTS):
             self.members = self._made(directory / f"attempt-{attempt}", members)
             for member in self.members:
@@ -101,18 +116,18 @@ class Etcd:
     @property
     def hosts(self) -> str:
         """The part of an address that names the members."""
-        return ",".join(f"127.0.0.1:{member.client_port}" for member in self.members)
+        return ",".join(f"{self.host}:{member.client_port}" for member in self.members)
 
     def _made(self, directory: Path, count: int) -> list[EtcdMember]:
         directory.mkdir(parents=True)
         ports = free_ports(2 * count)
         members = [
-            EtcdMember(f"m{number}", directory / f"m{number}", ports[2 * number], ports[2 * number + 1])
-            for number in range(count)
+            EtcdMember(f"m{each}", directory / f"m{each}", ports[2 * each], ports[2 * each + 1], runner=self._runner)
+            for each in range(count)
         ]
         cluster = ",".join(f"{member.name}=http://127.0.0.1:{member.peer_port}" for member in members)
         for member in members:
-            client = f"{'http' if self.certificates is None else 'https'}://127.0.0.1:{member.client_port}"
+            client = f"{'http' if self.certificates is None else 'https'}://{self.host}:{member.client_port}"
             peer = f"http://127.0.0.1:{member.peer_port}"
             options = {
                 "name": member.name,
@@ -167,7 +182,7 @@ class Etcd:
             context, scheme = ssl.create_default_context(cafile=self.certificates.ca), "https"
             context.load_cert_chain(self.certificates.cert, self.certificates.key)
         headers = {"Authorization": token} if token else {}
-        request = urllib.request.Request(f"{scheme}://127.0.0.1:{port}{path}", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{scheme}://{self.host}:{port}{path}", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=2, context=context) as answer:
             return json.load(answer)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from support.chaos.cuts import ETCD, Way
+from support.chaos.network import ETCD, Way, called
 
 # How often one is chosen, and for how long it lasts, in s.
 _KINDS: dict[str, tuple[int, float, float]] = {
@@ -44,11 +44,6 @@ class Fault:
     def __str__(self) -> str:
         how = f", {'silent' if self.silent else 'refused'}" if self.ways else ""
         return f"{self.at:6.1f} s: {self.kind} {', '.join(map(str, self.nodes))}{how}, for {self.until - self.at:.1f} s"
-
-
-def called(node: int) -> str:
-    """What a node is called in the network of cuts."""
-    return f"n{node}"
 
 
 def plan(seed: int, seconds: float, nodes: int = 5, etcd: int = 3, pace: float = 1.0) -> list[Fault]:

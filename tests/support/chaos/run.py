@@ -1,8 +1,9 @@
 """Five nodes, two copies, three members of etcd, under inserts and queries while everything goes wrong.
 
-`make chaos` runs it for ten minutes, the test suite for less. Faults follow from a seed (`plan`); the network is cut by
-proxies (`cuts`), a disk is full when the node's file layer says so (`controlled_files`). Every answer is checked when
-it comes (`history`); at the end, with all nodes up, every acknowledged event is there exactly once, in every copy.
+`make chaos` runs it for ten minutes, the test suite for less. Faults follow from a seed (`plan`); the network is one
+of network `namespaces` where the machine gives them, else of `proxies`; a disk is full when the node's file layer says
+so (`controlled_files`). Every answer is checked when it comes (`history`); at the end, with all nodes up, every
+acknowledged event is there exactly once, in every copy.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,14 @@ if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 
 from support.chaos.copies import unequal_copies  # noqa: E402
-from support.chaos.cuts import ETCD, Network  # noqa: E402
 from support.chaos.history import PEOPLE, History, Parts, first_stamp  # noqa: E402
-from support.chaos.plan import Fault, called, plan  # noqa: E402
-from support.cluster import SECRET, Node, alive, wait_until  # noqa: E402
+from support.chaos.namespaces import Namespaces, are_available  # noqa: E402
+from support.chaos.network import Network, called  # noqa: E402
+from support.chaos.plan import Fault, plan  # noqa: E402
+from support.chaos.proxies import Proxies  # noqa: E402
+from support.cluster import Node, alive, wait_until  # noqa: E402
 from support.controlled_files import set_faults  # noqa: E402
 from support.daemon import Response  # noqa: E402
-from support.etcd import Etcd  # noqa: E402
 
 NODES, COPIES, PARTITIONS = 5, 2, 8
 WRITERS, READERS = 8, 4
@@ -65,6 +68,7 @@ class Tally:
 
     seed: int
     seconds: float
+    network: str
     faults: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
     requests: tuple[int, int, int] = (0, 0, 0)
@@ -77,8 +81,8 @@ class Tally:
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
         answers = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.answers.items()))
         return (
-            f"seed {self.seed}, {self.seconds:.0f} s: {known:,} of {sent:,} requests with {events:,} events "
-            f"acknowledged, all there exactly once and in every copy\nfaults: {faults}\nanswers: {answers}\n"
+            f"seed {self.seed}, {self.seconds:.0f} s, {self.network}: {known:,} of {sent:,} requests with {events:,} "
+            f"events acknowledged, all there exactly once and in every copy\nfaults: {faults}\nanswers: {answers}\n"
             f"longest without an acknowledgement {self.silence_seconds:.1f} s; in order again after "
             f"{self.settle_seconds:.1f} s\nerrors in the logs: {dict(self.complaints)}"
         )
@@ -87,11 +91,14 @@ class Tally:
 class Chaos:
     """A cluster, its clients, and what is done to it. Use as a context manager."""
 
-    def __init__(self, place: Path, seed: int, seconds: float, pace: float = 1.0, verbose: bool = False):
+    def __init__(
+        self, place: Path, seed: int, seconds: float, network: Network, pace: float = 1.0, verbose: bool = False
+    ):
+        """network: open until this is over."""
         self.place = place
         self.seed = seed
         self.plan = plan(seed, seconds, NODES, pace=pace)
-        self.tally = Tally(seed, seconds)
+        self.tally = Tally(seed, seconds, network.kind)
         self.history = History(WRITERS, PARTITIONS)
         self.wrong: list[str] = []
         self._verbose = verbose
@@ -99,8 +106,8 @@ class Chaos:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._ended = False
-        self._network = Network()
-        self._etcd = Etcd(place / "etcd")
+        self._network = network
+        self._etcd = network.start_etcd(place / "etcd")
         self._nodes = [self._node(number) for number in range(NODES)]
         self._left_out: set[Fault] = set()
         # Those without room on their disks.
@@ -113,19 +120,10 @@ class Chaos:
         self._down: list[list[list[float]]] = [[] for _ in range(NODES)]
 
     def _node(self, number: int) -> Node:
-        host, one = f"127.0.1.{number + 1}", called(number)
-        members = [self._network.listen("127.0.0.1", 0, member.client_port, ETCD, one) for member in self._etcd.members]
-        settings = {
-            "secret": SECRET,
-            "lease_ms": LEASE_MS,
-            "gone_after_ms": GONE_AFTER_MS,
-            "host": host,
-            "coordinator": f"etcd://{','.join(f'127.0.0.1:{port}' for port in members)}/chaos",
-        }
+        one = called(number)
+        settings = {"lease_ms": LEASE_MS, "gone_after_ms": GONE_AFTER_MS}
         control = str(self.place / f"{one}.control")
-        node = Node(self.place / one, settings, policy=POLICY, control=control)
-        self._network.listen(host, node.port, node.port, one)
-        return node
+        return self._network.node(number, self.place / one, settings, policy=POLICY, control=control)
 
     def __enter__(self) -> Chaos:
         return self
@@ -136,7 +134,6 @@ class Chaos:
         for node in self._nodes:
             node.close()
         self._etcd.close()
-        self._network.close()
 
     # --- the whole -------------------------------------------------------------------------------------------------
 
@@ -471,9 +468,16 @@ def done(answer: Response) -> None:
     assert answer.status == 200, answer.body
 
 
-def run(place: Path, seed: int, seconds: float, *, pace: float = 1.0, verbose: bool = False) -> Tally:
-    """The whole of it in an empty directory. pace: seconds between two faults, on average."""
-    with Chaos(place, seed, seconds, pace, verbose) as chaos:
+def run(
+    place: Path, seed: int, seconds: float, *, network: str = "", pace: float = 1.0, verbose: bool = False
+) -> Tally:
+    """The whole of it in an empty directory. network: its kind, that of the kernel where there is one unless told.
+
+    pace: seconds between two faults, on average.
+    """
+    network = network or (Namespaces.kind if are_available() else Proxies.kind)
+    made = {Namespaces.kind: Namespaces, Proxies.kind: Proxies}[network]()
+    with closing(made), Chaos(place, seed, seconds, made, pace, verbose) as chaos:
         return chaos.run()
 
 
@@ -482,13 +486,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--pace", type=float, default=1.0)
+    parser.add_argument("--network", choices=[Namespaces.kind, Proxies.kind], default="")
     options = parser.parse_args()
     seed = random.randrange(1 << 32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the daemons are ended then, too
     place = Path(tempfile.mkdtemp(prefix="openset-chaos-"))
     try:
-        print(run(place, seed, options.seconds, pace=options.pace, verbose=True))
+        print(run(place, seed, options.seconds, network=options.network, pace=options.pace, verbose=True))
     except BaseException:
         print(f"the directory is left as it was: {place}", flush=True)
         raise

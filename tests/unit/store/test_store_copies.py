@@ -6,11 +6,14 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pytest
 from support import store_model as model
 
+from openset.errors import InternalError
 from openset.store.compaction import compact as compacted
 from openset.store.copies import Received, make_member
 from openset.store.ingest import prepare_insert
+from openset.store.journals import PartitionJournals
 from openset.store.records import INSERT_RECORD
 from openset.store.replicas import StoredEntry
 from openset.store.store import Store
@@ -55,20 +58,30 @@ def compact(store: Store, table: str) -> None:
             store.compactions.give_up(task)
 
 
-def send(source: Store, target: Store) -> int:
-    """Returns up to which record the target has everything then."""
-    assert source.copies is not None and target.copies is not None and target.replicas is not None
+def arrive(source: Store, target: Store) -> Received:
+    """A copy as it lies beside the files before it is put in place."""
+    assert source.copies is not None and target.copies is not None
     outgoing = source.copies.outgoing(0)
     staged = {}
     for one in outgoing.files:
         staged[one.name] = target.copies.staging_path(one.name, 0)
+        target.copies.begin_staged(staged[one.name])
         one.file.seek(0)
-        (target.data_dir / staged[one.name]).write_bytes(one.file.read())
+        target.copies.write_staged(staged[one.name], 0, [one.file.read()])
         one.file.close()
-    received = Received(outgoing.term, outgoing.index, outgoing.covers, staged)
+    return Received(outgoing.term, outgoing.index, outgoing.covers, staged)
+
+
+def install(received: Received, target: Store) -> int:
+    """Returns up to which record the target has everything then."""
+    assert target.copies is not None and target.replicas is not None
     target.replicas.replace(0, partial(target.copies.install, 0, received, target.replicas)).result(10)
-    target.replicas.show(0, outgoing.index)
-    return outgoing.index
+    target.replicas.show(0, received.index)
+    return received.index
+
+
+def send(source: Store, target: Store) -> int:
+    return install(arrive(source, target), target)
 
 
 def stamps(store: Store, table: str) -> set[int]:
@@ -99,3 +112,55 @@ def test_a_file_that_stays_may_hold_more_than_the_copy_that_comes(tmp_path: Path
     finally:
         for store in (first, second, third):
             store.close()
+
+
+def test_a_copy_that_arrives_leaves_one_alone_that_is_being_put_in_place(tmp_path: Path) -> None:
+    source, target = member(tmp_path / "source"), member(tmp_path / "target")
+    keep(source, 1, [entry(source, "a", 1)])
+    compact(source, "a")
+    try:
+        received = arrive(source, target)
+        keep(source, 2, [entry(source, "a", 2)])
+        compact(source, "a")
+        newer = arrive(source, target)
+        assert install(received, target) == 1
+        assert stamps(target, "a") == {1}
+        assert install(newer, target) == 2
+        assert stamps(target, "a") == {1, 2}
+    finally:
+        source.close()
+        target.close()
+
+
+def test_a_copy_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    source, target = member(tmp_path / "source"), member(tmp_path / "target")
+    keep(source, 1, [entry(source, "a", 1)])
+    compact(source, "a")
+    try:
+        received = arrive(source, target)
+        (staged,) = received.staged.values()
+        (target.data_dir / staged).write_bytes(b"not a partition file")
+        with pytest.raises(InternalError, match="too short"):
+            install(received, target)
+        assert not list((target.data_dir / "tables").rglob("*.tmp"))
+    finally:
+        source.close()
+        target.close()
+
+
+def test_a_forced_compaction_does_not_mind_a_partition_that_is_given_up_meanwhile(tmp_path: Path) -> None:
+    store = member(tmp_path)
+    keep(store, 1, [entry(store, "a", 1)])
+    assert isinstance(store._journals, PartitionJournals) and store.copies is not None and store.replicas is not None
+    journal, replicas = store._journals.of(0), store.replicas
+    rotate = journal.rotate
+
+    def given_up_first() -> None:
+        replicas.replace(0, partial(store.copies.discard, 0, replicas)).result(10)
+        rotate()
+
+    journal.rotate = given_up_first  # type: ignore[method-assign]
+    try:
+        assert 0 not in store.compactions.begin_forgetting()
+    finally:
+        store.close()

@@ -1,8 +1,8 @@
-"""A network that can be cut: proxies on loopback before every node and, for every node, before every member of etcd.
+"""A network of proxies on loopback: before every node and, for every node, before every member of etcd.
 
 A node tells others an address of 127.0.1.0/24 where its proxy listens on the node's own port, for requests are signed
 with the port. Who connects is read from the first request (`OpenSet-From`); connections whose sender does not say are
-never cut. It stands in for network namespaces, which need rights that a build machine may not give.
+never cut. Nodes share a secret here. It needs no rights, and stands in for `namespaces` where they are missing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-ETCD = "etcd"
+from support.chaos.network import ETCD, Way, called
+from support.cluster import SECRET, Node
+from support.etcd import Etcd, EtcdMember
+
 _SENDER = re.compile(rb"\r\nOpenSet-From: *([^\r\n]+)\r\n", re.IGNORECASE)
 _CHUNK_BYTES = 1 << 16
 _LOOK_SECONDS = 0.05
-
-# From whom, to whom. Bytes of requests go one way and those of answers the other, so one direction can be cut alone.
-Way = tuple[str, str]
 
 
 @dataclass(eq=False)
@@ -36,10 +38,16 @@ class _Connection:
             writer.transport.abort()
 
 
-class Network:
-    """Cuts are silent (nothing arrives until they are mended, then what was sent before) or not (connections end)."""
+class Proxies:
+    """A Network. Bytes of requests go one way and those of answers the other, so one direction can be cut alone.
+
+    What was sent while a cut was silent arrives when it is mended.
+    """
+
+    kind = "proxies"
 
     def __init__(self) -> None:
+        self._members: list[EtcdMember] = []
         self._silent: set[Way] = set()
         self._refused: set[Way] = set()
         self._connections: set[_Connection] = set()
@@ -52,9 +60,22 @@ class Network:
 
     # --- from any thread -------------------------------------------------------------------------------------------
 
-    def listen(self, host: str, port: int, to_port: int, target: str, source: str = "") -> int:
+    def start_etcd(self, directory: Path) -> Etcd:
+        etcd = Etcd(directory)
+        self._members = etcd.members
+        return etcd
+
+    def node(self, number: int, data: Path, settings: dict[str, Any], **options: Any) -> Node:
+        host, name = f"127.0.1.{number + 1}", called(number)
+        ports = [self._listen("127.0.0.1", 0, member.client_port, ETCD, name) for member in self._members]
+        coordinator = f"etcd://{','.join(f'127.0.0.1:{port}' for port in ports)}/chaos"
+        node = Node(data, settings | {"secret": SECRET, "host": host, "coordinator": coordinator}, **options)
+        self._listen(host, node.port, node.port, name)
+        return node
+
+    def _listen(self, host: str, port: int, to_port: int, target: str, source: str = "") -> int:
         """Before 127.0.0.1:to_port; the port where it listens. source: who uses it, else requests say so."""
-        made = asyncio.run_coroutine_threadsafe(self._listen(host, port, to_port, target, source), self._loop)
+        made = asyncio.run_coroutine_threadsafe(self._serve(host, port, to_port, target, source), self._loop)
         return made.result(10)
 
     def know(self, name: str, called: str) -> None:
@@ -76,7 +97,7 @@ class Network:
 
     # --- in the thread ---------------------------------------------------------------------------------------------
 
-    async def _listen(self, host: str, port: int, to_port: int, target: str, source: str) -> int:
+    async def _serve(self, host: str, port: int, to_port: int, target: str, source: str) -> int:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._connected(reader, writer, to_port, _Connection(source, target, [writer]))
 
