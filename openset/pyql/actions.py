@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openset.errors import RunTimeError
-from openset.pyql.meaning.containers import CONTAINERS, DictValue, SetValue, Value, elements_of, value_of
+from openset.pyql.meaning.containers import (
+    CONTAINERS,
+    DictValue,
+    SetValue,
+    Value,
+    check_depth,
+    elements_of,
+    value_of,
+)
 from openset.pyql.meaning.text import to_text
 from openset.pyql.settings import MOST_SPAN_MS
 
@@ -62,11 +70,14 @@ def checked_span(span: Any) -> int:
 
 
 def checked_value(value: Value) -> Any:
-    """The value of an emission, as `plain`. Raises RunTimeError for containers of more than 64 KB as JSON."""
+    """The value of an emission, as `plain`.
+
+    Raises RunTimeError for containers of more than 64 KB as JSON, or nested too deeply.
+    """
     if not isinstance(value, CONTAINERS):
         return value
     # An element takes two bytes at least; a list may hold one list many times over, so elements are counted first.
-    if _elements(value, MOST_VALUE_BYTES // 2) < 0:
+    if _elements(value, MOST_VALUE_BYTES // 2, 1) < 0:
         raise _too_large()
     made = plain(value)
     text = json.dumps(made, ensure_ascii=False, separators=(",", ":"))
@@ -75,16 +86,20 @@ def checked_value(value: Value) -> Any:
     return made
 
 
-def _elements(value: Value, left: int) -> int:
-    """How many elements may still come after those of a value; below 0 when there are too many."""
+def _elements(value: Value, left: int, depth: int) -> int:
+    """How many elements may still come after those of a value; below 0 when there are too many.
+
+    Raises RunTimeError for containers that are nested too deeply.
+    """
     if not isinstance(value, CONTAINERS):
         return left
+    check_depth(depth)
     left -= len(value) if isinstance(value, list) else len(value.entries)
     inner = value if isinstance(value, list) else value.entries.values() if isinstance(value, DictValue) else ()
     for held in inner:
         if left < 0:
             break
-        left = _elements(held, left)
+        left = _elements(held, left, depth + 1)
     return left
 
 

@@ -70,6 +70,21 @@ def on_insert():
     assert person == 0 and (reason is None or error.message == reason)
 
 
+@pytest.mark.parametrize("brackets", [1, 2, 10, 30])
+@pytest.mark.parametrize("use", ["emit('done', f(40))", "log(f(40))", "held = f(40)", "emit('done', len([f(40)]))"])
+def test_what_functions_nest_has_a_limit(brackets: int, use: str) -> None:
+    found = run(f"""
+def on_insert():
+    {use}
+def f(n):
+    if n == 0:
+        return []
+    return {"[" * brackets}f(n - 1){"]" * brackets}
+""")
+    reasons = {error.message for _, error in found.failures}
+    assert reasons == (set() if brackets == 1 else {"containers are nested deeper than 64"})
+
+
 def test_containers_are_emitted_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
 def on_insert():

@@ -28,9 +28,10 @@ _MANY_LANES = 1 << 12
 
 
 class ContainerStore:
-    """kind, size, frozen: per handle. alive, order, label(_kind), value(_kind): per entry.
+    """kind, size, frozen, height: per handle. alive, order, label(_kind), value(_kind): per entry.
 
     label is the key as it was first given (1 or 1.0); value is the element of a list or the value of a dict.
+    height: how many levels of containers have been put into a container at a time, itself included; 255 is more.
     """
 
     def __init__(self, max_size_bytes: int):
@@ -39,6 +40,7 @@ class ContainerStore:
         self.kind = np.zeros(64, np.uint8)
         self.size = np.zeros(64, np.int64)
         self.frozen = np.zeros(64, np.bool_)
+        self.height = np.zeros(64, np.uint8)
         # Lists whose members are noted, and under which generation: it changes whenever they are noted anew.
         self._indexed = np.zeros(64, np.bool_)
         self._generation = np.zeros(64, np.int64)
@@ -63,8 +65,9 @@ class ContainerStore:
             size = max(last, 2 * len(self.kind))
             self.kind, self.size = _grown(self.kind, size), _grown(self.size, size)
             self.frozen, self._indexed = _grown(self.frozen, size), _grown(self._indexed, size)
-            self._generation = _grown(self._generation, size)
+            self._generation, self.height = _grown(self._generation, size), _grown(self.height, size)
         self.kind[first:last] = kind
+        self.height[first:last] = 1
         self.frozen[first:last] = frozen
         self.handles = last
         self._check_memory()
@@ -145,6 +148,14 @@ class ContainerStore:
         self.label_kind[came], self.label[came] = label[0][fresh], label[1][fresh]
         np.add.at(self.size, handles[fresh], 1)
         self.value_kind[entry], self.value[entry] = value
+        self._rise(handles, value)
+
+    def _rise(self, handles: Ints, value: tuple[Kinds, Ints]) -> None:
+        """Containers were put into others."""
+        nested = np.flatnonzero(value[0] == CONTAINER)
+        if len(nested):
+            below = self.height[value[1][nested]]
+            np.maximum.at(self.height, handles[nested], np.minimum(below, 254) + np.uint8(1))
 
     def _reserve(self, size: int) -> None:
         for name in ("alive", "order", "label_kind", "label", "value_kind", "value"):
@@ -225,6 +236,7 @@ class ContainerStore:
         """Replaces the values of entries."""
         self._indexed[handles] = False  # asked again, its members are noted anew
         self.value_kind[entry], self.value[entry] = value
+        self._rise(handles, value)
 
     def pop_last(self, handles: Ints) -> tuple[Kinds, Ints]:
         """Takes the last element out of each list."""

@@ -176,11 +176,11 @@ class Executor:
             return frame.running(lanes)
         if statement.operator:
             return self._operate(frame, target.name, statement, lanes)
-        value = self.evaluator.value(statement.value, frame, lanes)
+        value = self._held(frame, statement.value, lanes)
         going_on = frame.running(lanes)
         if going_on is not lanes:
             value = self._only(value, lanes, going_on)
-        frame.assign(target.name, going_on, self.shared(value, statement.value), self.run.table)
+        frame.assign(target.name, going_on, value, self.run.table)
         return going_on
 
     def _operate(self, frame: Frame, name: str, statement: tree.Assign, lanes: Lanes) -> Lanes:
@@ -215,9 +215,14 @@ class Executor:
         self.containers.operate_in_place(frame, name, statement.operator, take(value, chosen), going_on)
         return frame.running(lanes)
 
-    def shared(self, value: Value, expression: tree.Expression) -> Value:
-        """A value that a name is about to hold."""
-        return self.evaluator.containers.shared(value, expression)
+    def _held(self, frame: Frame, expression: tree.Expression, lanes: Lanes) -> Value:
+        """The values of an expression that a name is about to hold. Lanes whose containers are too deep fail."""
+        containers = self.evaluator.containers
+        value = containers.shared(self.evaluator.value(expression, frame, lanes), expression)
+        too_deep = containers.too_deep(value)
+        if too_deep is not None:
+            self.evaluator.fail(frame, _as_array(frame, lanes)[too_deep])
+        return value
 
     def _only(self, value: Value, lanes: Lanes, going_on: Lanes) -> Value:
         """The values of the lanes that go on, of those that were asked for."""
@@ -234,12 +239,10 @@ class Executor:
         return frame.running(lanes)
 
     def _return(self, frame: Frame, statement: tree.Return, lanes: Lanes) -> None:
-        value = NULL if statement.value is None else self.evaluator.value(statement.value, frame, lanes)
+        value: Value = NULL if statement.value is None else self._held(frame, statement.value, lanes)
         going_on = frame.running(lanes)
         if going_on is not lanes:
             value = self._only(value, lanes, going_on)
-        if statement.value is not None:
-            value = self.shared(value, statement.value)
         frame.assign(RETURN_VALUE if self._depth else RESULT_VALUE, going_on, value, self.run.table)
         frame.stop(going_on, RETURN if self._depth else EXIT)
 
@@ -249,7 +252,7 @@ class Executor:
         name = self.evaluator.value(statement.name, frame, lanes)
         value: Value = NULL
         if statement.value is not None:
-            value = self.shared(self.evaluator.value(statement.value, frame, lanes), statement.value)
+            value = self._held(frame, statement.value, lanes)
         named = self._texts(frame, lanes, name)
         name, value = self._kept([name, value], lanes, named)
         lane = _as_array(frame, named)
@@ -370,7 +373,7 @@ class Executor:
     def call(self, frame: Frame, call: tree.UserCall, lanes: Lanes) -> Value:
         """A function of the script on some lanes: its value per lane (None where it has none)."""
         lanes_asked = lanes
-        arguments = [self.shared(self.evaluator.value(argument, frame, lanes), argument) for argument in call.arguments]
+        arguments = [self._held(frame, argument, lanes) for argument in call.arguments]
         lanes = frame.running(lanes)
         count = self.evaluator.count(frame, lanes)
         if not count:

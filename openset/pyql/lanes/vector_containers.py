@@ -30,7 +30,7 @@ from openset.pyql.lanes.vectors import (
     payloads,
     spread,
 )
-from openset.pyql.meaning.containers import CONTAINERS, DictValue, value_of
+from openset.pyql.meaning.containers import CONTAINER_DEPTH_LIMIT, CONTAINERS, DictValue, value_of
 
 if TYPE_CHECKING:
     from openset.pyql.lanes.evaluate import Evaluator
@@ -89,6 +89,16 @@ class ContainerOps:
             kinds, data = payloads(value, self.table)
             self.store.freeze(data[kinds == CONTAINER])
         return value
+
+    def too_deep(self, value: Value) -> Mask | None:
+        """Which of the values are containers that nobody may hold, None for none of them."""
+        if not may_hold(value):
+            return None
+        assert isinstance(value, Vec)
+        kinds, data = payloads(value, self.table)
+        deep = kinds == CONTAINER
+        deep[deep] = self.store.height[data[deep]] > CONTAINER_DEPTH_LIMIT
+        return deep if deep.any() else None
 
     # ------------------------------------------------------------ making
 

@@ -132,8 +132,7 @@ def copy_value(value: Value, hold: Callable[[int], None]) -> Value:
 
 
 def _copy(value: Container, hold: Callable[[int], None], depth: int) -> Container:
-    if depth > CONTAINER_DEPTH_LIMIT:
-        raise RunTimeError(f"containers are nested deeper than {CONTAINER_DEPTH_LIMIT}")
+    check_depth(depth)
     hold(shallow_bytes(value))
     if isinstance(value, SetValue):
         return SetValue(dict(value.entries))
@@ -144,6 +143,12 @@ def _copy(value: Container, hold: Callable[[int], None], depth: int) -> Containe
         }
         return DictValue(entries)
     return [_copy(held, hold, depth + 1) if isinstance(held, CONTAINERS) else held for held in value]
+
+
+def check_depth(depth: int) -> None:
+    """depth: 1 for a container that is in no other. Raises RunTimeError."""
+    if depth > CONTAINER_DEPTH_LIMIT:
+        raise RunTimeError(f"containers are nested deeper than {CONTAINER_DEPTH_LIMIT}")
 
 
 def shallow_bytes(value: Container) -> int:
