@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from openset.cluster.security import Security
@@ -78,38 +78,6 @@ class Channel:
                 for start in range(0, len(body), _WRITE_BYTES):
                     wire.writer.write(view[start : start + _WRITE_BYTES])
                     await wire.writer.drain()
-                received = await _answer(wire.reader)
-                self._keep(wire, received)
-                wire = None
-                return received
-        except (TimeoutError, OSError, EOFError, ValueError) as error:
-            raise self._unreachable(error) from error
-        finally:
-            if wire is not None:
-                wire.abort()
-
-    async def post_stream(
-        self, path: str, headers: Mapping[str, str], parts: AsyncIterable[bytes], size_bytes: int, timeout_ms: int
-    ) -> Received:
-        """A POST whose body comes in parts that have `size_bytes` together. timeout_ms: for each step, and the answer.
-
-        Raises as `ask`, and what `parts` raises.
-        """
-        wire = None
-        try:
-            async with asyncio.timeout(None) as clock:
-                loop = asyncio.get_running_loop()
-                clock.reschedule(loop.time() + timeout_ms / 1_000)
-                wire = await self._wire()
-                wire.writer.write(self._head("POST", path, headers, size_bytes))
-                sent = 0
-                async for part in parts:
-                    sent += len(part)
-                    assert sent <= size_bytes
-                    wire.writer.write(part)
-                    await wire.writer.drain()
-                    clock.reschedule(loop.time() + timeout_ms / 1_000)
-                assert sent == size_bytes
                 received = await _answer(wire.reader)
                 self._keep(wire, received)
                 wire = None

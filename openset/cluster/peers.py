@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -76,18 +76,6 @@ class Peers:
         request was carried out), or the error with which the other node answered: same class, message and detail.
         """
         return (await self.ask(self._found(node), route, body, to=node, timeout_ms=timeout_ms)).body
-
-    async def stream(
-        self, node: NodeName, route: str, parts: AsyncIterable[bytes], size_bytes: int, *, timeout_ms: int
-    ) -> bytes:
-        """`call` with a body that comes in parts, of `size_bytes` together. timeout_ms: for each part, and the answer.
-
-        What `parts` raises ends it.
-        """
-        address, path = self._found(node), ROUTES + route
-        headers = self._headers(path, address, node)
-        received = await self._channel(address).post_stream(path, headers, parts, size_bytes, timeout_ms)
-        return self._reply(address, node, headers, received).body
 
     async def ask(
         self,

@@ -213,27 +213,6 @@ async def test_time_is_up() -> None:
         assert await peers.call("n2", "x", b"quick", timeout_ms=2_000) == b"quick"
 
 
-async def test_a_body_that_comes_in_parts() -> None:
-    async def echo(request: Request) -> bytes:
-        return answered(request, request.body)
-
-    async def parts(count: int, breaks: bool = False) -> AsyncIterator[bytes]:
-        for number in range(count):
-            await asyncio.sleep(0.03)
-            yield bytes([number]) * 300_000
-        if breaks:
-            raise ConfigError("it cannot be read")
-
-    async with serving(echo) as (server, peers):
-        # Each part may take as long as all of a call.
-        received = await peers.stream("n2", "file", parts(5), 1_500_000, timeout_ms=120)
-        assert received == b"".join(bytes([number]) * 300_000 for number in range(5))
-        with pytest.raises(ConfigError, match="cannot be read"):
-            await peers.stream("n2", "file", parts(2, breaks=True), 900_000, timeout_ms=1_000)
-        assert len(server.requests) == 1
-        assert await peers.call("n2", "x", b"next", timeout_ms=2_000) == b"next"
-
-
 async def test_signed_requests_are_for_one_path_and_port_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     security = SecretSecurity(SECRET)
     headers = {name.lower(): value for name, value in security.request_headers("/v1/internode/a?x=1", 80).items()}

@@ -113,6 +113,8 @@ class KillLoop:
                 worker.start()
             # Mostly long enough for compactions.
             time.sleep(self.chance.choice((0.05, 1.0, 2.0)) + self.chance.uniform(0.0, 1.0))
+            if self.tally.rounds == 0:
+                self._wait_for_compaction(daemon)
             daemon.kill()
             for worker in workers:
                 worker.join(60)
@@ -122,6 +124,12 @@ class KillLoop:
             assert not complaints, complaints
         self.tally.rounds += 1
         self._forget_log()
+
+    def _wait_for_compaction(self, daemon: Daemon) -> None:
+        """In one round there is one for sure, however slow the machine is."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not any(line["event"] == "compacted" for line in daemon.log()):
+            time.sleep(0.1)
 
     def verify(self) -> None:
         """`openset verify --deep` over the directory as it is."""

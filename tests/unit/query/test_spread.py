@@ -242,9 +242,9 @@ def test_a_node_that_hangs_is_waited_for_until_time_is_up(three: Nodes) -> None:
         return None
 
     three.before_answer = hang
-    error = answered(three, "events", TALLY, timeout="100")["error"]
-    assert "1, 4 (node 'b' did not answer within 100 ms" in error["message"]
-    assert answered(three, "events", TALLY, timeout="100", partial="true")["missing_partitions"] == [1, 4]
+    error = answered(three, "events", TALLY, timeout="500")["error"]
+    assert "1, 4 (node 'b' did not answer within 500 ms" in error["message"]
+    assert answered(three, "events", TALLY, timeout="500", partial="true")["missing_partitions"] == [1, 4]
 
 
 def test_errors_of_other_nodes_are_raised_and_the_rest_is_called_off(three: Nodes) -> None:
