@@ -225,7 +225,7 @@ class Replication:
 
     async def _begin_again(self, life: int) -> None:
         await asyncio.sleep(1.0)
-        await asyncio.wrap_future(self._replicas.perform(lambda: None))
+        await asyncio.wrap_future(self._replicas.begin_again())
         if self._life == life and not self._closed:
             self._begin()
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from openset.errors import InternalError
+from openset.errors import InternalError, OpenSetError
 from openset.store.catalog import Catalog
 from openset.store.damage import Damage
 from openset.store.journals import (
@@ -119,7 +119,7 @@ class Copies:
         self._journals.begin(partition, base)
         replace_file(self._data_dir / base_path(partition), encode_base(base), self._files)
         with self._lock:
-            self._journals.take_over(partition, base)
+            self._journals.take_over(partition)
 
     def outgoing(self, partition: int) -> Outgoing:
         """The files of a partition as they are now. Raises InternalError for a damaged one, OSError.
@@ -225,20 +225,25 @@ class Copies:
             for table_id in found:
                 self._keep_pinned((table_id, partition), self._data_dir / partition_path(table_id, partition))
             self._place({**renames, staged_base: base_path(partition)})
-            self._journals.take_over(partition, base)
-            for (_, number), one in self._partitions.items():
-                if number == partition:
-                    one.restart(base.incarnation)
-            for table_id, file in found.items():
-                self._partitions[table_id, partition] = Partition(
-                    table_id, partition, file.generation, file.applied_sequence, file.rows, lineage=base.incarnation
-                )
-            kept = [table_id for table_id, number in self._partitions if number == partition and table_id not in found]
-            self._damage.forget(partition, [self._data_dir / partition_path(table_id, partition) for table_id in kept])
-            self._triggers.reload(partition)
-            replicas.reset(partition)
+            with _no_way_back(f"partition {partition} is in place and cannot be used before the next start"):
+                self._count(partition, base, found)
+                replicas.reset(partition)
         with self._catalog_lock:
             self._catalog.note_files([(table_id, partition) for table_id in found])
+
+    def _count(self, partition: int, base: LogBase, found: Mapping[int, PartitionFile]) -> None:
+        """What has been put in place counts. The locks are held."""
+        self._journals.take_over(partition)
+        for (_, number), one in self._partitions.items():
+            if number == partition:
+                one.restart(base.incarnation)
+        for table_id, file in found.items():
+            self._partitions[table_id, partition] = Partition(
+                table_id, partition, file.generation, file.applied_sequence, file.rows, lineage=base.incarnation
+            )
+        kept = [table_id for table_id, number in self._partitions if number == partition and table_id not in found]
+        self._damage.forget(partition, [self._data_dir / partition_path(table_id, partition) for table_id in kept])
+        self._triggers.reload(partition)
 
     def _held_beside(self, partition: int, received: Received) -> int:
         """The last record in a file that stays. It may be from a copy before, sent when more had been compacted."""
@@ -252,7 +257,8 @@ class Copies:
         try:
             place(self._data_dir, renames, self._files)
         except InternalError as error:
-            if is_placing(self._data_dir):
+            # Also when only the list could not be removed for sure.
+            if is_placing(self._data_dir) or not all((self._data_dir / source).exists() for source in renames):
                 raise JournalFailedError(error.message) from error
             raise
 
@@ -277,18 +283,23 @@ class Copies:
         with self._catalog_lock:
             self._catalog.forget_files(partition)
         self._files.unlink(self._data_dir / base_path(partition))
-        self._files.sync_directory(self._data_dir / JOURNAL_DIRECTORY)
-        with self._triggers.still():
-            with self._lock:
-                gone = [key for key in self._partitions if key[1] == partition]
-                for key in gone:
-                    del self._partitions[key]
-                self._journals.forget(partition)
-                self._triggers.forget(partition)
-                replicas.reset(partition)
-            self._damage.forget(partition)
-            for table_id in {schema.id for schema in self._catalog.tables()} | {key[0] for key in gone}:
-                self._remove_files(table_id, partition)
+        with _no_way_back(f"partition {partition} is given up and cannot come back before the next start"):
+            self._files.sync_directory(self._data_dir / JOURNAL_DIRECTORY)
+            with self._triggers.still():
+                self._forget(partition, replicas)
+
+    def _forget(self, partition: int, replicas: Replicas) -> None:
+        """Of a partition whose LogBase is gone."""
+        with self._lock:
+            gone = [key for key in self._partitions if key[1] == partition]
+            for key in gone:
+                del self._partitions[key]
+            self._journals.forget(partition)
+            self._triggers.forget(partition)
+            replicas.reset(partition)
+        self._damage.forget(partition)
+        for table_id in {schema.id for schema in self._catalog.tables()} | {key[0] for key in gone}:
+            self._remove_files(table_id, partition)
 
     def _remove_files(self, table_id: int, partition: int) -> None:
         """Durably, before the partition may come back: its new journal must not meet a file of before."""
@@ -297,6 +308,18 @@ class Copies:
             for is_sidecar in (False, True):
                 self._files.discard(self._data_dir / FileName(table_id, is_sidecar).path(partition))
             self._files.sync_directory(directory)
+
+
+@contextmanager
+def _no_way_back(what: str) -> Iterator[None]:
+    """What fails here leaves the memory behind the disk; the next start finds the disk as it is to be.
+
+    Raises JournalFailedError: nothing more is kept until then.
+    """
+    try:
+        yield
+    except (OpenSetError, FormatError, OSError) as error:
+        raise JournalFailedError(f"{what}: {error}") from error
 
 
 def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: str | None = None) -> None:

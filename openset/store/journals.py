@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -177,6 +178,8 @@ class PartitionJournals:
         self._files = files
         self._segment_bytes = segment_bytes
         self._logs: dict[int, _Log] = {}
+        # Those that do not count yet.
+        self._begun: dict[int, _Log] = {}
         # The last one that was given to a journal of each partition.
         self._incarnations: dict[int, int] = {}
         self._failure: str | None = None
@@ -281,7 +284,7 @@ class PartitionJournals:
 
     def close(self) -> None:
         self._pool.shutdown()
-        for log in self._logs.values():
+        for log in (*self._logs.values(), *self._begun.values()):
             log.journal.close()
 
     # --- the logs --------------------------------------------------------------------------------------------------
@@ -335,9 +338,14 @@ class PartitionJournals:
             raise failed
 
     def begin(self, partition: int, base: LogBase) -> None:
-        """A journal that continues behind `base`, durable; it counts when the LogBase is put in place."""
-        directory = self._data_dir / log_directory(partition, base.incarnation)
-        begin_journal(directory, self.id, base, self._files)
+        """A journal that continues behind `base`, durable and open; `take_over` makes it count.
+
+        Raises InternalError, FormatError, OSError.
+        """
+        if partition in self._begun:
+            self._remove(partition, self._begun.pop(partition))
+        begin_journal(self._data_dir / log_directory(partition, base.incarnation), self.id, base, self._files)
+        self._begun[partition] = self._open(partition, base)
 
     def next_incarnation(self, partition: int) -> int:
         """A number that no journal of the partition has had since this process began, nor while a file of it is there.
@@ -350,22 +358,24 @@ class PartitionJournals:
         self._incarnations[partition] = max(known) + 1
         return self._incarnations[partition]
 
-    def take_over(self, partition: int, base: LogBase) -> None:
-        """The journal that `begin` made counts from now on; the one before it goes. Raises OSError, FormatError."""
-        before = self._logs.pop(partition, None)
-        self._logs[partition] = self._open(partition, base)
+    def take_over(self, partition: int) -> None:
+        """The journal of `begin` counts from now on, for its LogBase has been put in place; the one before it goes."""
+        before = self._logs.get(partition)
+        self._logs[partition] = self._begun.pop(partition)
         if before is not None:
             self._remove(partition, before)
 
     def forget(self, partition: int) -> None:
-        """The partition is not here any more; its LogBase is gone already. Raises OSError."""
+        """The partition is not here any more; its LogBase is gone already."""
         before = self._logs.pop(partition, None)
         if before is not None:
             self._remove(partition, before)
 
     def _remove(self, partition: int, log: _Log) -> None:
+        """One that does not count. What cannot be removed is removed at the next start."""
         log.journal.close()
-        self._files.remove_tree(self._data_dir / log_directory(partition, log.base.incarnation))
+        with suppress(OSError):
+            self._files.remove_tree(self._data_dir / log_directory(partition, log.base.incarnation))
 
 
 def begin_journal(directory: Path, journal_id: str, base: LogBase, files: FileLayer) -> None:

@@ -100,6 +100,8 @@ class Replicas:
         # its turn, the last record that is not touched by it.
         self._wanted: dict[int, int] = {}
         self._limits: dict[int, list[int]] = {}
+        # Partitions of which a replacement failed: records that wait behind it are of a log that is not here.
+        self._broken: set[int] = set()
         self._waiting: deque[_Keep | _Step] = deque()
         self._closing = False
         self._ended = False
@@ -137,7 +139,10 @@ class Replicas:
         return self.perform(lambda: self._cut(partition, after))
 
     def replace(self, partition: int, run: Callable[[], None]) -> Future[None]:
-        """`perform` of something that ends with `reset`: until then nothing more of the partition becomes visible."""
+        """`perform` of something that ends with `reset`: until then nothing more of the partition becomes visible.
+
+        When it fails, nothing of the partition is kept until `begin_again`.
+        """
         with self._lock:
             self._limits.setdefault(partition, []).append(0)
 
@@ -145,6 +150,7 @@ class Replicas:
             try:
                 run()
             except BaseException:
+                self._broken.add(partition)
                 with self._lock:
                     if 0 in self._limits.get(partition, ()):  # it did not come to `reset`
                         self.reset(partition)
@@ -157,6 +163,10 @@ class Replicas:
         step = _Step(run, Future())
         self._put(step)
         return step.done
+
+    def begin_again(self) -> Future[None]:
+        """`perform` of a new beginning: whoever asks for more has seen what is here of every partition."""
+        return self.perform(self._broken.clear)
 
     def show(self, partition: int, up_to: int) -> None:
         """Records up to one are agreed: they are visible from now on, or from when they are written."""
@@ -276,7 +286,11 @@ class Replicas:
             step.done.set_result(None)
 
     def _write(self, group: Sequence[_Keep]) -> None:
-        """All of it, however long that takes. Raises JournalFailedError, _ClosingError."""
+        """All of it that is of logs which are here, however long that takes.
+
+        Raises JournalFailedError, _ClosingError.
+        """
+        group = [one for one in group if one.partition not in self._broken]
         for one in group:
             while not self.journals.has(one.partition):
                 try:

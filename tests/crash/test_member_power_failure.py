@@ -5,6 +5,7 @@ A part of all moments is looked at, always the same; with OPENSET_CRASH_MOMENTS=
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -253,9 +254,58 @@ def test_a_copy_that_cannot_be_put_in_place_leaves_the_one_before(disk: Simulate
     with pytest.raises(InternalError):
         node.install(INSTALLED)
     disk.faults = []
+    node.replicas.begin_again().result(10)
     node.log = [1]
     node.keep(2)
     node.show(2)
     contents: dict[Any, Any] = model.read_snapshots(ViewCache(disk.root / "data"), node.store.snapshot("t"))
     assert {stamp - FIRST for events in contents.values() for stamp, _, _ in events} == {1, 2}
     node.store.close()
+
+
+@pytest.mark.parametrize("step", ["install", "discard"])
+@pytest.mark.parametrize("kind", ["create", "write", "sync", "rename", "sync_directory", "unlink"])
+def test_a_node_goes_on_after_a_full_disk(step: str, kind: str, tmp_path: Path, source: Store) -> None:
+    """Any step of a replacement may fail; the node is given more records of the log that it says it has then."""
+    skip, failed = 0, True
+    while failed:
+        (tmp_path / f"{skip}").mkdir()
+        disk = SimulatedDisk((tmp_path / f"{skip}").resolve())
+        node = Node(disk, source)
+        node.keep(1)
+        node.show(1)
+        node.compact()
+        disk.faults = [Fault(kind, skip=skip, times=float("inf"), number=errno.ENOSPC)]
+        failed = fails(node, step)
+        disk.faults = []
+        journals = node.replicas.journals
+        if not journals.failure:
+            node.replicas.begin_again().result(10)
+            node.log = []
+            if journals.has(0):
+                node.log = INSTALLED[:] if journals.of(0).last_sequence == len(INSTALLED) else [1]
+            node.keep(2)
+            node.show(len(node.log))
+            contents = model.read_snapshots(ViewCache(disk.root / "data"), node.store.snapshot("t"))
+            found = {stamp - FIRST for events in contents.values() for stamp, _, _ in events}
+            assert found == {stamp for stamp in node.log if stamp > 0}, (kind, skip)
+        node.store.close()
+        allowed = [frozenset(node.log)] if not journals.failure else [frozenset([1]), frozenset(INSTALLED), frozenset()]
+        assert found_in(disk.root) in allowed, (kind, skip)
+        skip += 1
+    assert skip > 1 or (step, kind) in {("discard", "create")}
+
+
+def fails(node: Node, step: str) -> bool:
+    """Records of the new log are asked for before anybody knows."""
+    told: list[int] = []
+    try:
+        node.install(INSTALLED) if step == "install" else node.discard()
+    except (OpenSetError, FormatError, OSError):
+        first = len(INSTALLED) + 1 if step == "install" else 1
+        node.replicas.keep(0, first, [entry(node.store, 105, 3)], told.append)
+        with contextlib.suppress(InternalError):
+            node.replicas.perform(lambda: None).result(10)
+        assert not told
+        return True
+    return False
