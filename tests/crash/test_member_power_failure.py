@@ -75,6 +75,8 @@ class Node:
         assert self.store.replicas is not None and self.store.copies is not None
         self.replicas, self.copies = self.store.replicas, self.store.copies
         self.log: list[int] = []
+        # Whether a copy came to be put in place or given up.
+        self.replaces = False
         self.promises: Promises[State] = Promises([frozenset()])
         self.promises.begun[0] = self.promises.acknowledged[0] = disk.position
 
@@ -119,12 +121,14 @@ class Node:
             self.copies.sync_staged(path)
             one.file.close()
         received = Received(outgoing.term, outgoing.index, outgoing.covers, staged)
+        self.replaces = True
         self.replicas.replace(0, partial(self.copies.install, 0, received, self.replicas)).result(10)
         self.replicas.show(0, outgoing.index)
         self.promises.acknowledge(self.disk)
 
     def discard(self) -> None:
         self.will_be([])
+        self.replaces = True
         self.replicas.replace(0, partial(self.copies.discard, 0, self.replicas)).result(10)
         self.promises.acknowledge(self.disk)
 
@@ -302,6 +306,8 @@ def fails(node: Node, step: str) -> bool:
     try:
         node.install(INSTALLED) if step == "install" else node.discard()
     except (OpenSetError, FormatError, OSError):
+        if not node.replaces:
+            return True
         first = len(INSTALLED) + 1 if step == "install" else 1
         node.replicas.keep(0, first, [entry(node.store, 105, 3)], told.append)
         with contextlib.suppress(InternalError):
