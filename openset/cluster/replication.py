@@ -280,6 +280,10 @@ class Replication:
                 outcome = self._requests.pop(request, None)
                 if outcome is not None and not outcome.done():
                     outcome.set_result(Outcome("" if done else reason or "the record is not agreed"))
+            case Discard() if self._resigned:
+                # Who stops is out of the set in sync a moment before its process ends, with a copy that was whole.
+                # It is there for the next start, which knows whether it is wanted.
+                pass
             case Discard(partition):
                 self._recent.forget(partition)
                 discard = partial(self._copies.discard, partition, self._replicas)
