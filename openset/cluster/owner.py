@@ -92,6 +92,9 @@ class Owner:
         self._proposed: Placed | None = None
         self._proposed_ms = 0
         self._waiting: dict[int, tuple[int, int]] = {}  # request and when it came, by index
+        # Since when it takes no more records because it is about to hand over, and when it may try to next.
+        self._closed_ms: int | None = None
+        self._next_close_ms = 0
         self._know_copies(now_ms)
 
     def start(self, now_ms: int) -> list[Instruction]:
@@ -147,7 +150,7 @@ class Owner:
 
     def write(self, request: int, payload: Any, now_ms: int) -> list[Instruction]:
         """A record of a client."""
-        if self.deposed or self._hands_over:
+        if self.deposed or self._hands_over or self._closed_ms is not None:
             return [Answer(request, False, f"{self.node} hands partition {self.partition} over")]
         entry = Entry(self.term, payload)
         self.log.append([self.term])
@@ -158,10 +161,10 @@ class Owner:
             instructions += self._send(name, now_ms)
         return instructions
 
-    def synced(self, event: Synced) -> list[Instruction]:
+    def synced(self, event: Synced, now_ms: int) -> list[Instruction]:
         """Own records are durable."""
         self.log.sync(event.index, event.epoch)
-        return self._agree()
+        return self._agree() + self._when_closed(now_ms)
 
     def appended(self, sender: NodeName, answer: Appended, now_ms: int) -> list[Instruction]:
         """What a copy says."""
@@ -181,7 +184,7 @@ class Owner:
         copy.transferring = False
         copy.matched = max(copy.matched, answer.matched)
         copy.next = max(copy.next, copy.matched + 1)
-        instructions = self._agree() + self._take_in(sender, copy, now_ms)
+        instructions = self._agree() + self._take_in(sender, copy, now_ms) + self._when_closed(now_ms)
         if copy.next <= self.log.last.index:
             instructions += self._send(sender, now_ms)
         return instructions
@@ -280,16 +283,34 @@ class Owner:
         )
 
     def _hand_over(self, now_ms: int) -> list[Instruction]:
-        """To the successor that is wished for, once it has everything."""
+        """To the successor that is wished for, once it has everything and nobody waits for a record any more.
+
+        Records are refused from the first look on, so that this comes soon. A record whose outcome its sender did not
+        hear would be sent again to the heir, and triggers would run for it twice.
+        """
         heir = self.placement.successor
         if heir is None or heir == self.node or heir not in self.placement.in_sync or self._proposed is not None:
+            self._closed_ms = None
             return []
-        if self._copies[heir].matched < self.log.last.index:
-            return []
-        given = changed(
-            self.placement, f"{self.node} handed over: {self.placement.reason}", owner=heir, handed_over=True
-        )
-        return self._propose(given, now_ms) + self.give_up(f"{heir} takes partition {self.partition} over")
+        if self._closed_ms is None:
+            if now_ms < self._next_close_ms:
+                return []
+            self._closed_ms = now_ms
+        last = self.log.last.index
+        is_late = now_ms - self._closed_ms > self._timing.retry_ms
+        if self._copies[heir].matched == last and (self.committed == last or is_late):
+            self._closed_ms = None
+            given = changed(
+                self.placement, f"{self.node} handed over: {self.placement.reason}", owner=heir, handed_over=True
+            )
+            return self._propose(given, now_ms) + self.give_up(f"{heir} takes partition {self.partition} over")
+        if is_late:
+            self._closed_ms, self._next_close_ms = None, now_ms + self._timing.silence_ms
+        return []
+
+    def _when_closed(self, now_ms: int) -> list[Instruction]:
+        """Hands over when the last record is agreed, not only at the next tick."""
+        return [] if self._closed_ms is None or self.deposed else self._hand_over(now_ms)
 
     def _propose(self, placement: Placement, now_ms: int) -> list[Instruction]:
         self._proposed, self._proposed_ms = Placed(self.placed.revision, placement), now_ms

@@ -197,7 +197,7 @@ class NodeState:
 
     def _synced(self, event: Synced, now_ms: int) -> list[Instruction]:
         if event.partition in self._owners:
-            return self._owners[event.partition].synced(event)
+            return self._owners[event.partition].synced(event, now_ms)
         follower = self._followers.get(event.partition)
         return [] if follower is None else follower.synced(event, now_ms)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,31 @@ async def test_what_was_switched_off_meanwhile_is_not_evaluated(tmp_path: Path) 
         await copies_agree(cluster)
 
 
+async def test_owners_hand_over_without_evaluating_anything_twice(tmp_path: Path) -> None:
+    async with cluster_of(tmp_path, "a", "b", "c", partitions=3) as cluster:
+        await cluster.settled()
+        await cluster.save("a", "all", "def on_insert():\n    emit('seen')\n", once=False)
+        await cluster.messages()
+        terms = {number: placed.placement.term for number, placed in (await cluster.view()).placements.items()}
+        inserted = 0
+
+        async def insert(node: str) -> None:
+            nonlocal inserted
+            for _ in range(25):
+                inserted += 1
+                await cluster.insert(node, batch(17 * inserted))
+
+        inserts = asyncio.gather(*(insert(node) for node in "abc"))
+        for number in range(3):
+            await cluster.hand_over(number)
+        await inserts
+        view = await cluster.view()
+        assert all(placed.placement.term > terms[number] for number, placed in view.placements.items())
+        counts = Counter(one.person for one in await cluster.messages())
+        assert counts == {f"p{number}": inserted for number in range(17)}
+        await copies_agree(cluster)
+
+
 async def test_schedules_run_at_the_next_owner(tmp_path: Path) -> None:
     async with cluster_of(tmp_path, "a", "b", "c", partitions=3) as cluster:
         await cluster.settled()
@@ -143,6 +169,9 @@ async def test_every_insert_is_evaluated_once_whatever_happens(tmp_path: Path, s
                 cluster.network.cut.add(frozenset(chance.sample("abc", 2)))
             elif step == "mend":
                 cluster.network.cut.clear()
+            elif step == "move":
+                with suppress(AssertionError):  # those that are cut off cannot
+                    await cluster.hand_over(chance.randrange(3), 1.0)
             elif step == "compact":
                 node = chance.choice(cluster.living())
                 assert node.store is not None

@@ -16,7 +16,7 @@ from support import store_model as model
 from openset.cluster.coordinator import Coordinator
 from openset.cluster.embedded import EmbeddedServer
 from openset.cluster.embedded_client import EmbeddedKeeper
-from openset.cluster.map import Member, NodeName
+from openset.cluster.map import Member, NodeName, changed
 from openset.cluster.owner import Timing
 from openset.cluster.presence import Presence
 from openset.cluster.replication import Replication
@@ -274,6 +274,22 @@ class LocalCluster:
                 return
             assert asyncio.get_running_loop().time() < until, f"not settled: {bad}, alive: {view.alive}"
             await asyncio.sleep(0.05)
+
+    async def hand_over(self, partition: int, seconds: float = 20.0) -> None:
+        """Until the owner of a partition has handed it to another one of the copies in sync."""
+        until = asyncio.get_running_loop().time() + seconds
+        term = (await self.view()).placements[partition].placement.term
+        while True:
+            placed = (await self.view()).placements[partition]
+            if placed.placement.term > term:
+                return
+            heirs = sorted(set(placed.placement.in_sync) - {placed.placement.owner})
+            if heirs and placed.placement.successor is None:
+                asked = changed(placed.placement, "asked for by the test", successor=heirs[0])
+                with suppress(OpenSetError):
+                    await self._coordinator.swap(partition, placed.revision, asked, sentinel=self._term)
+            assert asyncio.get_running_loop().time() < until, f"not handed over: {placed.placement}"
+            await asyncio.sleep(0.02)
 
     def _answers(self, node: NodeName, partition: int) -> bool:
         replication = self.nodes[node].replication
