@@ -233,7 +233,7 @@ class ClusterNode:
         """
         if self._membership is not None and not (self._access is not None and self._access.has_server):
             if self._data is not None:
-                self._data.resign()
+                await self._data.resign()
             await self._membership.stand_aside()
 
     async def close(self) -> None:

@@ -59,8 +59,8 @@ class DataPlane(Protocol):
     def stop(self) -> None:
         """The daemon stops: whoever waits does so for a few more seconds."""
 
-    def resign(self) -> None:
-        """This node owns nothing any more, whatever the map says; what is being written still is."""
+    async def resign(self) -> None:
+        """This node owns nothing any more, whatever the map says; returns when what is being written has been."""
 
     async def close(self) -> None:
         """Nothing is told any more."""

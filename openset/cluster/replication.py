@@ -189,6 +189,11 @@ class Replication:
         """Takes no more writes and answers no queries; what is being written still is."""
         self._resigned = True
 
+    async def finished(self, seconds: float) -> None:
+        """Returns when no write waits here any more, or after so long."""
+        if self._requests:
+            await asyncio.wait(list(self._requests.values()), timeout=seconds)
+
     async def close(self) -> None:
         """Whoever waits for a write learns that it is not known to be agreed."""
         self._closed = True

@@ -31,6 +31,8 @@ log = get_logger("openset.cluster")
 
 # So long queries of a node that is back wait for what it missed.
 _CURRENT_SECONDS = 5.0
+# So long a node that stops waits for the writes that run before others may own what it owns.
+_FINISH_SECONDS = 1.0
 REVENT_ROUTE = "revent"
 
 
@@ -176,9 +178,10 @@ class MemberData:
         if self._routing is not None:
             self._routing.stop()
 
-    def resign(self) -> None:
+    async def resign(self) -> None:
         if self._replication is not None:
             self._replication.resign()
+            await self._replication.finished(_FINISH_SECONDS)
 
     async def close(self) -> None:
         if self._catching_up is not None:

@@ -165,6 +165,36 @@ async def test_a_node_whose_disk_fails_gives_its_partitions_up(tmp_path: Path) -
         assert await cluster.contents() == expected.contents()
 
 
+async def test_a_node_that_stops_keeps_its_copies(tmp_path: Path) -> None:
+    expected = model.Model()
+    async with LocalCluster(tmp_path, ["a", "b", "c"], partitions=3) as cluster:
+        await cluster.settled()
+        await cluster.insert("a", batch(0))
+        expected.insert(batch(0))
+        stops = cluster.nodes["c"]
+        assert stops.replication is not None and stops.store is not None and stops.store.replicas is not None
+        writing = asyncio.create_task(cluster.insert("c", batch(40)))
+        expected.insert(batch(40))
+        await asyncio.sleep(0)
+        stops.replication.resign()
+        await stops.replication.finished(1.0)
+        held = sorted(stops.store.replicas.journals.numbers())
+        await stops.stand_aside()
+        for _ in range(200):
+            copies = [placed.placement.copies for placed in (await cluster.view()).placements.values()]
+            if not any("c" in names for names in copies):
+                break
+            await asyncio.sleep(0.05)
+        await stops.read_now()
+        await asyncio.sleep(0.2)
+        assert held and sorted(stops.store.replicas.journals.numbers()) == held
+        await writing
+        await stops.stop()
+        await stops.start()
+        await cluster.settled()
+        assert await cluster.contents() == expected.contents()
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_nothing_acknowledged_is_lost_in_a_random_history(seed: int, tmp_path: Path) -> None:
     """Nodes stop and start, the network is cut, files are compacted and records dropped, while all are written to."""
