@@ -24,6 +24,9 @@ ANSWER_GRACE_SECONDS = 1.0
 # A node that did not answer is asked again after this long, then after twice that, and so on.
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 1.0
+# A node that owns some of what it was asked for no longer is waited for this much longer: where it lives it answers for
+# the rest, and giving a query up costs it the processes that work on it.
+LOST_GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +173,15 @@ class _Pause:
 
 @dataclass(slots=True, eq=False)
 class _Gathering(Generic[Result]):
-    """waiting: partitions that nobody is asked for now. reasons: why the last one who was asked did not answer."""
+    """waiting: partitions that nobody is asked for now. reasons: why the last one who was asked did not answer.
+
+    lost_at: when it was seen that a node owns some of what it was asked for no longer.
+    """
 
     asking: Asking[Result]
     waiting: set[int]
     running: dict[asyncio.Task[Share[Result]], tuple[str, list[int]]] = field(default_factory=dict)
+    lost_at: dict[asyncio.Task[Share[Result]], float] = field(default_factory=dict)
     pauses: dict[str, _Pause] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     result: Result | None = None
@@ -197,6 +204,7 @@ class _Gathering(Generic[Result]):
                     [*self.running, changed], timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in [task for task in self.running if task in done]:
+                    self.lost_at.pop(task, None)
                     await self._take(task, *self.running.pop(task))
                 if time.monotonic() >= self.asking.deadline + ANSWER_GRACE_SECONDS:
                     break
@@ -214,11 +222,16 @@ class _Gathering(Generic[Result]):
         await self.asking.spread.changed(revision, max(1, round(1000 * left_seconds)))
 
     def _call_off(self, owners: Owners) -> None:
-        """Gives up what was asked of nodes that do not own all of it any more: they would refuse in the end."""
+        """Gives up what was asked of other nodes that have long lost some of it: they may hang."""
+        now = time.monotonic()
         for task, (node, numbers) in list(self.running.items()):
-            if not task.done() and any(owners.of.get(number) != node for number in numbers):
+            if node == self.asking.spread.node or task.done():
+                continue
+            if all(owners.of.get(number) == node for number in numbers):
+                self.lost_at.pop(task, None)
+            elif now >= self.lost_at.setdefault(task, now) + LOST_GRACE_SECONDS:
                 task.cancel()
-                del self.running[task]
+                del self.running[task], self.lost_at[task]
                 self._missed(numbers, f"node {node!r} owns some of them no longer")
 
     def _ask(self, owners: Owners) -> None:
@@ -242,7 +255,8 @@ class _Gathering(Generic[Result]):
             return self.asking.deadline + ANSWER_GRACE_SECONDS
         nodes = {owners.of.get(number) for number in self.waiting}
         again = [pause.until for node, pause in self.pauses.items() if node in nodes]
-        return min([self.asking.deadline, *again])
+        called_off = [at + LOST_GRACE_SECONDS for at in self.lost_at.values()]
+        return min([self.asking.deadline, *again, *called_off])
 
     async def _take(self, task: asyncio.Task[Share[Result]], node: str, numbers: list[int]) -> None:
         """Merges what was answered, or notes that it was not. Raises the error of a script or a request."""

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openset.errors import PartitionsError, UnreachableError
+from openset.query import spread
 from openset.query.spread import Asking, Owners, Share, gather
 from openset.query.wire.asking import Answered
 from openset.query.wire.codec import Lists, decoded, encoded
@@ -147,5 +148,45 @@ def test_nothing_spins_while_it_waits() -> None:
             await gather(asking, range(2))
         assert asked <= 5
         assert time.process_time() - used < 0.25
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_node_that_loses_a_partition_is_waited_for_a_little(hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that lives answers for the rest; what one that hangs was asked is asked of the next owner."""
+    monkeypatch.setattr(spread, "LOST_GRACE_SECONDS", 0.3)
+
+    async def run() -> None:
+        chaos = Chaos(random.Random(1), {0: "b", 1: "b"}, set(), calm=True)
+        ended: list[str] = []
+
+        async def ask(node: str, body: bytes, timeout_ms: int) -> bytes:
+            if node == "b":
+                try:
+                    await asyncio.sleep(30 if hangs else 0.1)
+                except asyncio.CancelledError:
+                    ended.append(node)
+                    raise
+            return await Chaos.ask(chaos, node, body, timeout_ms)
+
+        async def bring(node: str, names: Sequence[str]) -> bool:
+            return False
+
+        chaos.ask = ask  # type: ignore[method-assign]
+        asking = Asking(
+            chaos, Lists(int), chaos.here, lambda numbers: encoded(list(numbers)), time.monotonic() + 20, 20_000, False,
+            bring,
+        )  # fmt: skip
+        gathering = asyncio.create_task(gather(asking, range(2)))
+        await asyncio.sleep(0.02)
+        chaos.move(0, "c")
+        if hangs:
+            chaos.move(1, "c")
+        began = time.monotonic()
+        found = await gathering
+        assert sorted(found.result or []) == [0, 1]
+        assert ended == (["b"] if hangs else [])
+        assert time.monotonic() - began < 10
 
     asyncio.run(run())
