@@ -86,6 +86,10 @@ class UnreachableError(InternodeError):
     status = 503
 
 
+class AbsentError(UnreachableError):
+    """Nobody listens at the address that was asked: the process that should is not running."""
+
+
 class LeaseLostError(InternodeError):
     """A lease has ended: this node is not held for alive any more, or is not the sentinel any more."""
 

@@ -117,6 +117,11 @@ class ClusterNode:
         self._store = store
 
     @property
+    def address(self) -> Address:
+        """Where others reach this node, as far as is known before it is a member."""
+        return Address(self._options.host or self._listens.host, self._listens.port)
+
+    @property
     def options(self) -> ClusterOptions:
         return self._options
 
@@ -139,7 +144,7 @@ class ClusterNode:
     @property
     def is_part(self) -> bool:
         """Whether the node belongs to a cluster, be it of one node, so that it cannot join one."""
-        return self._store is not None and self._store.partitions is not None
+        return self._store is not None and self._store.partitions is not None and self.identity.mode != "removed"
 
     @property
     def is_open(self) -> bool:
@@ -313,12 +318,14 @@ class ClusterNode:
             answer = msgspec.json.decode(reply.body, type=Membered)
         except msgspec.DecodeError as error:
             raise InternodeError(f"{address} answers something else than whether it is a member: {error}") from error
+        if answer.removed:
+            raise ConfigError(f"{address} is a node that has left its cluster: it can join with an empty directory")
         if answer.part_of_cluster:
             known = self.membership is not None and reply.node in self.membership.view.members
             raise ConfigError(
                 f"{address} is {reply.node}, a member of this cluster already"
                 if known
-                else f"{address} is {reply.node or 'a node that is'} initialised already; only an empty node can join"
+                else f"{address} is {reply.node or 'a node'}, which is initialised already; only an empty node can join"
             )
 
     async def _invite(self, address: Address) -> NodeName:

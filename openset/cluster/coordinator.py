@@ -101,6 +101,14 @@ class Coordinator:
         """Leases are left alone: a node that is to be missed at once ends its session."""
         await self._keeper.close()
 
+    def now_ms(self) -> int:
+        """The clock of the leases."""
+        return self._clock()
+
+    def until_ms(self, asked_ms: int, ttl_ms: int) -> int:
+        """Until when a node counts on a lease that was asked for at a moment."""
+        return asked_ms + int(ttl_ms * _BELIEVED)
+
     # ---------------------------------------------------------------- looking
 
     async def read(self) -> View:
@@ -151,7 +159,7 @@ class Coordinator:
                     if before is not None and before.lease != NO_LEASE:
                         with suppress(UnreachableError):  # then it ends by itself
                             await self._keeper.revoke(before.lease)
-                    return Session(node, lease, ttl_ms, outcome, asked_ms + int(ttl_ms * _BELIEVED))
+                    return Session(node, lease, ttl_ms, outcome, self.until_ms(asked_ms, ttl_ms))
         raise ConflictError(f"somebody else keeps saying that it is {node}")
 
     async def renew(self, session: Session) -> LeaseRenewed:
@@ -160,7 +168,7 @@ class Coordinator:
         ttl_ms, item = await self._keeper.renew(session.lease, alive_key(session.node))
         if item is None or item.lease != session.lease:
             raise LeaseLostError(f"the lease of {session.node} has ended: a later session of it has begun")
-        return LeaseRenewed(asked_ms + int(ttl_ms * _BELIEVED), session.since)
+        return LeaseRenewed(self.until_ms(asked_ms, ttl_ms), session.since)
 
     async def end_session(self, session: Session) -> None:
         """The node is missed at once."""

@@ -34,6 +34,7 @@ class JoinAnswer(msgspec.Struct, frozen=True):
 
 
 class Membered(msgspec.Struct, frozen=True):
-    """Whether a node belongs to a cluster already, as the interface says it."""
+    """Whether a node belongs to a cluster already, as the interface says it. removed: it has left one."""
 
     part_of_cluster: bool
+    removed: bool = False

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from openset.cluster.security import Security
-from openset.errors import UnreachableError
+from openset.errors import AbsentError, UnreachableError
 
 MOST_ANSWER_BYTES = 1 << 30
 _MOST_HEADER_BYTES = 1 << 16
@@ -108,7 +108,7 @@ class Channel:
         # The address that was checked is the one that is asked, not the name, which might mean another a moment later.
         self._security.check_host(self.host, addresses)
         tls = self._security.client_tls
-        failure: OSError = OSError("no address")
+        failures: list[OSError] = []
         for address in dict.fromkeys(addresses):
             try:
                 return await asyncio.open_connection(
@@ -119,8 +119,9 @@ class Channel:
                     limit=_MOST_HEADER_BYTES,
                 )
             except OSError as error:
-                failure = error
-        raise failure
+                failures.append(error)
+        others = [error for error in failures if not isinstance(error, ConnectionRefusedError)]
+        raise (others or failures or [OSError("no address")])[-1]
 
     def _head(self, method: str, path: str, headers: Mapping[str, str], size_bytes: int) -> bytes:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -142,7 +143,8 @@ class Channel:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return UnreachableError(f"{host}:{self.port} cannot be reached: {_reason(error)}")
+        kind = AbsentError if isinstance(error, ConnectionRefusedError) else UnreachableError
+        return kind(f"{host}:{self.port} cannot be reached: {_reason(error)}")
 
 
 async def _answer(reader: asyncio.StreamReader) -> Received:
@@ -176,6 +178,8 @@ def _reason(error: Exception) -> str:
             return f"it does not speak TLS; was it started with --cluster-cert? ({error.reason})"
         case asyncio.IncompleteReadError():
             return "the connection ended before the answer"
+        case socket.gaierror():
+            return "no such host is known"
         case OSError():
             return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     return str(error) or type(error).__name__

@@ -83,7 +83,7 @@ class Membership:
         self._store = store
         self.coordinator = coordinator
         self.peers = Peers(security, node, cluster, self.address_of, lambda: self.revision)
-        self.presence = Presence(coordinator, node, self._renewed, self._trouble)
+        self.presence = Presence(coordinator, node, self._renewed, self._trouble, self._lease_lasts)
         self.sentinel_run = SentinelRun(self, gone_after_ms)
         self._view: View | None = None
         # The revisions of the schema, and of the triggers by table id, that the store has.
@@ -114,6 +114,11 @@ class Membership:
         """Of the view, 0 before there is one."""
         return 0 if self._view is None else self._view.revision
 
+    @property
+    def trouble(self) -> str:
+        """Why the coordinator cannot be used at the moment, "" when it can."""
+        return self._troubled
+
     def address_of(self, node: NodeName) -> Address | None:
         """Where a member is reached, None for who is none."""
         registered = None if self._view is None else self._view.members.get(node)
@@ -128,6 +133,11 @@ class Membership:
     def on_lease(self, told: Callable[[LeaseRenewed], None]) -> None:
         """Calls it whenever the lease is renewed."""
         self._on_lease.append(told)
+
+    def rows(self) -> dict[int, int]:
+        """About how many rows every partition has that is here."""
+        assert self._store.replicas is not None
+        return self._store.compactions.rows(self._store.replicas.journals.numbers())
 
     # ---------------------------------------------------------------- running
 
@@ -221,6 +231,9 @@ class Membership:
         if self._troubled:
             self._troubled = ""
             log.info("the cluster's coordinator can be used again")
+        self._lease_lasts(renewed)
+
+    def _lease_lasts(self, renewed: LeaseRenewed) -> None:
         for told in self._on_lease:
             told(renewed)
 

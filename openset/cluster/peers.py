@@ -153,6 +153,8 @@ def _rebuilt(received: Received, who: str) -> OpenSetError:
     if not isinstance(message, str):
         return UnreachableError(f"{who} answers with status {received.status} and no reason")
     kind = getattr(errors, received.headers.get(ERROR_HEADER.lower(), ""), None)
+    if kind is errors.AbsentError:  # whoever it means, the one that was asked is there
+        kind = UnreachableError
     if not isinstance(kind, type) or not issubclass(kind, OpenSetError):
         if received.status == 503:  # it starts, or stops
             return UnreachableError(f"{who} does not answer now: {message}")

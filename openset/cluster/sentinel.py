@@ -1,7 +1,7 @@
 """The sentinel's decisions: from the map and who is alive, what should change next and why.
 
 A pure function. Every change is one swap of one placement, small enough that the next look at the map sees what became
-of it; nothing is moved that need not be. Load is counted in partitions, each weighed alike unless weights are given.
+of it; nothing is moved that need not be. Load is what the partitions weigh (`loads`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ FILLING_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Who is alive, and who has been away for so long that others take over its copies. weights: of partitions (1)."""
+    """Who is alive, and who has been away for so long that others take over its copies.
+
+    weights: of partitions, 1 where none is given. weighed: whether the weights are known well enough to move anything
+    because of them.
+    """
 
     alive: frozenset[NodeName]
     gone: frozenset[NodeName] = frozenset()
     weights: Mapping[int, float] = field(default_factory=dict)
+    weighed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +229,22 @@ class _Look:
 
     def balance(self) -> Iterator[Change]:
         """Copies from the fullest to the emptiest node, then owners; only where it makes a difference."""
-        if len(self._eligible) < 2 or any(self._filling.values()):
+        if not self._health.weighed or len(self._eligible) < 2 or any(self._filling.values()):
             return
+        placements = [placed.placement for placed in self._cluster.placements.values()]
+        if any(one.successor is not None or len(one.in_sync) > self._wanted for one in placements):
+            return  # what is on its way away still counts where it is
         moved = list(self._move_copies())
         yield from moved
         if not moved:
             yield from self._move_owners()
 
+    def _heaviest_first(self) -> list[tuple[int, Placed]]:
+        """What is light evens out what is left."""
+        return sorted(self._cluster.placements.items(), key=lambda one: (-self._weight(one[0]), one[0]))
+
     def _move_copies(self) -> Iterator[Change]:
-        for partition, placed in sorted(self._cluster.placements.items()):
+        for partition, placed in self._heaviest_first():
             placement = placed.placement
             target = self._target(partition, placement)
             holders = [node for node in placement.in_sync if node in self._held]
@@ -241,13 +253,14 @@ class _Look:
             fullest = max(holders, key=lambda node: (self._held[node], node))
             if self._held[fullest] - self._held[target] < 2 * self._weight(partition):
                 continue
-            reason = f"{fullest} holds {self._held[fullest]:g}, {target} {self._held[target]:g}: {target} gets a copy"
+            load = f"{fullest} holds {self._held[fullest]:.4g}, {target} {self._held[target]:.4g}"
+            reason = f"{load}, this weighs {self._weight(partition):.4g}: {target} gets a copy"
             # What it will lose counts already; it goes when the new copy is in sync.
             self._held[fullest] -= self._weight(partition)
             yield self._change(partition, changed(placement, reason, fill=target))
 
     def _move_owners(self) -> Iterator[Change]:
-        for partition, placed in sorted(self._cluster.placements.items()):
+        for partition, placed in self._heaviest_first():
             placement, owner = placed.placement, placed.placement.owner
             heirs = [
                 node
@@ -259,7 +272,8 @@ class _Look:
             heir = min(heirs, key=lambda node: (self._owned[node], node))
             if self._owned.get(owner, 0.0) - self._owned[heir] < 2 * self._weight(partition):
                 continue
-            reason = f"{owner} owns {self._owned[owner]:g}, {heir} {self._owned[heir]:g}: {heir} takes over"
+            load = f"{owner} owns {self._owned[owner]:.4g}, {heir} {self._owned[heir]:.4g}"
+            reason = f"{load}, this weighs {self._weight(partition):.4g}: {heir} takes over"
             wanted = self._succeeded(partition, placement, reason, heir)
             if wanted is not None:
                 yield self._change(partition, wanted)

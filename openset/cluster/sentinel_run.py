@@ -9,17 +9,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from openset.cluster.coordinator import Session
 from openset.cluster.keeper import Revision
+from openset.cluster.loads import Loads
 from openset.cluster.map import NodeName
 from openset.cluster.sentinel import Change, Health, decide, unplaced
 from openset.cluster.view import Sentinel, View
-from openset.errors import ConflictError, LeaseLostError, UnreachableError
+from openset.errors import ConflictError, LeaseLostError, OpenSetError, UnreachableError
 from openset.log import get_logger
+from openset_format.decoding import msgpack_decoder
 
 if TYPE_CHECKING:
     from openset.cluster.member import Membership
@@ -31,6 +33,10 @@ _SWAPS_AT_ONCE = 32
 # Nothing has to change for somebody to have been away for too long.
 _LOOK_SECONDS = 0.5
 _PAUSE_AFTER_FAILURE_SECONDS = 0.5
+# How often the members are asked what their partitions weigh, and how long for an answer.
+_LOADS_SECONDS = 10.0
+_LOADS_MS = 2_000
+LOADS_ROUTE = "load"
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,8 +49,21 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     refused: str | None = None
 
 
+Rows = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What the sentinel tells other nodes. decisions: oldest first. rows: by partition, where it knows."""
+
+    decisions: list[Decision]
+    rows: dict[int, Rows]
+
+
 class SentinelRun:
-    """decisions: the latest ones of this node, oldest first. sentinel: its term while it is elected."""
+    """decisions: the latest ones of this node, oldest first. sentinel: its term while it is elected.
+
+    loads: what it knows of the partitions in this term.
+    """
 
     def __init__(self, membership: Membership, gone_after_ms: int):
         """gone_after_ms: who is away for so long is replaced as a copy."""
@@ -54,9 +73,22 @@ class SentinelRun:
         self._gone_after_ms = gone_after_ms
         self._session: Session | None = None
         self._dead_since: dict[NodeName, float] = {}
+        self.loads = Loads()
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = 0.0
+
+    def told(self) -> Told:
+        """What this node knows as the sentinel."""
+        return Told(list(self.decisions), self.loads.rows)
 
     async def run(self) -> None:
         """For good."""
+        try:
+            await self._run()
+        finally:
+            self._forget_loads()
+
+    async def _run(self) -> None:
         while True:
             try:
                 made = await self._turn()
@@ -79,6 +111,7 @@ class SentinelRun:
             log.info("this node is not the sentinel any more", term=self.sentinel.term)
         self.sentinel = None
         self._dead_since.clear()
+        self._forget_loads()
 
     async def _turn(self) -> Revision:
         """One look; the revision of the last change, 0 when there was none."""
@@ -102,7 +135,9 @@ class SentinelRun:
         if cluster is None:
             return 0
         alive = frozenset(view.alive)
-        changes = decide(cluster, Health(alive, self._gone(view)))
+        self._ask_loads()
+        weights = self.loads.weights(view.placements.keys())
+        changes = decide(cluster, Health(alive, self._gone(view), weights, self.loads.complete))
         work: list[Coroutine[Any, Any, Revision]] = [self._swap(change, sentinel) for change in changes]
         work += [
             self._remove(node, registered.revision, sentinel)
@@ -110,6 +145,33 @@ class SentinelRun:
             if registered.member.leaving and unplaced(view.placements, node)
         ]
         return await _all(work)
+
+    def _ask_loads(self) -> None:
+        """Now and then; nothing waits for the answers but what is moved for balance the first time."""
+        if self._asking is None or (self._asking.done() and time.monotonic() - self._asked_at >= _LOADS_SECONDS):
+            self._asked_at = time.monotonic()
+            self._asking = asyncio.create_task(self._learn_loads(self.loads))
+
+    async def _learn_loads(self, loads: Loads) -> None:
+        membership = self._membership
+        others = sorted(membership.view.alive.keys() & membership.view.members.keys() - {membership.node})
+        answers = await asyncio.gather(*(self._rows_of(node) for node in others))
+        told = {membership.node: membership.rows(), **dict(zip(others, answers, strict=True))}
+        owners = {number: placed.placement.owner for number, placed in membership.view.placements.items()}
+        loads.told(told, owners)
+
+    async def _rows_of(self, node: NodeName) -> dict[int, int]:
+        try:
+            body = await self._membership.peers.call(node, LOADS_ROUTE, timeout_ms=_LOADS_MS)
+            return msgpack_decoder(dict[int, Rows]).decode(body)
+        except (OpenSetError, msgspec.DecodeError) as error:
+            log.info("a node does not say what its partitions weigh", node=node, reason=str(error))
+            return {}
+
+    def _forget_loads(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+        self._asking, self.loads = None, Loads()
 
     def _gone(self, view: View) -> frozenset[NodeName]:
         now = time.monotonic()

@@ -55,17 +55,19 @@ class End(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Piece(NamedTuple):
-    """A part of a file. hash: xxh3_64 of its bytes."""
+    """A part of a file. hash: xxh3_64 of its bytes. table: the table's name, for people."""
 
     transfer: str
     partition: int
     name: FileName
     offset: int
     hash: int
+    table: str = ""
 
     @property
     def route(self) -> str:
         """With the parameters that say what the body is."""
         sidecar = "true" if self.name.is_sidecar else "false"
-        file = f"partition={self.partition}&table={self.name.table_id}&sidecar={sidecar}"
+        table = f"table={self.table or self.name.table_id}&table_id={self.name.table_id}"
+        file = f"partition={self.partition}&{table}&sidecar={sidecar}"
         return f"{PIECE_ROUTE}?{file}&transfer={self.transfer}&offset={self.offset}&hash={self.hash:016x}"

@@ -154,7 +154,8 @@ class SendTransfer:
         for one, offset in pieces:
             data, hash_ = await asyncio.to_thread(_read, one, offset)
             await self._rate.take(len(data))
-            piece = Piece(self._name, self._partition, one.name, offset, hash_)
+            table = self._copies.table_name(one.name.table_id)
+            piece = Piece(self._name, self._partition, one.name, offset, hash_, table)
             await self._peers.call(self._to, piece.route, data, timeout_ms=_PIECE_MS)
             self._sent_bytes += len(data)
 

@@ -18,7 +18,8 @@ from openset.http.internode_cluster import (
     IsClusterMember,
     JoinToCluster,
     MapChange,
-    SentinelDecisions,
+    PartitionLoads,
+    SentinelTold,
 )
 from openset.http.internode_data import (
     LogMessages,
@@ -70,7 +71,8 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/internode/coordinator/?", CoordinatorRequest),
     (r"/v1/internode/query/?", InternodeQuery),
     (r"/v1/internode/revent/?", InternodeRevent),
-    (r"/v1/internode/sentinel/?", SentinelDecisions),
+    (r"/v1/internode/sentinel/?", SentinelTold),
+    (r"/v1/internode/load/?", PartitionLoads),
     (r"/v1/internode/log/?", LogMessages),
     (r"/v1/internode/write/?", Writes),
     (r"/v1/internode/compact/?", MemberCompaction),

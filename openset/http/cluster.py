@@ -102,4 +102,4 @@ class ClusterResource(Resource):
     async def _status(self) -> Answer:
         self.parameters().finish()
         store = await self.node.opened()
-        return await cluster_status(self.node.cluster, store.partitions)
+        return await cluster_status(self.node.cluster, store)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from openset.cluster.cluster_node import ClusterNode
-from openset.cluster.map import NodeName, Placement
+from openset.cluster.map import Member, NodeName, Placed, Placement
 from openset.errors import OpenSetError
+from openset.store.store import Store
 from openset_format.decoding import msgpack_decoder
 
 if TYPE_CHECKING:
@@ -18,15 +20,19 @@ if TYPE_CHECKING:
 _ASK_MS = 2_000
 
 
-async def cluster_status(cluster: ClusterNode, partitions: int | None) -> dict[str, Any]:
-    """The body of the answer. partitions: of the store, None before it is initialised."""
+async def cluster_status(cluster: ClusterNode, store: Store) -> dict[str, Any]:
+    """The body of the answer."""
     membership = cluster.membership
     if membership is None:
-        mode = cluster.identity.mode if partitions is not None else "empty"
-        return {"mode": mode, "node": cluster.name or None, "partitions": partitions}
+        mode, partitions = cluster.identity.mode, store.partitions
+        if partitions is None:
+            return {"mode": "empty", "node": cluster.name or None, "partitions": None}
+        found = {"mode": mode, "node": cluster.name or None, "partitions": partitions}
+        return {**found, **_alone(cluster, store, partitions)} if mode == "standalone" else found
     view = membership.view
     assert view.settings is not None and view.map is not None
     home = cluster.identity.home
+    sentinel, rows = await _sentinel(membership, view)
     return {
         "mode": "member",
         "node": membership.node,
@@ -35,19 +41,48 @@ async def cluster_status(cluster: ClusterNode, partitions: int | None) -> dict[s
         "coordinator": "etcd" if home is None else home.node,
         "partitions": view.settings.partitions,
         "replicas": view.map.replicas,
-        "health": health(view, view.map.replicas),
-        "members": [member(view, node) for node in sorted(view.members)],
-        "map": [
-            {"partition": number, **_placement(placed.placement)} for number, placed in sorted(view.placements.items())
-        ],
-        "sentinel": await _sentinel(membership, view),
+        "health": health(view, view.map.replicas, membership.trouble),
+        "members": [member(view, node, rows) for node in sorted(view.members)],
+        "map": _map(view, rows),
+        "sentinel": sentinel,
         "transfers": cluster.transfers,
     }
 
 
-def health(view: View, replicas: int) -> dict[str, Any]:
+def _alone(cluster: ClusterNode, store: Store, partitions: int) -> dict[str, Any]:
+    """A node that stands alone, shown as the cluster of one that it would found."""
+    from openset.cluster.sentinel import first_placements
+    from openset.cluster.view import Registered, Sentinel, Settings, View
+
+    name, address = cluster.name, cluster.address
+    damaged = tuple(sorted(store.damage.partitions()))
+    view = View(
+        0,
+        Settings("", partitions, cluster.identity.replicas),
+        members={name: Registered(0, Member(name, address.host, address.port, damaged=damaged))},
+        placements={number: Placed(0, one) for number, one in first_placements(partitions, name).items()},
+        alive={name: 0},
+        sentinel=Sentinel(name, 0),
+    )
+    assert view.map is not None
+    rows = store.compactions.rows(range(partitions))
+    return {
+        "cluster": None,
+        "revision": 0,
+        "coordinator": name,
+        "replicas": view.map.replicas,
+        "health": health(view, view.map.replicas),
+        "members": [{**member(view, name, rows), "full": store.health.condition.state == "full"}],
+        "map": _map(view, rows),
+        "sentinel": {"node": name, "term": 0, "decisions": []},
+        "transfers": [],
+    }
+
+
+def health(view: View, replicas: int, trouble: str = "") -> dict[str, Any]:
     """ok: every partition has a living owner and all its copies. degraded: some lack copies. unavailable: some have
-    no living owner, and are not readable or writable now.
+    no living owner, and are not readable or writable now. unknown: the coordinator cannot be used, which is trouble;
+    the rest is as it was when it could be used last.
     """
     without_owner, missing_copies = [], []
     for number, placed in sorted(view.placements.items()):
@@ -57,15 +92,19 @@ def health(view: View, replicas: int) -> dict[str, Any]:
         elif sum(_is_sound(view, node, number) for node in placement.in_sync) < replicas:
             missing_copies.append(number)
     status = "unavailable" if without_owner else "degraded" if missing_copies else "ok"
-    return {"status": status, "without_owner": without_owner, "missing_copies": missing_copies}
+    found = {"status": status, "without_owner": without_owner, "missing_copies": missing_copies}
+    return {**found, "status": "unknown", "reason": trouble} if trouble else found
 
 
 def _is_sound(view: View, node: NodeName, partition: int) -> bool:
     return node in view.alive and node in view.members and partition not in view.members[node].member.damaged
 
 
-def member(view: View, node: NodeName) -> dict[str, Any]:
-    """A member: where it is, whether it lives, and how many partitions it owns, has, and gets."""
+def member(view: View, node: NodeName, rows: Mapping[int, int]) -> dict[str, Any]:
+    """A member: where it is, whether it lives, and how many partitions it owns, has, and gets.
+
+    rows: by partition, as far as the sentinel knows.
+    """
     found = view.members[node].member
     placements = [placed.placement for placed in view.placements.values()]
     sentinel = view.sentinel is not None and view.sentinel.node == node
@@ -81,7 +120,20 @@ def member(view: View, node: NodeName) -> dict[str, Any]:
         "owns": sum(placement.owner == node for placement in placements),
         "in_sync": sum(node in placement.in_sync for placement in placements),
         "filling": sum(node in placement.filling for placement in placements),
+        "owned_rows": sum(
+            rows.get(number, 0) for number, one in view.placements.items() if one.placement.owner == node
+        ),
+        "held_rows": sum(
+            rows.get(number, 0) for number, one in view.placements.items() if node in one.placement.in_sync
+        ),
     }
+
+
+def _map(view: View, rows: Mapping[int, int]) -> list[dict[str, Any]]:
+    return [
+        {"partition": number, **_placement(placed.placement), "rows": rows.get(number)}
+        for number, placed in sorted(view.placements.items())
+    ]
 
 
 def _placement(placement: Placement) -> dict[str, Any]:
@@ -95,19 +147,22 @@ def _placement(placement: Placement) -> dict[str, Any]:
     }
 
 
-async def _sentinel(membership: Membership, view: View) -> dict[str, Any] | None:
-    """The sentinel and its decisions, newest first, which only itself has; None while nobody is elected."""
-    from openset.cluster.sentinel_run import Decision
+async def _sentinel(membership: Membership, view: View) -> tuple[dict[str, Any] | None, Mapping[int, int]]:
+    """What only the sentinel knows: its decisions, newest first, and the rows of partitions.
+
+    None while nobody is elected.
+    """
+    from openset.cluster.sentinel_run import Told
 
     if view.sentinel is None:
-        return None
+        return None, {}
     shown: dict[str, Any] = {"node": view.sentinel.node, "term": view.sentinel.term, "decisions": []}
     try:
         if view.sentinel.node == membership.node:
-            decisions = list(membership.sentinel_run.decisions)
+            told = membership.sentinel_run.told()
         else:
             body = await membership.peers.call(view.sentinel.node, "sentinel", timeout_ms=_ASK_MS)
-            decisions = msgpack_decoder(list[Decision]).decode(body)
+            told = msgpack_decoder(Told).decode(body)
     except (OpenSetError, msgspec.DecodeError) as error:
-        return {**shown, "unreachable": str(error)}
-    return {**shown, "decisions": [msgspec.to_builtins(each) for each in reversed(decisions)]}
+        return {**shown, "unreachable": str(error)}, {}
+    return {**shown, "decisions": [msgspec.to_builtins(each) for each in reversed(told.decisions)]}, told.rows

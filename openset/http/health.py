@@ -42,7 +42,7 @@ class HealthResource(Resource):
             return {}
         view = membership.view
         assert view.map is not None, "a membership has seen its cluster"
-        status = health(view, view.map.replicas)["status"]
+        status = health(view, view.map.replicas, membership.trouble)["status"]
         return {"cluster": {"node": membership.node, "alive": membership.node in view.alive, "status": status}}
 
 

@@ -57,14 +57,17 @@ class InternodeResource(Resource):
         self._check_caller()
         self._say_who()
         headers = self.request.headers
-        protocol = headers.get(PROTOCOL_HEADER)
+        # People who ask by hand leave these headers out: they have shown that they may, and mean this node.
+        protocol = headers.get(PROTOCOL_HEADER, PROTOCOL)
         if protocol != PROTOCOL:
             raise InternodeError(f"this node runs another version of OpenSet, which speaks {PROTOCOL}, not {protocol}")
         identity = self.node.cluster.identity
         to = headers.get(TO_HEADER, "")
         if to and to != self.node.cluster.name:
             raise MisdirectedError(f"this is {self.node.cluster.name or 'a node without a name'}, not {to}")
-        if self.for_members and headers.get(CLUSTER_HEADER, "") != identity.cluster:
+        if self.for_members and not identity.cluster:
+            raise MisdirectedError("this node belongs to no cluster")
+        if self.for_members and headers.get(CLUSTER_HEADER, identity.cluster) != identity.cluster:
             raise MisdirectedError("this node does not belong to that cluster")
 
     def _check_caller(self) -> None:
@@ -93,6 +96,13 @@ class InternodeResource(Resource):
     def caller(self) -> str:
         """The name of the node that asks, empty for one without."""
         return self.request.headers.get(FROM_HEADER, "")
+
+    @property
+    def member(self) -> str:
+        """The name of the member that asks. Raises InternodeError for others."""
+        if self.caller not in self.membership().view.members:
+            raise InternodeError(f"{FROM_HEADER} has to say which member asks")
+        return self.caller
 
     async def serve(self, work: Coroutine[Any, Any, Answer], *, cancellable: bool = False) -> None:
         """Answers with what the work gives, once this node has seen what the caller has.

@@ -20,7 +20,9 @@ class _Membered(InternodeResource):
 
     async def _is_member(self) -> Answer:
         await self.node.opened()
-        return {"part_of_cluster": self.node.cluster.is_part}
+        cluster = self.node.cluster
+        removed = {"removed": True} if cluster.identity.mode == "removed" else {}
+        return {"part_of_cluster": cluster.is_part, **removed}
 
 
 class IsClusterMember(_Membered):
@@ -83,11 +85,21 @@ class CoordinatorRequest(InternodeResource):
         return await self.node.cluster.answer_coordinator(await self.body())
 
 
-class SentinelDecisions(InternodeResource):
-    """What this node has decided as the sentinel lately."""
+class SentinelTold(InternodeResource):
+    """What this node has decided as the sentinel lately, and what it knows of the partitions."""
 
     async def post(self) -> None:
-        await self.serve(self._decisions())
+        await self.serve(self._told())
 
-    async def _decisions(self) -> Answer:
-        return msgspec.msgpack.encode(list(self.membership().sentinel_run.decisions))
+    async def _told(self) -> Answer:
+        return msgspec.msgpack.encode(self.membership().sentinel_run.told())
+
+
+class PartitionLoads(InternodeResource):
+    """How many rows the partitions have that are here."""
+
+    async def post(self) -> None:
+        await self.serve(self._rows())
+
+    async def _rows(self) -> Answer:
+        return msgspec.msgpack.encode(self.membership().rows())

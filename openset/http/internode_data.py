@@ -26,7 +26,7 @@ class LogMessages(InternodeResource):
         await self.serve(self._take())
 
     async def _take(self) -> Answer:
-        self.node.data.replication.receive(self.caller, await self.body())
+        self.node.data.replication.receive(self.member, await self.body())
         return b""
 
 
@@ -64,7 +64,7 @@ class TransferBegin(InternodeResource):
         from openset.cluster.transfer_messages import Begin
 
         begin = await self.message(Begin)
-        return msgspec.msgpack.encode(await self.node.data.replication.arrivals.begin(self.caller, begin))
+        return msgspec.msgpack.encode(await self.node.data.replication.arrivals.begin(self.member, begin))
 
 
 class TransferEnd(InternodeResource):
@@ -120,13 +120,16 @@ class TransferResource(InternodeResource):
         from openset.store.copies import FileName
 
         parameters = self.parameters()
-        partition, table = parameters.integer("partition", 0, 999), parameters.integer("table", 1, 1 << 62)
-        name = FileName(table or 0, parameters.flag("sidecar"))
+        partition, table = parameters.integer("partition", 0, 999), parameters.text("table")
+        table_id = parameters.integer("table_id", 1, 1 << 62)
+        is_sidecar = parameters.flag("sidecar")
         transfer, offset = parameters.text("transfer"), parameters.integer("offset", 0, 1 << 62)
         found = _HASH.fullmatch(parameters.text("hash") or "")
         parameters.finish()
         if partition is None or table is None or transfer is None or offset is None or found is None:
             raise InternodeError("partition=, table=, transfer=, offset= and hash= say what a piece is")
-        piece = Piece(transfer, partition, name, offset, int(found.group(), 16))
+        if table_id is None:
+            table_id = (await self.node.store()).table(table).id
+        piece = Piece(transfer, partition, FileName(table_id, is_sidecar), offset, int(found.group(), 16))
         await self.node.data.replication.arrivals.piece(piece, self.parts())
         return b""

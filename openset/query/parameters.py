@@ -58,10 +58,13 @@ def parse_bool(name: str, text: str) -> bool:
 class RequestParameters:
     """The parameters of one request, read by name. Every failure is an error of `kind`."""
 
-    def __init__(self, pairs: Sequence[tuple[str, str]], kind: type[OpenSetError] = QueryError):
+    def __init__(
+        self, pairs: Sequence[tuple[str, str]], kind: type[OpenSetError] = QueryError, known: Iterable[str] = ()
+    ):
+        """known: names that may be given besides those that are read."""
         self._kind = kind
         self._values: dict[str, str] = {}
-        self._known: set[str] = set()
+        self._known = set(known)
         for name, value in pairs:
             if name in self._values:
                 raise kind(f"the parameter {name!r} is given more than once")
@@ -132,6 +135,10 @@ class RequestParameters:
     def unread(self) -> list[tuple[str, str]]:
         """The parameters that nobody has read: what they mean is known when the script is."""
         return [(name, value) for name, value in self._values.items() if name not in self._known]
+
+    def known(self) -> list[str]:
+        """The names that somebody has asked for, given or not."""
+        return sorted(self._known)
 
     def finish(self) -> None:
         """Refuses parameters that nobody has read."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from openset.errors import InternalError, NoRoomError, OpenSetError
@@ -66,6 +66,15 @@ class Compactions:
         # Set when there may be something to do.
         self.wake = threading.Event()
         self.wake.set()
+
+    def rows(self, numbers: Iterable[int]) -> dict[int, int]:
+        """About how many rows partitions have, over all tables: what was replaced counts until it is compacted away."""
+        found = dict.fromkeys(numbers, 0)
+        with self._lock:
+            for (_, number), one in self._partitions.items():
+                if number in found:
+                    found[number] += one.base_rows + one.delta_events
+        return found
 
     def next(self, forced: bool = False) -> CompactionTask | None:
         """The partition that should be compacted now, or None. Give every task to `publish` or `give_up`.

@@ -121,6 +121,10 @@ class Copies:
         with self._lock:
             self._journals.take_over(partition)
 
+    def table_name(self, table_id: int) -> str:
+        """Empty for a table that is not there any more."""
+        return next((schema.name for schema in self._catalog.tables() if schema.id == table_id), "")
+
     def outgoing(self, partition: int) -> Outgoing:
         """The files of a partition as they are now. Raises InternalError for a damaged one, OSError.
 

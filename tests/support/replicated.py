@@ -167,7 +167,7 @@ class LocalNode:
             return b""
         assert path.path == PIECE_ROUTE
         where = {name: values[0] for name, values in parse_qs(path.query).items()}
-        name = FileName(int(where["table"]), where["sidecar"] == "true")
+        name = FileName(int(where["table_id"]), where["sidecar"] == "true")
         piece = Piece(where["transfer"], int(where["partition"]), name, int(where["offset"]), int(where["hash"], 16))
         await arrivals.piece(piece, [body])
         return b""

@@ -13,7 +13,7 @@ import msgspec
 
 from openset.errors import WireError
 from openset.query.parameters import RequestParameters
-from openset.query.wire.codec import checked, encoded
+from openset.query.wire.codec import encoded
 from openset.store.schema import TableSchema
 from openset.store.segment import Edition
 from openset_format.decoding import msgpack_decoder
@@ -49,8 +49,15 @@ class Answered(msgspec.Struct, frozen=True):
     other_segments: Sequence[str] = ()
 
 
+class _Parameters(msgspec.Struct, frozen=True, array_like=True):
+    """Those that nobody has read yet, and the names of those that somebody has asked for."""
+
+    unread: list[tuple[str, str]]
+    known: list[str]
+
+
 def request_bytes(request: Any) -> bytes:
-    """A request, a dataclass. Of its parameters those are sent that nobody has read yet."""
+    """A request, a dataclass. Of its parameters those are sent that nobody has read yet, and the known names."""
     return msgspec.msgpack.encode(request, enc_hook=_sent)
 
 
@@ -69,17 +76,12 @@ def schema_mark(schema: TableSchema) -> int:
 
 def _sent(value: Any) -> Any:
     if isinstance(value, RequestParameters):
-        return value.unread()
+        return _Parameters(value.unread(), value.known())
     raise AssertionError(type(value))
 
 
 def _received(kind: type, value: Any) -> Any:
     if kind is RequestParameters:
-        checked(
-            isinstance(value, list)
-            and all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
-                    for pair in value),
-            "parameters are none",
-        )  # fmt: skip
-        return RequestParameters([(name, text) for name, text in value])
+        sent = msgspec.convert(value, _Parameters)
+        return RequestParameters(sent.unread, known=sent.known)
     raise AssertionError(kind)
