@@ -204,24 +204,24 @@ def test_partitions_that_nobody_answers_for_are_named(three: Nodes) -> None:
         ("histogram/n", "return event_count"),
         ("events", TALLY),
     ):
-        error = answered(three, path, body, timeout="150")["error"]
+        error = answered(three, path, body, timeout="500")["error"]
         assert error["class"] == "internode" and error["detail"] == {"missing_partitions": missing}
         assert "1, 4 (no node owns them)" in error["message"] and "2, 5 (node 'c'" in error["message"]
-        answer = answered(three, path, body, timeout="150", partial="true")
+        answer = answered(three, path, body, timeout="500", partial="true")
         assert answer["missing_partitions"] == missing
         assert answer["_"] is not None
     with pytest.raises(PartitionsError):
-        asyncio.run(three.members["a"].query("cases", "events", TALLY, timeout="100"))
+        asyncio.run(three.members["a"].query("cases", "events", TALLY, timeout="400"))
 
 
 def test_a_partial_answer_is_that_of_the_others(three: Nodes) -> None:
     everything = answered(three, "column/person", partial="true")
     assert everything["missing_partitions"] == []
     three.lose("b", None)
-    found = answered(three, "column/person", partial="true", timeout="100")
+    found = answered(three, "column/person", partial="true", timeout="400")
     mine = [node for node in everything["_"][0]["_"] if partition_of(node["g"], 6) not in (1, 4)]
     assert found["_"][0]["_"] == mine
-    batch = [{"query": "column", "column": "person", "timeout": 100, "partial": partial} for partial in (True, False)]
+    batch = [{"query": "column", "column": "person", "timeout": 400, "partial": partial} for partial in (True, False)]
     some, none = answered(three, "batch", json.dumps(batch))
     assert some == found and none["error"]["class"] == "internode"
 
@@ -229,7 +229,7 @@ def test_a_partial_answer_is_that_of_the_others(three: Nodes) -> None:
 def test_a_table_says_in_a_header_what_is_missing(three: Nodes) -> None:
     three.lose("b", None)
     document = asyncio.run(
-        three.members["a"].document("cases", "column/person", "text/csv", partial="true", timeout="100")
+        three.members["a"].document("cases", "column/person", "text/csv", partial="true", timeout="400")
     )
     assert document.headers["OpenSet-Missing-Partitions"] == "[1,4]"
     assert b"missing" not in document.body
@@ -289,7 +289,7 @@ def test_a_schema_that_changes_meanwhile_begins_the_query_again(three: Nodes) ->
     """A column is added, first here, a little later there; the script is compiled with it on every node or on none."""
     script = "match:\n    tally(extra)\n"
     three.members["a"].tools.store.add_column("cases", "extra", "int")
-    assert "do not agree" in answered(three, "events", script, timeout="100")["error"]["message"]
+    assert "do not agree" in answered(three, "events", script, timeout="400")["error"]["message"]
 
     async def later(node: str, body: bytes) -> bytes | None:
         if "extra" not in three.members[node].tools.store.table("cases").column_types:
@@ -332,7 +332,7 @@ def test_requests_that_make_no_sense_are_refused(three: Nodes) -> None:
         with pytest.raises(InternalError):
             asyncio.run(answer_remote(tools, body, lambda _: True))
     with pytest.raises((ParseError, QueryError)):
-        unknown = encoded({"table": "none", "script": "", "common": {}, "parameters": []})
+        unknown = encoded({"table": "none", "script": "", "common": {}, "parameters": [[], []]})
         asyncio.run(answer_remote(tools, ask(three, "events", [1], request=unknown), lambda _: True))
 
 
