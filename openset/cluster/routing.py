@@ -125,6 +125,7 @@ def insert_items(insert: Insert, kind: int = INSERT_RECORD) -> list[WriteItem]:
     batch = insert.batch
     if batch is None:
         return []
+    assert batch.stamp.min(initial=0) >= 0, "every event has its stamp by now"
     if len(batch.partitions) == 1:
         return [WriteItem(batch.partitions[0].partition, kind, insert.table_id, insert.payload)]
     return [

@@ -24,6 +24,7 @@ from openset.http.internode_cluster import (
 from openset.http.internode_data import (
     LogMessages,
     MemberCompaction,
+    Stamps,
     TransferBegin,
     TransferEnd,
     TransferResource,
@@ -75,6 +76,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/internode/load/?", PartitionLoads),
     (r"/v1/internode/log/?", LogMessages),
     (r"/v1/internode/write/?", Writes),
+    (r"/v1/internode/stamps/?", Stamps),
     (r"/v1/internode/compact/?", MemberCompaction),
     (r"/v1/internode/transfer_begin/?", TransferBegin),
     (r"/v1/internode/transfer_end/?", TransferEnd),

@@ -40,6 +40,19 @@ class Writes(InternodeResource):
         return await self.node.data.routing.answer(await self.body())
 
 
+class Stamps(InternodeResource):
+    """Stamps for events that have none, of partitions that this node owns."""
+
+    async def post(self) -> None:
+        await self.serve(self._give())
+
+    async def _give(self) -> Answer:
+        from openset.cluster.stamping import Ask, Stamping
+
+        ask = await self.message(Ask)
+        return Stamping(self.membership(), self.node.data.replication).answer(ask)
+
+
 class MemberCompaction(InternodeResource):
     """A table's compaction on this member, and up to where its copies are visible."""
 

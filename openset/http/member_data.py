@@ -14,6 +14,7 @@ from openset.cluster.member import Membership
 from openset.cluster.messages import LeaseRenewed
 from openset.cluster.replication import Replication
 from openset.cluster.routing import Routing, insert_items
+from openset.cluster.stamping import Stamping
 from openset.cluster.transfers import Rate
 from openset.cluster.view import View
 from openset.cluster.wire import WriteItem
@@ -78,7 +79,8 @@ class MemberData:
 
     async def insert(self, insert: Insert) -> None:
         """Writes a prepared request to the owners of its partitions. Raises UnreachableError, ReadOnlyError."""
-        await self.routing.write(await asyncio.to_thread(insert_items, insert))
+        stamped = await Stamping(self.membership, self.replication).stamped(insert)
+        await self.routing.write(await asyncio.to_thread(insert_items, stamped))
 
     async def write_erasure(self, partition: int, table_id: int, payload: bytes) -> None:
         """Writes an erasure to the owner of its partition. Raises as `insert`."""

@@ -2,7 +2,8 @@
 
 An event is known by person, stamp and action, so two events sent without a stamp must not get the same one, whether
 they come in one request or in two of the same millisecond: the later would replace the earlier. What was given is
-remembered until it is past. Shortcut: not across restarts, which take longer than the milliseconds that are at stake.
+remembered until it is past; in a cluster the owners of partitions do that (`cluster.stamping`). Shortcut: not across
+restarts, which take longer than the milliseconds that are at stake.
 """
 
 from __future__ import annotations
@@ -39,13 +40,23 @@ class NowStamps:
         coder: Coder[Any] = Coder()
         codes = coder.encode(names)
         counts = np.bincount(codes, minlength=len(coder)).tolist()
+        return np.array(self.reserve(list(coder), counts, now_ms), np.int64)[codes] + count_within(codes)
+
+    def reserve(self, names: Sequence[Name], counts: Sequence[int], now_ms: int) -> list[int]:
+        """The first of as many stamps in a row as are wanted for each (person, action): now, or behind those given.
+
+        Where a name comes twice, the second gets those behind the first's.
+        """
+        first = []
         with self._lock:
             if len(self._next_free) >= self._forget_at:
                 self._forget(now_ms)
             held = self._next_free
-            first = [max(now_ms, held.get(name, 0)) for name in coder]
-            held.update((name, start + count) for name, start, count in zip(coder, first, counts, strict=True))
-        return np.array(first, np.int64)[codes] + count_within(codes)
+            for name, count in zip(names, counts, strict=True):
+                start = max(now_ms, held.get(name, 0))
+                held[name] = start + count
+                first.append(start)
+        return first
 
     def _forget(self, now_ms: int) -> None:
         self._next_free = {name: free for name, free in self._next_free.items() if free > now_ms}

@@ -29,7 +29,7 @@ from openset.store.health import Health, WatchedFiles
 from openset.store.ingest import Insert, prepare_insert
 from openset.store.journals import Journals, NodeJournal, PartitionJournals, read_member
 from openset.store.lock import DirectoryLock, check_file_system
-from openset.store.now import NowStamps
+from openset.store.now import LaterStamps, NowStamps
 from openset.store.opening import open_journal, report_torn_tail
 from openset.store.partition import Partition
 from openset.store.pins import Pins
@@ -386,6 +386,8 @@ class Store:
     ) -> Insert:
         """Reads, checks and encodes a request body. Takes time in proportion to it: not for the event loop.
 
+        On a member missing stamps stay NOW: the owners of the partitions give them (`cluster.stamping`).
+
         Raises InsertError for bad bodies and bad events, QueryError for an unknown table, ConfigError, ReadOnlyError.
         """
         schema = self.table(table)
@@ -399,8 +401,12 @@ class Store:
             newline_delimited=newline_delimited,
             skip_bad=skip_bad,
             rows_per_event=rows_per_event,
-            now_stamps=self._now_stamps.setdefault(schema.id, NowStamps()),
+            now_stamps=self.now_stamps(schema.id) if self.replicas is None else LaterStamps(),
         )
+
+    def now_stamps(self, table_id: int) -> NowStamps:
+        """What gives stamps to events of a table that have none."""
+        return self._now_stamps.setdefault(table_id, NowStamps())
 
     def submit(self, table: str, insert: Insert, kind: int = INSERT_RECORD) -> Future[int]:
         """Hands a prepared request to the writer. The future is done when the events are durable and visible.
