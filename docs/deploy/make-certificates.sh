@@ -3,6 +3,8 @@
 #
 #   make-certificates.sh DIRECTORY NAME[,OTHER NAME OR ADDRESS...] ...
 #
+# The names are in subjectAltName only: with users, etcd refuses certificates of clients that have a common name.
+#
 # Each argument is a host: the name of its files, then what else it is reached by. An authority that is there already is used
 # again, so hosts can be added later. Keep ca-key.pem away from the hosts.
 set -eu
@@ -29,7 +31,7 @@ for host in "$@"; do
         case $each in *:*) kind=IP ;; esac
         names="$names${names:+,}$kind:$each"
     done
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$name" \
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/O=openset/OU=$name" \
         -keyout "$name-key.pem" -out "$name.csr" 2>/dev/null
     printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n' "$names" >"$name.ext"
     openssl x509 -req -in "$name.csr" -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 825 \

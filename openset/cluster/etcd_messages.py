@@ -280,6 +280,11 @@ def refusal(status: int, body: bytes) -> Exception:
     try:
         answer = _decoded(body, _Error)
     except ValueError:
+        if status == 400 and b"CommonName" in body:
+            return ConfigError(
+                "etcd with users takes no certificate of a client that has a common name: use one whose names are in "
+                "subjectAltName only"
+            )
         return UnreachableError(f"it answers with HTTP status {status}: {body[:100].decode('ascii', 'replace')}")
     return failure(answer.code, answer.message or str(answer.error))
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from openset.cluster.map import NodeName
 
 # What every partition weighs besides its rows, in rows.
-BASE_ROWS = 50_000
+BASE_ROWS = 10_000
 # Weights are made anew when one's share of all has changed by so much: growth of all alike moves nothing.
 _CHANGED_BY = 1.25
 

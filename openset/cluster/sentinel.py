@@ -13,6 +13,8 @@ from openset.cluster.map import ClusterMap, NodeName, Placed, Placement, changed
 
 # Partitions that are being filled at one time, per node that gets them.
 FILLING_AT_ONCE = 8
+# A partition is moved between nodes whose loads differ by more than it weighs, and so much more that it is worth it.
+WORTH_MOVING = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,7 @@ class _Look:
             if target is None or not holders or placement.owner not in self._health.alive:
                 continue
             fullest = max(holders, key=lambda node: (self._held[node], node))
-            if self._held[fullest] - self._held[target] < 2 * self._weight(partition):
+            if self._held[fullest] - self._held[target] < WORTH_MOVING * self._weight(partition):
                 continue
             load = f"{fullest} holds {self._held[fullest]:.4g}, {target} {self._held[target]:.4g}"
             reason = f"{load}, this weighs {self._weight(partition):.4g}: {target} gets a copy"
@@ -270,7 +272,7 @@ class _Look:
             if not heirs or placement.successor is not None or owner not in self._health.alive:
                 continue
             heir = min(heirs, key=lambda node: (self._owned[node], node))
-            if self._owned.get(owner, 0.0) - self._owned[heir] < 2 * self._weight(partition):
+            if self._owned.get(owner, 0.0) - self._owned[heir] < WORTH_MOVING * self._weight(partition):
                 continue
             load = f"{owner} owns {self._owned[owner]:.4g}, {heir} {self._owned[heir]:.4g}"
             reason = f"{load}, this weighs {self._weight(partition):.4g}: {heir} takes over"

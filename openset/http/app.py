@@ -19,6 +19,7 @@ from openset.http.internode_cluster import (
     JoinToCluster,
     MapChange,
     PartitionLoads,
+    RunningTransfers,
     SentinelTold,
 )
 from openset.http.internode_data import (
@@ -73,6 +74,7 @@ ROUTES: list[tuple[str, type[Resource]]] = [
     (r"/v1/internode/query/?", InternodeQuery),
     (r"/v1/internode/revent/?", InternodeRevent),
     (r"/v1/internode/sentinel/?", SentinelTold),
+    (r"/v1/internode/transfers/?", RunningTransfers),
     (r"/v1/internode/load/?", PartitionLoads),
     (r"/v1/internode/log/?", LogMessages),
     (r"/v1/internode/write/?", Writes),

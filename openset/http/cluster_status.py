@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from openset.cluster.view import View
 
 _ASK_MS = 2_000
+_TRANSFERS = msgpack_decoder(list[dict[str, Any]])
 
 
 async def cluster_status(cluster: ClusterNode, store: Store) -> dict[str, Any]:
@@ -32,7 +34,9 @@ async def cluster_status(cluster: ClusterNode, store: Store) -> dict[str, Any]:
     view = membership.view
     assert view.settings is not None and view.map is not None
     home = cluster.identity.home
-    sentinel, rows = await _sentinel(membership, view)
+    (sentinel, rows), transfers = await asyncio.gather(
+        _sentinel(membership, view), _transfers(membership, view, cluster.transfers)
+    )
     return {
         "mode": "member",
         "node": membership.node,
@@ -45,7 +49,7 @@ async def cluster_status(cluster: ClusterNode, store: Store) -> dict[str, Any]:
         "members": [member(view, node, rows) for node in sorted(view.members)],
         "map": _map(view, rows),
         "sentinel": sentinel,
-        "transfers": cluster.transfers,
+        "transfers": transfers,
     }
 
 
@@ -145,6 +149,21 @@ def _placement(placement: Placement) -> dict[str, Any]:
         "successor": placement.successor,
         "reason": placement.reason,
     }
+
+
+async def _transfers(membership: Membership, view: View, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of all members that live and answer; each is told by who sends and by who receives."""
+    nodes = sorted(view.alive.keys() & view.members.keys() - {membership.node})
+
+    async def of(node: NodeName) -> list[dict[str, Any]]:
+        try:
+            return _TRANSFERS.decode(await membership.peers.call(node, "transfers", timeout_ms=_ASK_MS))
+        except (OpenSetError, msgspec.DecodeError):
+            return []
+
+    told = dict(zip(nodes, await asyncio.gather(*(of(node) for node in nodes)), strict=True))
+    told[membership.node] = own
+    return [{"node": node, **one} for node, found in sorted(told.items()) for one in found]
 
 
 async def _sentinel(membership: Membership, view: View) -> tuple[dict[str, Any] | None, Mapping[int, int]]:

@@ -52,10 +52,11 @@ class InternodeResource(Resource):
     def prepare(self) -> None:
         """Refuses strangers before anything of the body is kept."""
         super().prepare()
-        if not self.node.cluster.is_open:
-            raise UnavailableError("the node starts")
         self._check_caller()
         self._say_who()
+        # Whoever invites a node that has just been started waits for its answer.
+        if self.for_members and not self.node.cluster.is_open:
+            raise UnavailableError("the node starts")
         headers = self.request.headers
         # People who ask by hand leave these headers out: they have shown that they may, and mean this node.
         protocol = headers.get(PROTOCOL_HEADER, PROTOCOL)

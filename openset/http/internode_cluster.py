@@ -95,6 +95,16 @@ class SentinelTold(InternodeResource):
         return msgspec.msgpack.encode(self.membership().sentinel_run.told())
 
 
+class RunningTransfers(InternodeResource):
+    """The transfers of partitions that run at this node."""
+
+    async def post(self) -> None:
+        await self.serve(self._transfers())
+
+    async def _transfers(self) -> Answer:
+        return msgspec.msgpack.encode(self.node.cluster.transfers)
+
+
 class PartitionLoads(InternodeResource):
     """How many rows the partitions have that are here."""
 
