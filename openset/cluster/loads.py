@@ -26,11 +26,13 @@ class Loads:
         self._weights: dict[int, float] = {}
 
     def told(self, told: Mapping[NodeName, Mapping[int, int]], owners: Mapping[int, NodeName]) -> None:
-        """What nodes say of the partitions that they have; that of the owner counts. Others keep what was told last."""
+        """What nodes say of the partitions that they have records of; that of the owner counts.
+
+        Partitions of owners that said nothing keep what was told last.
+        """
         for partition, owner in owners.items():
-            rows = told.get(owner, {}).get(partition)
-            if rows is not None:
-                self.rows[partition] = rows
+            if owner in told:
+                self.rows[partition] = told[owner].get(partition, 0)
         self.complete = True
 
     def weights(self, partitions: Collection[int]) -> Mapping[int, float]:

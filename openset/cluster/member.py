@@ -135,7 +135,7 @@ class Membership:
         self._on_lease.append(told)
 
     def rows(self) -> dict[int, int]:
-        """About how many rows every partition has that is here."""
+        """About how many rows the partitions have that are here; those without any record may be missing."""
         assert self._store.replicas is not None
         return self._store.compactions.rows(self._store.replicas.journals.numbers())
 

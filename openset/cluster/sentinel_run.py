@@ -156,17 +156,18 @@ class SentinelRun:
         membership = self._membership
         others = sorted(membership.view.alive.keys() & membership.view.members.keys() - {membership.node})
         answers = await asyncio.gather(*(self._rows_of(node) for node in others))
-        told = {membership.node: membership.rows(), **dict(zip(others, answers, strict=True))}
+        told = {node: rows for node, rows in zip(others, answers, strict=True) if rows is not None}
+        told[membership.node] = membership.rows()
         owners = {number: placed.placement.owner for number, placed in membership.view.placements.items()}
         loads.told(told, owners)
 
-    async def _rows_of(self, node: NodeName) -> dict[int, int]:
+    async def _rows_of(self, node: NodeName) -> dict[int, int] | None:
         try:
             body = await self._membership.peers.call(node, LOADS_ROUTE, timeout_ms=_LOADS_MS)
             return msgpack_decoder(dict[int, Rows]).decode(body)
         except (OpenSetError, msgspec.DecodeError) as error:
             log.info("a node does not say what its partitions weigh", node=node, reason=str(error))
-            return {}
+            return None
 
     def _forget_loads(self) -> None:
         if self._asking is not None:

@@ -24,8 +24,8 @@ def test_the_owner_says_how_many_rows_a_partition_has() -> None:
     loads = Loads()
     assert not loads.complete and loads.weights([0, 1]) == {0: 1.0, 1: 1.0}
     loads.told({"a": {0: BASE_ROWS, 1: 7 * BASE_ROWS}, "b": {0: 9 * BASE_ROWS}}, {0: "a", 1: "b", 2: "c"})
-    assert loads.complete and loads.rows == {0: BASE_ROWS}
-    assert loads.weights([0, 1, 2]) == {0: 2.0, 1: 2.0, 2: 2.0}, "nothing is known of the others: as much as usual"
+    assert loads.complete and loads.rows == {0: BASE_ROWS, 1: 0}, "b owns 1 and has no records of it"
+    assert loads.weights([0, 1, 2]) == {0: 2.0, 1: 1.0, 2: 1.5}, "nothing is known of the last: as much as usual"
     loads.told({"b": {1: 5 * BASE_ROWS}}, {0: "a", 1: "b"})
     assert loads.weights([0, 1]) == {0: 2.0, 1: 6.0}, "who does not answer keeps what was told last"
 

@@ -386,8 +386,19 @@ def test_nodes_with_certificates(tmp_path: Path) -> None:
             assert first.request("GET", path).status == status
         context.load_cert_chain(tmp_path / "right-cert.pem", tmp_path / "right-key.pem")
         connection = http.client.HTTPSConnection("127.0.0.1", first.port, context=context, timeout=10)
-        connection.request("GET", "/v1/internode/is_member", headers={"OpenSet-Protocol": "1"})
-        assert json.loads(connection.getresponse().read()) == {"part_of_cluster": True}
+        for headers in ({}, {"OpenSet-Protocol": "1"}):
+            connection.request("GET", "/v1/internode/is_member", headers=headers)
+            assert json.loads(connection.getresponse().read()) == {"part_of_cluster": True}
+        # A person with a certificate may ask for a transfer, and may not speak for a member.
+        connection.request("PUT", "/v1/internode/transfer?partition=0&node=nobody")
+        answer = json.loads(connection.getresponse().read())
+        assert "no member nobody" in answer["error"]["message"]
+        connection.request("POST", "/v1/internode/log", b"\x90")
+        answer = json.loads(connection.getresponse().read())
+        assert "which member asks" in answer["error"]["message"]
+        connection.request("POST", "/v1/internode/transfer?partition=0&table=none&transfer=x&offset=0&hash=" + "0" * 16)
+        answer = json.loads(connection.getresponse().read())
+        assert "there is no table 'none'" in answer["error"]["message"]
         connection.request("GET", "/v1/internode/is_member", headers={"OpenSet-Protocol": "2"})
         answer = json.loads(connection.getresponse().read())
         assert "another version" in answer["error"]["message"]
