@@ -100,11 +100,14 @@ def status_lines(answer: dict[str, Any]) -> list[str]:
         f"cluster {answer['cluster']}: {health['status']}, {answer['partitions']} partitions, "
         f"copies wanted: {answer['replicas']}, coordinator: {answer['coordinator']}"
     ]
+    if "reason" in health:
+        lines.append(f"the coordinator cannot be used, this is how it was when it could: {health['reason']}")
     for name, text in (("without_owner", "without a living owner"), ("missing_copies", "with copies missing")):
         if health[name]:
             lines.append(f"partitions {text}: {', '.join(map(str, health[name]))}")
     for member in answer["members"]:
-        state = ("leaving" if member["leaving"] else "alive") if member["alive"] else "not alive"
+        states = ["not alive"] * (not member["alive"]) + ["leaving"] * member["leaving"]
+        state = ", ".join(states) or "alive"
         words = [state, *(["disk full"] if member["full"] else []), *member["roles"]]
         if member["damaged"]:
             words.append(f"damaged copies of {' '.join(map(str, member['damaged']))}")

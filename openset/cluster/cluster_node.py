@@ -144,7 +144,8 @@ class ClusterNode:
     @property
     def is_part(self) -> bool:
         """Whether the node belongs to a cluster, be it of one node, so that it cannot join one."""
-        return self._store is not None and self._store.partitions is not None and self.identity.mode != "removed"
+        has_data = self._store is not None and self._store.partitions is not None
+        return self.identity.mode == "member" or (has_data and self.identity.mode != "removed")
 
     @property
     def is_open(self) -> bool:
@@ -298,6 +299,8 @@ class ClusterNode:
                 raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
             if self._strangers is None:
                 raise ConfigError(f"a cluster needs to know its nodes: {HOW_TO}")
+            if self._membership is not None and self._membership.trouble:
+                raise UnreachableError(f"nobody can join while the coordinator is away: {self._membership.trouble}")
             address = Address(host, port)
             try:
                 await self._check_guest(address)

@@ -138,7 +138,11 @@ class Enrolment:
         if view.settings is None and identity.founder:
             await self._found(coordinator, member, holds)
         elif view.settings is None or view.settings.cluster != identity.cluster:
-            raise ConflictError("the coordinator has another cluster already; an empty node joins it by an invitation")
+            raise ConflictError(
+                "the coordinator has another cluster already; an empty node joins it by an invitation"
+                if identity.founder
+                else "this node's coordinator (--coordinator) is another one than that of the cluster that invites it"
+            )
         elif identity.node not in view.members:
             self.may_be_known = True
             await coordinator.add_member(member)

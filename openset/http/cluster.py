@@ -88,7 +88,8 @@ class IsMember(Resource):
 
     async def _is_member(self) -> Answer:
         self.parameters().finish()
-        await self.node.opened()
+        if not self.node.cluster.is_part:  # a member knows that also while its cluster is away
+            await self.node.opened()
         return {"part_of_cluster": self.node.cluster.is_part}
 
 
