@@ -64,7 +64,7 @@ class ClusterOptions:
     coordinator: str | None = field(default=None, repr=False)
     host: str | None = None
     lease_ms: int = 5_000
-    gone_after_ms: int = 60_000
+    gone_after_ms: int = 20_000
     transfer_bytes_per_second: int = 0
 
 

@@ -54,6 +54,8 @@ class Placement(msgspec.Struct, frozen=True):
     successor: the copy in sync to which the owner is asked to hand over; it does so itself, so that it never answers
     after another one began to.  handed_over: the owner before gave it up by itself, and does nothing an owner does any
     more.  reason: of the last change, for people.
+    away: nodes, ascending, that were copies until they died, said nothing or had no room. They are no copies any more,
+    and keep what they have for when they are filled again, so that only what they lack is sent.
     """
 
     term: int
@@ -64,11 +66,14 @@ class Placement(msgspec.Struct, frozen=True):
     successor: NodeName | None = None
     reason: str = ""
     handed_over: bool = False
+    away: tuple[NodeName, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.owner in self.in_sync, "the owner is in sync with itself"
         assert not set(self.in_sync) & set(self.filling), "a copy is in sync or being filled"
         assert tuple(sorted(self.in_sync)) == self.in_sync
+        assert not self.copies & set(self.away), "who is away is no copy"
+        assert tuple(sorted(self.away)) == self.away
 
     @property
     def copies(self) -> frozenset[NodeName]:
@@ -118,23 +123,28 @@ def changed(
     stop_filling: frozenset[NodeName] = frozenset(),
     successor: NodeName | None = None,
     handed_over: bool = False,
+    away: frozenset[NodeName] | None = None,
 ) -> Placement:
     """The placement that replaces another one. owner: begins a new term, also the one there was.
 
     handed_over: by the owner before.  fill: this node gets the partition. stop_filling: these do not any more, or are
-    in sync now. A successor that is not named again is forgotten.
+    in sync now. A successor that is not named again is forgotten.  away: all who are to be remembered, but for those
+    that are copies then; None for those who are.
     """
     new_owner = placement.owner if owner is None else owner
     filling = {node: ticket for node, ticket in placement.filling.items() if node not in stop_filling}
     if fill is not None:
         filling[fill] = placement.tickets + 1
+    in_sync = frozenset(placement.in_sync) if in_sync is None else in_sync
+    remembered = frozenset(placement.away) if away is None else away
     return Placement(
         term=placement.term + (owner is not None),
         owner=new_owner,
-        in_sync=placement.in_sync if in_sync is None else tuple(sorted(in_sync)),
+        in_sync=tuple(sorted(in_sync)),
         filling=filling,
         tickets=placement.tickets + (fill is not None),
         successor=successor,
         reason=reason,
         handed_over=handed_over or (owner is None and placement.handed_over),
+        away=tuple(sorted(remembered - in_sync - filling.keys())),
     )

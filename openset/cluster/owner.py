@@ -30,9 +30,9 @@ from openset.cluster.messages import (
 class Timing:
     """All in ms. heartbeat: an idle owner says that it lives. retry: what is not answered is sent again.
 
-    silence: a copy that answers nothing so long is taken out of the set in sync. patience: a write that is not agreed
-    by then is refused, whatever becomes of it.  promise: a copy that has answered an owner does not begin to own for so
-    long.
+    silence: a copy that answers nothing so long is taken out of the set in sync, and is away then. patience: a write
+    that is not agreed by then is refused, whatever becomes of it.  promise: a copy that has answered an owner does not
+    begin to own for so long.
     """
 
     heartbeat_ms: int = 300
@@ -51,6 +51,8 @@ _BELIEVED = 0.8
 class _Copy:
     """What the owner knows of a copy. matched: it has the owner's records durably up to here; next: to be sent.
 
+    probed: while nothing matched, the record that is sent next when there is no answer. At first the one behind the
+    last: most copies have nearly everything, and say how much when they do not.
     ticket: while it is being filled, the one that its answers must name.  echo_ms: it has answered what was sent then.
     """
 
@@ -58,6 +60,7 @@ class _Copy:
     next: int
     heard_ms: int
     sent_ms: int
+    probed: int
     ticket: int = 0
     transferring: bool = False
     echo_ms: int = 0
@@ -143,8 +146,8 @@ class Owner:
             ticket = self.placement.filling.get(name, 0)
             known = self._copies.get(name)
             if known is None or (ticket and ticket != known.ticket):
-                sent_ms = now_ms - self._timing.retry_ms
-                self._copies[name] = _Copy(0, self.log.last.index + 1, now_ms, sent_ms, ticket)
+                sent_ms, behind_last = now_ms - self._timing.retry_ms, self.log.last.index + 1
+                self._copies[name] = _Copy(0, behind_last, now_ms, sent_ms, behind_last, ticket)
 
     # ---------------------------------------------------------------- writing
 
@@ -179,7 +182,7 @@ class Owner:
             return []
         copy.echo_ms = max(copy.echo_ms, answer.echo_ms)
         if answer.matched is None:
-            copy.next = max(min(copy.next, answer.hint + 1), copy.matched + 1)
+            copy.next = copy.probed = max(min(copy.next, answer.hint + 1), copy.matched + 1)
             return self._send(sender, now_ms)
         copy.transferring = False
         copy.matched = max(copy.matched, answer.matched)
@@ -211,7 +214,8 @@ class Owner:
             behind = copy.matched < self.log.last.index
             if now_ms - copy.sent_ms >= (self._timing.retry_ms if behind else self._timing.heartbeat_ms):
                 if behind and not copy.transferring:
-                    copy.next = min(copy.next, max(copy.matched, self.log.base.index) + 1)
+                    again = copy.matched + 1 if copy.matched else copy.probed
+                    copy.next = min(copy.next, max(again, self.log.base.index + 1))
                 instructions += self._send(name, now_ms)
         late = [index for index, (_, came_ms) in self._waiting.items() if now_ms - came_ms > self._timing.patience_ms]
         instructions += [
@@ -228,8 +232,9 @@ class Owner:
             instructions += self._propose(self._proposed.placement, now_ms)
         elif silent and self._proposed is None:
             kept = frozenset(self.placement.in_sync) - silent
+            away = frozenset(self.placement.away) | silent
             reason = f"{', '.join(sorted(silent))} does not answer {self.node}"
-            instructions += self._propose(changed(self.placement, reason, in_sync=kept), now_ms)
+            instructions += self._propose(changed(self.placement, reason, in_sync=kept, away=away), now_ms)
         return instructions + self._hand_over(now_ms)
 
     # ---------------------------------------------------------------- inside

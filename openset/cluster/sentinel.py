@@ -6,7 +6,7 @@ of it; nothing is moved that need not be. Load is what the partitions weigh (`lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from openset.cluster.map import ClusterMap, NodeName, Placed, Placement, changed
@@ -19,7 +19,7 @@ WORTH_MOVING = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Who is alive, and who has been away for so long that others take over its copies.
+    """Who is alive, and who has been dead for so long that others take over its copies.
 
     weights: of partitions, 1 where none is given. weighed: whether the weights are known well enough to move anything
     because of them.
@@ -47,7 +47,7 @@ class Change:
 def decide(cluster: ClusterMap, health: Health) -> list[Change]:
     """What to change now, at most one thing per partition; nothing when all is as it should be.
 
-    Owners that are dead come first, then missing copies, then copies too many, then balance, which waits until the
+    Owners that are dead come first, then missing copies, then what is too many, then balance, which waits until the
     rest is in order.
     """
     look = _Look(cluster, health)
@@ -65,6 +65,9 @@ class _Look:
         # A full disk is to have room again: what it has counts, and it gets nothing.
         self._eligible = sorted(node for node in staying if not cluster.members[node].full)
         self._wanted = min(max(cluster.replicas, 1), max(len(staying), 1))
+        # What is wanted when everybody is back.
+        lasting = sum(not member.leaving for member in cluster.members.values())
+        self._wanted_at_last = min(max(cluster.replicas, 1), max(lasting, 1))
         self._owned = dict.fromkeys(cluster.members, 0.0)
         self._held = dict.fromkeys(cluster.members, 0.0)
         self._filling = dict.fromkeys(cluster.members, 0)
@@ -76,7 +79,7 @@ class _Look:
         owner = placement.successor or placement.owner
         if owner in self._owned:
             self._owned[owner] += weight
-        for node in placement.copies:
+        for node in (*placement.copies, *placement.away):
             if node in self._held:
                 self._held[node] += weight
         for node in placement.filling:
@@ -111,7 +114,7 @@ class _Look:
     def repair(self, partition: int) -> Iterator[Change]:
         """The most urgent change of a partition, if there is one."""
         placement = self._cluster.placements[partition].placement
-        for rule in (self._new_owner, self._stop_filling, self._add_copy, self._drop_copy):
+        for rule in (self._new_owner, self._stop_filling, self._add_copy, self._drop_copy, self._forget):
             wanted = rule(partition, placement)
             if wanted is not None:
                 yield self._change(partition, wanted)
@@ -137,8 +140,8 @@ class _Look:
             return None
         heir = min(preferred, key=lambda node: self._as_heir(partition, node))
         if dead:
-            in_sync = frozenset(placement.in_sync) - {owner}
-            return changed(placement, f"the owner {owner} is not alive", owner=heir, in_sync=in_sync)
+            in_sync, away = frozenset(placement.in_sync) - {owner}, frozenset(placement.away) | {owner}
+            return changed(placement, f"the owner {owner} is not alive", owner=heir, in_sync=in_sync, away=away)
         reasons = ((self._leaving(owner), "{} leaves"), (damaged, "the copy of {} is damaged"))
         reason = next((text for holds, text in reasons if holds), "the disk of {} is full")
         return self._succeeded(partition, placement, reason.format(f"the owner {owner}"), heir)
@@ -154,7 +157,10 @@ class _Look:
         return None if fits or asked == heir else changed(placement, reason, successor=heir)
 
     def _stop_filling(self, partition: int, placement: Placement) -> Placement | None:
-        """Nodes that went away, leave, or take nothing, while they were being filled."""
+        """Nodes that went away, leave, or take nothing, while they were being filled. They keep what they got so far.
+
+        It may be nearly everything: who dies is filled anew while its lease lasts.
+        """
         lost = {
             node
             for node in placement.filling
@@ -163,7 +169,7 @@ class _Look:
         if not lost:
             return None
         reason = f"{', '.join(sorted(lost))} went away, or has no room, before it had caught up"
-        return changed(placement, reason, stop_filling=frozenset(lost))
+        return changed(placement, reason, stop_filling=frozenset(lost), away=frozenset(placement.away) | lost)
 
     def _replaceable(self, partition: int, placement: Placement) -> frozenset[NodeName]:
         """Copies in sync that are damaged, where the owner has a sound one."""
@@ -176,14 +182,28 @@ class _Look:
         lost = self._health.gone | self._replaceable(partition, placement)
         return [node for node in placement.copies if node not in lost and not self._leaving(node)]
 
+    def _awaited(self, partition: int, placement: Placement) -> list[NodeName]:
+        """Nodes that are away and will soon be copies again, as far as anybody knows."""
+        return [
+            node
+            for node in placement.away
+            if node not in self._health.gone
+            and not (self._leaving(node) or self._full(node) or self._damaged(node, partition))
+        ]
+
     def _add_copy(self, partition: int, placement: Placement) -> Placement | None:
+        """Who was away and is back is filled, and lacks little. Only where that cannot be expected somebody else is."""
         staying = len(self._staying(partition, placement))
         if placement.owner not in self._health.alive or staying >= self._wanted:
             return None
-        target = self._target(partition, placement)
+        back = [node for node in self._may_get(partition, placement) if node in placement.away]
+        if not back and staying + len(self._awaited(partition, placement)) >= self._wanted_at_last:
+            return None
+        target = self._emptiest(back) if back else self._target(partition, placement)
         if target is None:
             return None
-        return changed(placement, f"{staying} of {self._wanted} copies, {target} gets one", fill=target)
+        what = "was away and gets what it lacks" if back else "gets one"
+        return changed(placement, f"{staying} of {self._wanted} copies, {target} {what}", fill=target)
 
     def _may_get(self, partition: int, placement: Placement) -> list[NodeName]:
         """Who could take a copy. What was damaged has to be gone there first."""
@@ -193,8 +213,12 @@ class _Look:
 
     def _target(self, partition: int, placement: Placement) -> NodeName | None:
         """The node with the least to hold that can take a copy now."""
-        free = [node for node in self._may_get(partition, placement) if self._filling[node] < FILLING_AT_ONCE]
-        return min(free, key=lambda node: (self._held[node], node)) if free else None
+        return self._emptiest(self._may_get(partition, placement))
+
+    def _emptiest(self, nodes: Iterable[NodeName]) -> NodeName | None:
+        """Of those that are not getting many partitions already."""
+        free = [node for node in nodes if self._filling[node] < FILLING_AT_ONCE]
+        return min(free, key=lambda node: (self._held[node], node), default=None)
 
     def _drop_copy(self, partition: int, placement: Placement) -> Placement | None:
         """A copy too many goes when enough others are in sync: one that leaves or is gone, else the fullest node's.
@@ -207,11 +231,12 @@ class _Look:
         sound = [node for node in placement.in_sync if node in self._health.alive and node in staying]
         useless = [node for node in spare if node not in staying]
         again = [node for node in damaged if node in self._eligible]
+        awaited = self._awaited(partition, placement)
         if useless and len(sound) >= self._wanted:
             victim = min(useless)
             why = "is damaged" if victim in damaged else "leaves or is gone"
             reason = f"{victim} {why}, and {len(sound)} copies are in sync"
-        elif again and not placement.filling and not self._may_get(partition, placement):
+        elif again and not (placement.filling or self._may_get(partition, placement) or awaited):
             victim = min(again)
             reason = f"the copy of {victim} is damaged, and it is to get another one"
         elif len(sound) > self._wanted:
@@ -227,6 +252,28 @@ class _Look:
             return None  # it is the only sound one
         return changed(placement, reason, in_sync=frozenset(placement.in_sync) - {victim})
 
+    def _forget(self, partition: int, placement: Placement) -> Placement | None:
+        """Who is away and is not to be a copy again gives up what it has.
+
+        Who is gone is forgotten when others have taken its place: until then nobody has more than it has.
+        """
+        lost = {
+            node: "leaves" if node in self._cluster.members else "is no member any more"
+            for node in placement.away
+            if self._leaving(node)
+        }
+        if placement.owner in self._health.alive and not self._damaged(placement.owner, partition):
+            lost |= {node: "is damaged" for node in placement.away if self._damaged(node, partition)}
+        staying = self._staying(partition, placement)
+        sound = [node for node in placement.in_sync if node in self._health.alive and node in staying]
+        if len(sound) >= self._wanted_at_last and not placement.filling:
+            lost = {node: f"is not needed: {len(sound)} copies are in sync" for node in placement.away} | lost
+        if not lost:
+            return None
+        reason = "; ".join(f"{node} was away and {why}" for node, why in sorted(lost.items()))
+        away = frozenset(placement.away) - lost.keys()
+        return changed(placement, reason, successor=placement.successor, away=away)
+
     # ---------------------------------------------------------------- balance
 
     def balance(self) -> Iterator[Change]:
@@ -236,6 +283,8 @@ class _Look:
         placements = [placed.placement for placed in self._cluster.placements.values()]
         if any(one.successor is not None or len(one.in_sync) > self._wanted for one in placements):
             return  # what is on its way away still counts where it is
+        if any(self._awaited(partition, placed.placement) for partition, placed in self._cluster.placements.items()):
+            return  # who comes back has its part already
         moved = list(self._move_copies())
         yield from moved
         if not moved:
@@ -287,5 +336,5 @@ def first_placements(partitions: int, node: NodeName) -> dict[int, Placement]:
 
 
 def unplaced(placements: Mapping[int, Placed], node: NodeName) -> bool:
-    """Whether a node has no copy of anything, so that it may be removed."""
-    return all(node not in placed.placement.copies for placed in placements.values())
+    """Whether a node has no copy of anything and keeps none, so that it may be removed."""
+    return all(node not in one.placement.copies and node not in one.placement.away for one in placements.values())

@@ -30,7 +30,7 @@ log = get_logger("openset.cluster")
 
 _KEPT_DECISIONS = 100
 _SWAPS_AT_ONCE = 32
-# Nothing has to change for somebody to have been away for too long.
+# Nothing has to change for somebody to have been dead for too long.
 _LOOK_SECONDS = 0.5
 _PAUSE_AFTER_FAILURE_SECONDS = 0.5
 # How often the members are asked what their partitions weigh, and how long for an answer.
@@ -66,7 +66,7 @@ class SentinelRun:
     """
 
     def __init__(self, membership: Membership, gone_after_ms: int):
-        """gone_after_ms: who is away for so long is replaced as a copy."""
+        """gone_after_ms: who is dead for so long is replaced as a copy."""
         self.sentinel: Sentinel | None = None
         self.decisions: deque[Decision] = deque(maxlen=_KEPT_DECISIONS)
         self._membership = membership

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from openset.cluster.follower import Follower
 from openset.cluster.log import PartitionLog
-from openset.cluster.map import ClusterMap, NodeName, Placed, changed
+from openset.cluster.map import ClusterMap, NodeName, Placed, Placement, changed
 from openset.cluster.messages import (
     Answer,
     Append,
@@ -129,7 +129,7 @@ class NodeState:
         owner = self._owners.get(partition)
         follower = self._followers.get(partition)
         if self.node not in placement.copies:
-            return self._leave(partition)
+            return self._stay_away(partition, placement) if self.node in placement.away else self._leave(partition)
         if follower is None:
             follower = self._followers[partition] = Follower(partition, PartitionLog(), 0, self._timing.promise_ms)
         follower.raise_term(placement.term)
@@ -158,6 +158,16 @@ class NodeState:
         placement = changed(placed.placement, f"{self.node} started again", owner=self.node)
         return [Propose(partition, placed.revision, placement)]
 
+    def _stay_away(self, partition: int, placement: Placement) -> list[Instruction]:
+        """Keeps what is here, and owns it no more: it may lack records that were agreed without this node.
+
+        What it has too many shows when it is filled, which comes with a ticket that nothing it said before has.
+        """
+        instructions = self._stop_owning(partition, f"{placement.owner} owns partition {partition} now")
+        if partition in self._followers:
+            self._followers[partition].raise_term(placement.term)
+        return instructions
+
     def _leave(self, partition: int) -> list[Instruction]:
         instructions = self._stop_owning(partition, f"{self.node} has no copy of partition {partition} any more")
         if self._followers.pop(partition, None) is not None:
@@ -178,8 +188,10 @@ class NodeState:
             owner = self._owners.get(message.partition)
             return [] if owner is None else owner.appended(event.sender, message, now_ms)
         assert isinstance(message, Append)
-        if follower is None:
-            return []  # the map does not say yet that this node gets it; the owner will try again
+        if follower is None or self.map is None:
+            # The map does not say yet that this node gets it, or which terms were over before this node started; it
+            # may have been in them and does not remember. The owner will try again.
+            return []
         owner = self._owners.get(message.partition)
         if owner is not None and message.term <= owner.term:
             assert message.term < owner.term or event.sender == self.node, "one owner per term"

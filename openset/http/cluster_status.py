@@ -146,6 +146,7 @@ def _placement(placement: Placement) -> dict[str, Any]:
         "owner": placement.owner,
         "in_sync": list(placement.in_sync),
         "filling": sorted(placement.filling),
+        "away": list(placement.away),
         "successor": placement.successor,
         "reason": placement.reason,
     }

@@ -13,6 +13,7 @@ from pyroaring import BitMap
 from support import store_model as model
 from support.replicated import JOURNAL_ID, LocalCluster
 
+from openset.cluster.transfer_messages import BEGIN_ROUTE
 from openset.errors import OpenSetError, UnreachableError
 from openset.store.segment import Computed, Segment
 from openset.store.views import ViewCache
@@ -193,6 +194,175 @@ async def test_a_node_that_stops_keeps_its_copies(tmp_path: Path) -> None:
         await stops.start()
         await cluster.settled()
         assert await cluster.contents() == expected.contents()
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_a_node_that_is_away_for_a_while_gets_only_what_it_lacks(compacted: bool, tmp_path: Path) -> None:
+    expected = model.Model()
+    async with LocalCluster(tmp_path, ["a", "b", "c"], partitions=3, gone_after_seconds=600) as cluster:
+        await until_balanced(cluster)
+        await cluster.insert("a", batch(0))
+        expected.insert(batch(0))
+        before = (await cluster.view()).placements
+        victim = before[0].placement.owner
+        held = {number for number, placed in before.items() if victim in placed.placement.copies}
+        node, asked = cluster.nodes[victim], min(set("abc") - {victim})
+        if compacted:
+            assert node.store is not None
+            await asyncio.to_thread(node.store.compact_all)
+        await node.stop()
+        cluster.network.calls.clear()
+        await cluster.insert(asked, batch(40), patience_ms=20_000)
+        expected.insert(batch(40))
+        await until_out_of_sync(cluster, victim)
+        await node.start()
+        await cluster.settled()
+        assert await cluster.contents() == expected.contents()
+        await copies_are_equal(cluster, expected)
+        after = (await cluster.view()).placements
+        assert {number for number, placed in after.items() if victim in placed.placement.in_sync} == held
+        given = {number: after[number].placement.tickets - before[number].placement.tickets for number in after}
+        assert given == {number: int(number in held) for number in after}, "nobody else got a copy"
+        assert not [call for call in cluster.network.calls if call[2] == BEGIN_ROUTE]
+
+
+async def test_an_owner_that_was_away_drops_what_was_not_agreed(tmp_path: Path) -> None:
+    """Its last records are on its disk alone; the next owner has others in their place."""
+    expected = model.Model()
+    async with LocalCluster(tmp_path, ["a", "b", "c"], partitions=1, gone_after_seconds=600) as cluster:
+        await cluster.settled()
+        await cluster.insert("a", batch(0))
+        expected.insert(batch(0))
+        victim = (await cluster.view()).placements[0].placement.owner
+        node = cluster.nodes[victim]
+        assert node.replication is not None and node.replication._state is not None
+        log = node.replication._state.log(0)
+        assert log is not None
+        cluster.network.cut |= {frozenset((victim, other)) for other in set("abc") - {victim}}
+        agreed = log.synced
+        writing = asyncio.create_task(cluster.insert(victim, batch(900)))
+        async with asyncio.timeout(1.0):
+            while log.synced == agreed:
+                await asyncio.sleep(0)
+        await node.stop()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        cluster.network.cut.clear()
+        cluster.network.calls.clear()
+        await cluster.insert(min(set("abc") - {victim}), batch(40), patience_ms=20_000)
+        expected.insert(batch(40))
+        await until_out_of_sync(cluster, victim)
+        assert (await cluster.view()).placements[0].placement.away == (victim,)
+        await node.start()
+        await cluster.settled()
+        assert victim in (await cluster.view()).placements[0].placement.in_sync
+        await copies_are_equal(cluster, expected)
+        assert not [call for call in cluster.network.calls if call[2] == BEGIN_ROUTE]
+
+
+async def test_a_node_whose_log_does_not_reach_gets_whole_files(tmp_path: Path) -> None:
+    expected = model.Model()
+    async with LocalCluster(tmp_path, ["a", "b"], partitions=1, gone_after_seconds=600) as cluster:
+        await cluster.settled()
+        await cluster.insert("a", batch(0))
+        expected.insert(batch(0))
+        victim = (await cluster.view()).placements[0].placement.owner
+        (other,) = set("ab") - {victim}
+        await cluster.nodes[victim].stop()
+        cluster.network.calls.clear()
+        await cluster.insert(other, batch(40), patience_ms=20_000)
+        expected.insert(batch(40))
+        store = cluster.nodes[other].store
+        assert store is not None
+        await asyncio.to_thread(store.compact_all)
+        await asyncio.to_thread(store._journals.rotate)
+        await asyncio.to_thread(store.compactions.drop_segments)
+        await cluster.nodes[victim].start()
+        await asyncio.sleep(0.1)
+        await cluster.settled()
+        assert set((await cluster.view()).placements[0].placement.in_sync) == {"a", "b"}
+        await copies_are_equal(cluster, expected)
+        assert [call for call in cluster.network.calls if call[2] == BEGIN_ROUTE]
+
+
+async def test_a_node_that_stays_away_is_replaced(tmp_path: Path) -> None:
+    expected = model.Model()
+    async with LocalCluster(tmp_path, ["a", "b", "c"], partitions=3, gone_after_seconds=1.0) as cluster:
+        await cluster.settled()
+        await cluster.insert("a", batch(0))
+        expected.insert(batch(0))
+        await cluster.nodes["c"].stop()
+        await cluster.insert("a", batch(40), patience_ms=20_000)
+        expected.insert(batch(40))
+        await cluster.settled()
+        async with asyncio.timeout(10):
+            while any(placed.placement.away for placed in (await cluster.view()).placements.values()):
+                await asyncio.sleep(0.05)
+        placements = (await cluster.view()).placements
+        assert all(placed.placement.in_sync == ("a", "b") for placed in placements.values())
+        await copies_are_equal(cluster, expected)
+        returned = cluster.nodes["c"]
+        await returned.start()
+        assert returned.store is not None and returned.store.replicas is not None
+        async with asyncio.timeout(20):
+            while True:  # what it had is given up, and it gets its share again
+                placements = (await cluster.view()).placements
+                has = {number for number, placed in placements.items() if "c" in placed.placement.copies}
+                if has and set(returned.store.replicas.journals.numbers()) == has:
+                    break
+                await asyncio.sleep(0.05)
+        await cluster.settled()
+        assert await cluster.contents() == expected.contents()
+        await copies_are_equal(cluster, expected)
+
+
+async def until_balanced(cluster: LocalCluster) -> None:
+    """Until everybody owns one of the partitions, has two copies, and nothing moves any more."""
+    async with asyncio.timeout(20):
+        while True:
+            await cluster.settled()
+            placements = [placed.placement for placed in (await cluster.view()).placements.values()]
+            held = sorted(name for one in placements for name in one.in_sync)
+            still = not any(one.filling or one.successor for one in placements)
+            if still and held == sorted([*cluster.nodes] * 2) and {one.owner for one in placements} == set("abc"):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def until_out_of_sync(cluster: LocalCluster, node: str) -> None:
+    """Until a node that is dead is out of all sets in sync, and is known to be dead."""
+    async with asyncio.timeout(20):
+        while True:
+            view = await cluster.view()
+            if node not in view.alive and not any(node in one.placement.in_sync for one in view.placements.values()):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def copies_are_equal(cluster: LocalCluster, expected: model.Model) -> None:
+    """Every copy in sync has what it should have, under the same ordinals. Waits until all of it is visible."""
+    placements = (await cluster.view()).placements
+    for number, placed in placements.items():
+        wanted = {
+            person: rows
+            for person, rows in expected.contents().items()
+            if partition_of(person, cluster.partitions) == number
+        }
+        copies = []
+        for name in placed.placement.in_sync:
+            async with asyncio.timeout(10):
+                while copy_of(cluster, name, number) != wanted:
+                    await asyncio.sleep(0.05)
+            copies.append(ids_of(cluster, name, number))
+        assert all(copy == copies[0] for copy in copies)
+
+
+def copy_of(cluster: LocalCluster, name: str, partition: int) -> dict[Any, Any]:
+    """What is visible of a partition on a node, whoever owns it."""
+    node = cluster.nodes[name]
+    assert node.store is not None
+    snapshots = [snapshot for snapshot in node.store.snapshot("t") if snapshot.partition == partition]
+    return model.read_snapshots(ViewCache(node.directory), snapshots)
 
 
 @pytest.mark.parametrize("seed", range(4))

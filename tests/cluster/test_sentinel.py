@@ -1,4 +1,4 @@
-"""What the sentinel decides about full disks and damaged copies; the rest is in the simulations."""
+"""What the sentinel decides about full disks, damaged copies and who was away; the rest is in the simulations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from openset.cluster.map import ClusterMap, Member, Placed, Placement
-from openset.cluster.sentinel import Health, decide
+from openset.cluster.map import ClusterMap, Member, Placed, Placement, changed, decode_placement, encode_placement
+from openset.cluster.sentinel import FILLING_AT_ONCE, Health, decide, first_placements, unplaced
+from openset.errors import InternalError
 
 NODES = ("a", "b", "c")
 
@@ -20,13 +21,17 @@ def decided(
     damaged: str = "",
     leaving: str = "",
     nodes: Sequence[str] = NODES,
+    down: str = "",
 ) -> Placement | None:
-    """The placement that the only partition is to have next; None when it is to stay as it is."""
+    """The placement that the only partition is to have next; None when it is to stay as it is.
+
+    dead: for so long that others take over; down: not for so long.
+    """
     members = {
         node: Member(node, "here", 1, node in leaving, node in full, (0,) if node in damaged else ()) for node in nodes
     }
     cluster = ClusterMap(7, replicas, members, {0: Placed(3, placement)})
-    changes = decide(cluster, Health(frozenset(set(nodes) - set(dead)), frozenset(dead)))
+    changes = decide(cluster, Health(frozenset(set(nodes) - set(dead) - set(down)), frozenset(dead)))
     assert len(changes) <= 1
     return changes[0].placement if changes else None
 
@@ -113,3 +118,185 @@ def test_a_dead_owner_is_replaced_by_a_sound_copy_if_there_is_one() -> None:
     for damaged, heir in (("b", "c"), ("c", "b"), ("bc", "b")):
         replaced = decided(Placement(1, "a", ("a", "b", "c")), dead="a", damaged=damaged)
         assert replaced is not None and replaced.owner == heir
+
+
+def away(*nodes: str, in_sync: Sequence[str] = ("a",), filling: str = "", successor: str | None = None) -> Placement:
+    """Owned by a; nodes are away."""
+    return Placement(
+        3, "a", tuple(in_sync), dict.fromkeys(filling, 4), 4, successor=successor, away=tuple(sorted(nodes))
+    )
+
+
+def test_a_dead_owner_is_away_and_comes_back_as_the_copy_that_is_missing() -> None:
+    replaced = decided(Placement(1, "b", ("a", "b"), tickets=4), down="b")
+    assert replaced is not None and (replaced.owner, replaced.in_sync, replaced.away) == ("a", ("a",), ("b",))
+    assert replaced.copies == {"a"}
+    assert decided(replaced, down="b") is None, "c gets nothing while b may come back"
+    filled = decided(replaced)
+    assert filled is not None and (filled.in_sync, filled.filling, filled.away) == (("a",), {"b": 5}, ())
+    assert filled.reason == "1 of 2 copies, b was away and gets what it lacks"
+
+
+def test_who_is_gone_is_replaced_and_forgotten_when_that_is_done() -> None:
+    replaced = decided(away("b"), dead="b")
+    assert replaced is not None and (set(replaced.filling), replaced.away) == ({"c"}, ("b",))
+    assert replaced.reason == "1 of 2 copies, c gets one"
+    assert decided(replaced, dead="b") is None
+    assert decided(replaced) is None, "it is back, and another one is being filled"
+    stopped = decided(replaced, dead="c")
+    assert stopped is not None and (stopped.filling, stopped.away) == ({}, ("b", "c"))
+    again = decided(stopped, dead="c")
+    assert again is not None and (set(again.filling), again.away) == ({"b"}, ("c",)), "it still has what it had"
+    forgotten = decided(away("b", in_sync="ac"), dead="b")
+    assert forgotten is not None and (forgotten.in_sync, forgotten.away) == (("a", "c"), ())
+    assert forgotten.reason == "b was away and is not needed: 2 copies are in sync"
+    assert decided(forgotten) is None
+
+
+def test_who_is_gone_keeps_what_it_has_where_nobody_can_take_its_place() -> None:
+    for full in ("", "c"):
+        nodes = "abc" if full else "ab"
+        assert decided(away("b"), dead="b", nodes=nodes, full=full) is None
+        filled = decided(away("b"), nodes=nodes, full=full)
+        assert filled is not None and set(filled.filling) == {"b"}
+
+
+def test_who_is_away_is_needed_until_all_copies_are_in_sync() -> None:
+    assert decided(away("b", in_sync="ac"), replicas=3, down="b") is None
+    assert decided(away("b", in_sync="ac"), replicas=3, dead="b") is None
+    assert decided(away("b", in_sync="ac", filling="d"), down="b", nodes="abcd") is None
+    assert decided(away("b", in_sync="ac"), down="bc") is None, "c may be taken out of those in sync next"
+    fewer = decided(away("b"), replicas=1, down="b")
+    assert fewer is not None and fewer.away == ()
+
+
+def test_nodes_that_are_away_make_up_for_copies_one_by_one() -> None:
+    assert decided(away("b", "c"), replicas=3, down="bc", nodes="abcd") is None
+    one = decided(away("b", "c"), replicas=3, down="b", dead="c", nodes="abcd")
+    assert one is not None and (set(one.filling), one.away) == ({"d"}, ("b", "c"))
+    back = decided(away("b", "c"), replicas=3, down="c", nodes="abcd")
+    assert back is not None and (set(back.filling), back.away) == ({"b"}, ("c",))
+    other = decided(away("b"), replicas=3, down="b", nodes="abcd")
+    assert other is not None and set(other.filling) == {"c"}, "one more is missing than b makes up for"
+
+
+def test_who_is_away_and_leaves_is_forgotten_and_may_then_be_removed() -> None:
+    filled = decided(away("b"), down="b", leaving="b")
+    assert filled is not None and set(filled.filling) == {"c"}
+    forgotten = decided(filled, down="b", leaving="b")
+    assert forgotten is not None and (forgotten.filling, forgotten.away) == (filled.filling, ())
+    assert forgotten.reason == "b was away and leaves"
+    assert not unplaced({0: Placed(1, filled)}, "b") and unplaced({0: Placed(1, forgotten)}, "b")
+    dead_owner = decided(away("b"), down="a", leaving="b")
+    assert dead_owner is not None and dead_owner.away == ()
+
+
+def test_who_is_no_member_any_more_is_forgotten() -> None:
+    forgotten = decided(away("z", filling="b"))
+    assert forgotten is not None and (set(forgotten.filling), forgotten.away) == ({"b"}, ())
+    assert forgotten.reason == "z was away and is no member any more"
+
+
+def test_who_is_away_and_full_is_not_waited_for_and_gets_what_it_lacks_when_it_has_room() -> None:
+    filled = decided(away("b"), full="b")
+    assert filled is not None and (set(filled.filling), filled.away) == ({"c"}, ("b",))
+    assert decided(away("b"), full="b", nodes="ab") is None
+    again = decided(away("b"), nodes="ab")
+    assert again is not None and set(again.filling) == {"b"}
+
+
+def test_a_damaged_copy_that_was_away_is_given_up() -> None:
+    filled = decided(away("b"), damaged="b")
+    assert filled is not None and (set(filled.filling), filled.away) == ({"c"}, ("b",))
+    forgotten = decided(away("b"), damaged="b", nodes="ab")
+    assert forgotten is not None and (forgotten.filling, forgotten.away) == ({}, ())
+    assert forgotten.reason == "b was away and is damaged"
+    assert decided(away("b"), damaged="ab", nodes="ab") is None, "what is damaged everywhere stays"
+
+
+def test_a_damaged_copy_stays_while_another_node_may_come_back() -> None:
+    placement = away("c", in_sync="ab")
+    assert decided(placement, damaged="b", down="c") is None
+    filled = decided(placement, damaged="b")
+    assert filled is not None and set(filled.filling) == {"c"}
+    dropped = decided(placement, damaged="b", dead="c")
+    assert dropped is not None and (dropped.in_sync, dropped.away) == (("a",), ("c",))
+
+
+def test_nobody_is_filled_while_the_owner_is_dead() -> None:
+    assert decided(away("b"), down="a") is None
+    assert decided(away("b"), dead="a") is None, "who is away never owns"
+
+
+def test_who_is_asked_to_take_over_is_not_forgotten_with_who_was_away() -> None:
+    forgotten = decided(away("c", in_sync="ab", successor="b"))
+    assert forgotten is not None and (forgotten.successor, forgotten.away) == ("b", ())
+
+
+def members_of(nodes: str) -> dict[str, Member]:
+    return {node: Member(node, "here", 1) for node in nodes}
+
+
+def test_who_comes_back_gets_some_partitions_at_a_time_and_the_others_wait_for_it() -> None:
+    count = FILLING_AT_ONCE + 3
+    cluster = ClusterMap(7, 2, members_of("abc"), {number: Placed(3, away("b")) for number in range(count)})
+    changes = decide(cluster, Health(frozenset("abc")))
+    assert len(changes) == FILLING_AT_ONCE
+    assert all(set(change.placement.filling) == {"b"} for change in changes)
+
+
+def test_nothing_is_balanced_while_somebody_may_come_back() -> None:
+    """c has nothing. What b has counts as its own, also for where other copies go."""
+    others = {number: Placed(3, Placement(1, "a", ("a",))) for number in range(1, 9)}
+    waits = Placement(1, "a", ("a",), away=("b",))
+    for gone, moves in ((frozenset[str](), False), (frozenset("b"), True)):
+        cluster = ClusterMap(7, 1, members_of("abc"), {**others, 0: Placed(3, waits)})
+        assert decide(cluster, Health(frozenset("ac"), gone)), "b is not needed"
+        needed = ClusterMap(7, 2, members_of("abc"), {0: Placed(3, waits), **whole(range(1, 9), "ab")})
+        found = decide(needed, Health(frozenset("ac"), gone))
+        assert bool(found) == moves
+
+
+def whole(numbers: range, nodes: str) -> dict[int, Placed]:
+    return {number: Placed(3, Placement(1, nodes[0], tuple(nodes))) for number in numbers}
+
+
+def test_what_is_kept_by_who_was_away_counts_as_held() -> None:
+    """b, just back, is about to get the first ones; a copy of another partition goes to c, which holds less."""
+    placements = {number: Placed(3, away("b")) for number in range(FILLING_AT_ONCE)}
+    placements |= {FILLING_AT_ONCE: Placed(3, Placement(1, "a", ("a",)))}
+    changes = decide(ClusterMap(7, 2, members_of("abc"), placements), Health(frozenset("abc")))
+    assert set(changes[-1].placement.filling) == {"c"}
+
+
+def test_a_placement_of_before_is_read_and_one_that_makes_no_sense_is_not() -> None:
+    before = b'{"term":2,"owner":"a","in_sync":["a"],"filling":{"b":3},"tickets":3,"successor":null,"reason":"x"}'
+    read = decode_placement(before)
+    assert read.away == () and read.filling == {"b": 3}
+    for placement in (away("b", "c"), *first_placements(1, "a").values()):
+        assert decode_placement(encode_placement(placement)) == placement
+    for wrong in (b'["a"]', b'["b"]', b'["d","c"]'):
+        with pytest.raises(InternalError):
+            decode_placement(before.replace(b'"reason":"x"', b'"away":' + wrong))
+
+
+def test_who_is_away_stays_so_until_it_is_a_copy() -> None:
+    placement = away("b", "c")
+    assert changed(placement, "x", owner="a").away == ("b", "c")
+    assert changed(placement, "x", fill="b").away == ("c",)
+    assert changed(placement, "x", in_sync=frozenset("ac")).away == ("b",)
+    assert changed(placement, "x", away=frozenset("ad")).away == ("d",)
+
+
+def test_who_dies_while_it_is_filled_keeps_what_it_got() -> None:
+    """As does who was taken out of those in sync just before its lease ended, and was to be filled for that moment."""
+    assert decided(away(filling="b"), down="b") is None
+    stopped = decided(away(filling="b"), dead="b")
+    assert stopped is not None and (stopped.filling, stopped.away) == ({}, ("b",))
+    assert stopped.reason == "b went away, or has no room, before it had caught up"
+    full = decided(away(filling="b"), full="b", nodes="ab")
+    assert full is not None and (full.filling, full.away) == ({}, ("b",))
+    leaves = decided(away(filling="b"), leaving="b", nodes="ab")
+    assert leaves is not None and leaves.filling == {}
+    forgotten = decided(leaves, leaving="b", nodes="ab")
+    assert forgotten is not None and forgotten.away == ()

@@ -99,6 +99,7 @@ class Node:
         self.rate = rng.uniform(0.995, 1.005)
         # What the process sees, durable or not: rebuilt from the disk at a start.
         self.seen: dict[int, list[Entry]] = {}
+        self.left_in: dict[int, int] = {}  # by partition: the life in which it was found to be away
         self.arrived: dict[int, Records] = {}  # files that wait to be put in place
 
     def now_ms(self, time_ms: float) -> int:
@@ -173,6 +174,11 @@ class Simulation:
         self.coordinator_down = False
         self.quiet = False
         self.trace = False
+        self.compacts = True
+        # Files that were sent, partitions that were given up; nodes that were away and were filled with what they had,
+        # and those of them that had started again meanwhile.
+        self.transfers = self.given_up = self.came_back = self.came_back_restarted = 0
+        self.records_sent = dict.fromkeys(self.nodes, 0)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
 
@@ -263,6 +269,8 @@ class Simulation:
                 node.disk.steps.append(lambda: self._install_durable(node, partition, records))
                 self._sync_later(node, Synced(partition, position.index, epoch))
             case Discard(partition):
+                self._check_unwanted(node, partition)
+                self.given_up += 1
                 node.seen.pop(partition, None)
                 node.disk.steps.append(lambda: self._discard_durable(node, partition))
                 self._sync_later(node, None)
@@ -274,6 +282,7 @@ class Simulation:
                 entries = tuple(node.seen.get(instruction.partition, [])[instruction.first - 1 : instruction.last])
                 append = Append(instruction.partition, instruction.term, instruction.previous, entries,
                                 instruction.committed, instruction.complete, instruction.sent_ms)  # fmt: skip
+                self.records_sent[instruction.to] += len(entries)
                 self._deliver(node.name, instruction.to, append)
             case Transfer():
                 self._transfer(node, instruction)
@@ -327,6 +336,7 @@ class Simulation:
     def _transfer(self, owner: Node, transfer: Transfer) -> None:
         state, life = owner.state, owner.life
         assert state is not None
+        self.transfers += 1
         records = owner.disk.durable.get(transfer.partition, Records())
         base, entries = records.base, list(records.entries[: records.base.index])
         committed = state.committed(transfer.partition)
@@ -366,11 +376,7 @@ class Simulation:
         def arrive() -> None:
             if not self._reachable(node.name):
                 return  # nobody learns what became of it
-            accepted = self.coordinator.swap(
-                propose.partition, propose.expected_revision, propose.placement, self.time, None
-            )
-            if accepted:
-                self._check_agreed_everywhere(propose.partition)
+            if self._swapped(propose.partition, propose.expected_revision, propose.placement, None):
                 self._changed()
             if not self._chance(0.2) and node.life == life:
                 self._read_map(node.name)
@@ -401,11 +407,22 @@ class Simulation:
     def _swap(self, change: Any) -> None:
         if self.coordinator_down:
             return
-        if self.coordinator.swap(
-            change.partition, change.expected_revision, change.placement, self.time, change.while_dead
-        ):
-            self._check_agreed_everywhere(change.partition)
+        if self._swapped(change.partition, change.expected_revision, change.placement, change.while_dead):
             self._changed()
+
+    def _swapped(self, partition: int, expected: int, placement: Placement, while_dead: str | None) -> bool:
+        before = self.coordinator.placements[partition].placement
+        if not self.coordinator.swap(partition, expected, placement, self.time, while_dead):
+            return False
+        self._check_agreed_everywhere(partition)
+        for name in set(placement.away) - set(before.away):
+            self.nodes[name].left_in[partition] = self.nodes[name].life
+        for name in set(before.away) & placement.filling.keys():
+            node = self.nodes[name]
+            if node.disk.durable.get(partition, Records()).entries:
+                self.came_back += 1
+                self.came_back_restarted += node.left_in[partition] != node.life
+        return True
 
     # ---------------------------------------------------------------- what happens
 
@@ -424,6 +441,8 @@ class Simulation:
         self.handle(name, Write(request, partition, payload))
 
     def _compact(self) -> None:
+        if not self.compacts:
+            return
         for name, node in self.nodes.items():
             for partition in range(self.partitions):
                 if node.state is None or node.disk.steps or self.rng.random() > 0.3:
@@ -520,11 +539,21 @@ class Simulation:
         for partition in range(self.partitions):
             term = node.state.owned_term(partition)
             if term is not None:
+                known = node.state.map.placements[partition].placement if node.state.map is not None else None
+                if known is None or node.name not in known.in_sync:
+                    raise self._broken(f"{node.name} owns partition {partition} and is not in sync: {known}")
                 holder = self.owners.setdefault((partition, term), (node.name, node.life))
                 if holder != (node.name, node.life):
                     raise self._broken(
                         f"{holder} and {(node.name, node.life)} own partition {partition} in term {term}"
                     )
+
+    def _check_unwanted(self, node: Node, partition: int) -> None:
+        """Nobody gives up what it is to have, or to keep."""
+        assert node.state is not None and node.state.map is not None
+        placement = node.state.map.placements[partition].placement
+        if node.name in placement.copies or node.name in placement.away:
+            raise self._broken(f"{node.name} gives partition {partition} up: {placement}")
 
     def _agree(self, node: Node, partition: int, committed: int) -> None:
         """What is agreed is the same everywhere, for good."""
@@ -569,7 +598,7 @@ class Simulation:
         wanted = min(self.coordinator.replicas, len(self.nodes))
         for partition, placed in self.coordinator.placements.items():
             placement = placed.placement
-            if len(placement.in_sync) != wanted or placement.filling:
+            if len(placement.in_sync) != wanted or placement.filling or placement.away:
                 raise self._broken(f"partition {partition} has not healed: {placement}")
             if any(partition in self.nodes[name].disk.damaged for name in placement.in_sync):
                 raise self._broken(f"a copy of partition {partition} is still damaged: {placement}")

@@ -186,7 +186,16 @@ class LocalCluster:
 
     node_type: type[LocalNode] = LocalNode
 
-    def __init__(self, directory: Path, names: Sequence[NodeName], partitions: int = 2, replicas: int = 2):
+    def __init__(
+        self,
+        directory: Path,
+        names: Sequence[NodeName],
+        partitions: int = 2,
+        replicas: int = 2,
+        gone_after_seconds: float = 2.5,
+    ):
+        """gone_after_seconds: who is dead for so long is replaced as a copy."""
+        self.gone_after_seconds = gone_after_seconds
         self.network = Network()
         self.partitions = partitions
         self.replicas = replicas
@@ -233,7 +242,7 @@ class LocalCluster:
                     self._dead_since.pop(name, None)
                 else:
                     self._dead_since.setdefault(name, now)
-            gone = frozenset(name for name, since in self._dead_since.items() if now - since > 2.5)
+            gone = frozenset(name for name, since in self._dead_since.items() if now - since > self.gone_after_seconds)
             for change in decide(view.map, Health(alive, gone)):
                 with suppress(OpenSetError):
                     await self._coordinator.swap(
