@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from openset.cluster.keeper import Revision
 from openset.cluster.member import Membership
 from openset.cluster.messages import LeaseRenewed
 from openset.cluster.replication import Replication
@@ -18,10 +20,10 @@ from openset.cluster.stamping import Stamping
 from openset.cluster.transfers import Rate
 from openset.cluster.view import View
 from openset.cluster.wire import WriteItem
-from openset.errors import OpenSetError, UnreachableError
+from openset.errors import InternalError, OpenSetError, QueryError, UnreachableError
 from openset.http.member_spread import MemberSpread
 from openset.log import get_logger
-from openset.query.shared_segments import catch_up
+from openset.query.shared_segments import listed_by, take_over
 from openset.store.ingest import Insert
 from openset.store.records import ERASURE_RECORD
 
@@ -32,9 +34,21 @@ log = get_logger("openset.cluster")
 
 # So long queries of a node that is back wait for what it missed.
 _CURRENT_SECONDS = 5.0
+# A node that could not be compared with another one tries again after this long, then after twice that, and so on.
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
 # So long a node that stops waits for the writes that run before others may own what it owns.
 _FINISH_SECONDS = 1.0
 REVENT_ROUTE = "revent"
+
+
+@dataclass(slots=True, eq=False)
+class _Comparison:
+    """Of the segments of another node with those here. since: when this node and the other one began to live."""
+
+    since: tuple[Revision, Revision]
+    task: asyncio.Task[None]
+    is_heard: bool = False
 
 
 class MemberData:
@@ -45,11 +59,12 @@ class MemberData:
         self._membership: Membership | None = None
         self._replication: Replication | None = None
         self._routing: Routing | None = None
-        # Whether this node has heard what it missed while it was not held for alive, and who asks the others.
+        # Whether this node has heard what it missed while it or another one was not alive; by node who asks it.
         self._is_current = asyncio.Event()
+        self._comparisons: dict[str, _Comparison] = {}
+        self._taking_over = asyncio.Lock()
         self._current_at = asyncio.get_running_loop().time() + _CURRENT_SECONDS
-        self._catching_up: asyncio.Task[None] | None = None
-        self._alive_since: int | None = None
+        self._alive_since: Revision | None = -1  # the first view is another one, whatever it says
         self._owned: frozenset[int] = frozenset()
 
     @property
@@ -92,34 +107,59 @@ class MemberData:
             async with asyncio.timeout_at(self._current_at):
                 await self._is_current.wait()
 
-    def _look_alive(self, view: View) -> None:
-        """A node that joins, starts or is back asks what was computed and removed meanwhile."""
-        assert self._membership is not None
-        since = view.alive.get(self._membership.node)
-        if since == self._alive_since:
-            return
-        self._alive_since = since
-        if self._catching_up is not None:
-            self._catching_up.cancel()
-        self._is_current.clear()
-        self._current_at = asyncio.get_running_loop().time() + _CURRENT_SECONDS
-        if since is not None:
-            others = sorted(view.alive.keys() & view.members.keys() - {self._membership.node})
-            self._catching_up = asyncio.create_task(self._catch_up(others))
+    @property
+    def is_current(self) -> bool:
+        """Whether this node has heard from all living ones what it missed while one of the two was away."""
+        return self._is_current.is_set()
 
-    async def _catch_up(self, others: Sequence[str]) -> None:
+    def _look_alive(self, view: View) -> None:
+        """A node that joins, starts or is back and the others ask each other what was computed or removed."""
+        assert self._membership is not None
+        name = self._membership.node
+        since = view.alive.get(name)
+        if since != self._alive_since:
+            self._alive_since = since
+            self._current_at = asyncio.get_running_loop().time() + _CURRENT_SECONDS
+        # By node, what tells apart the times during which both live.
+        living = {} if since is None else {node: (since, view.alive[node]) for node in view.alive.keys() & view.members}
+        living.pop(name, None)
+        for node, comparison in list(self._comparisons.items()):
+            if living.get(node) != comparison.since:
+                comparison.task.cancel()
+                del self._comparisons[node]
+        for node in sorted(living.keys() - self._comparisons.keys()):
+            self._comparisons[node] = _Comparison(living[node], asyncio.create_task(self._catch_up(node)))
+        self._look_heard()
+
+    def _look_heard(self) -> None:
+        if self._alive_since is not None and all(one.is_heard for one in self._comparisons.values()):
+            self._is_current.set()
+        else:
+            self._is_current.clear()
+
+    async def _catch_up(self, node: str) -> None:
+        """Takes over what another node has, as often as it takes; cancelled when one of the two is away."""
         store, spread = self._node.held_store, self._node.spread
         assert store is not None and spread is not None
-        for node in others:
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
             try:
-                await catch_up(store, spread, node)
+                listed = await listed_by(spread, node)
+                async with self._taking_over:  # what several nodes have is fetched once
+                    await take_over(store, spread, node, listed)
+                break
+            except (InternalError, QueryError) as error:  # about single segments; all were tried
+                log.error("stored segments could not be taken over", node=node, reason=error.message)
+                break
             except OpenSetError as error:
                 log.warning("stored segments could not be compared", node=node, reason=error.message)
             except Exception:  # nobody awaits this task
                 log.exception("a defect in comparing stored segments", node=node)
-            else:
-                self._is_current.set()
-        self._is_current.set()
+                break
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+        self._comparisons[node].is_heard = True
+        self._look_heard()
 
     # --- what triggers see of the cluster (`revent.subscriptions.Others`) -------------------------------------------
 
@@ -186,9 +226,10 @@ class MemberData:
             await self._replication.finished(_FINISH_SECONDS)
 
     async def close(self) -> None:
-        if self._catching_up is not None:
-            self._catching_up.cancel()
-            await asyncio.gather(self._catching_up, return_exceptions=True)
+        tasks = [comparison.task for comparison in self._comparisons.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         replication, self._replication, self._routing = self._replication, None, None
         if replication is not None:
             await replication.close()

@@ -136,7 +136,7 @@ class Node:
         self._guard = DiskGuard(store)
         self.scrubber = Scrubber(self.data_dir, store.damage, self._scrubbing)
         self._compactor = Compactor(store)
-        self._refresher = Refresher(lambda: self._tools(store))
+        self._refresher = Refresher(lambda: self._tools(store), lambda: self._has_heard(store))
         changes = self._trigger_changes(store)
         self._watcher = Watcher(store, self.executor, self.plans, changes)
         self._runner = Runner(store, self.executor, self._watcher, changes, self.trigger_errors)
@@ -271,6 +271,10 @@ class Node:
     async def tools_for_nodes(self) -> Tools:
         """What queries of other nodes run with. Raises as `store`."""
         return self._tools(await self.store())
+
+    def _has_heard(self, store: Store) -> bool:
+        """Whether the stored segments are those of the other members."""
+        return store.replicas is None or (self._member_data is not None and self._member_data.is_current)
 
     def _tools(self, store: Store) -> Tools:
         return Tools(store, self.executor, self.plans, self.spread)

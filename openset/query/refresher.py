@@ -31,9 +31,14 @@ EXPIRY_CHECK_SECONDS = 5.0
 class Refresher:
     """The daemon's background task. Made on the event loop, runs until `close`."""
 
-    def __init__(self, tools: Callable[[], Tools]):
-        """tools: as they are when they are needed; a node may come to be one of several."""
+    def __init__(self, tools: Callable[[], Tools], is_current: Callable[[], bool] = lambda: True):
+        """tools: as they are when they are needed; a node may come to be one of several.
+
+        is_current: whether this node has heard what it missed. Before, it refreshes nothing, for that would make what
+        was removed meanwhile anew, as the latest computation.
+        """
         self._tools_now = tools
+        self._is_current = is_current
         self._segments = tools().store.segments
         self._task = asyncio.create_task(self._run())
 
@@ -61,7 +66,7 @@ class Refresher:
 
     async def _refresh_next(self) -> bool:
         """Whether a segment was due."""
-        stored = self._segments.next_refresh(_now_ms(), self._is_ours)
+        stored = self._segments.next_refresh(_now_ms(), self._is_ours) if self._is_current() else None
         if stored is None:
             return False
         name = stored.segment.name

@@ -38,7 +38,7 @@ async def remove_segment(tools: Tools, table: str, name: str) -> dict[str, Any]:
     if removed is None:
         raise unknown_segment(name, [stored.segment.name for stored in store.segments.all(schema.id, now_ms)])
     if tools.spread is not None:
-        await publish_removal(tools.spread, removed)
+        await publish_removal(store, tools.spread, removed)
     return {"deleted": removed.segment.name}
 
 

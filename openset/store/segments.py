@@ -3,13 +3,16 @@
 A segment is who belonged to it when it was computed; a newer computation of the same name replaces it. Every
 computation is a file of its own (`tables/<table id>/segments/<version>.segment`), so that queries that still read the
 one before are not disturbed. What is damaged is reported and left out: a segment can be computed again.
+
+In a cluster a removal is written down (`removals`) before the file goes: from then on it counts, here and for what
+other nodes send.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +24,12 @@ from openset.errors import InternalError, OpenSetError, QueryError, ReadOnlyErro
 from openset.log import get_logger
 from openset.store.health import Health
 from openset.store.partition import NO_RECORD
+from openset.store.removals import REMEMBERED_MS, Removal, Removals
 from openset.store.segment import (
     LEAST_REFRESH_SECONDS,
     SEGMENT_SUFFIX,
     SEGMENTS_DIRECTORY,
     Computed,
-    Edition,
     Erased,
     Segment,
     StoredSegment,
@@ -43,8 +46,6 @@ from openset_format.membership import MembershipFile, write_membership
 log = get_logger("openset.store")
 
 SEGMENTS_PER_TABLE = 10_000
-# So many removals are remembered, for nodes that have not heard of them.
-REMOVED_KEPT = 10_000
 
 
 class DamagedSegmentError(InternalError):
@@ -83,8 +84,8 @@ class Segments:
         self._dropped_tables: set[int] = set()
         # By table: people who were erased since the node started, for segments that are being computed without knowing.
         self._erased: dict[int, list[Erased]] = {}
-        # What was removed since the node started: other nodes may not have heard of it.
-        self._removed: dict[tuple[int, str], Edition] = {}
+        # What was removed: other nodes may not have heard of it. Changed by the one who writes.
+        self._removals = Removals(data_dir, files)
         now_ms = time.time() * 1_000
         for table_id in table_ids:
             self._read_table(table_id, journal_id, last_sequence, now_ms)
@@ -174,7 +175,10 @@ class Segments:
         """A shared computation is later than what it replaces or was removed, whatever clocks say. The lock is held."""
         key = (table_id, one.segment.name)
         stored, edition = self._stored.get(key), one.segment.edition
-        before = max(self._removed.get(key, (0, "")), (0, "") if stored is None else stored.segment.edition)
+        removed = self._removals.get(*key)
+        before = max(
+            (0, "") if removed is None else removed.edition, (0, "") if stored is None else stored.segment.edition
+        )
         if (
             not one.segment.computation
             or before < edition
@@ -225,19 +229,19 @@ class Segments:
     def _is_past(self, table_id: int, segment: Segment) -> bool:
         """Whether a later computation is stored, or this one was removed. The lock is held."""
         key = (table_id, segment.name)
-        stored, removed = self._stored.get(key), self._removed.get(key)
+        stored, removed = self._stored.get(key), self._removals.get(*key)
         return (stored is not None and stored.segment.edition > segment.edition) or (
-            removed is not None and removed >= segment.edition
+            removed is not None and removed.hides(segment)
         )
 
     def read(self, stored: StoredSegment) -> Computed:
         """A stored segment with its members, for another node. Raises InternalError."""
         return self._read(stored)
 
-    def removed(self) -> dict[tuple[int, str], Edition]:
-        """What was removed since the node started: up to which edition, by table and name."""
+    def removed(self, now_ms: float) -> dict[tuple[int, str], Removal]:
+        """What was removed and is remembered, by table and name."""
         with self._lock:
-            return dict(self._removed)
+            return self._removals.all(now_ms)
 
     def _is_stored(self, stored: StoredSegment) -> bool:
         """Whether nothing has replaced it. The lock is held."""
@@ -288,49 +292,84 @@ class Segments:
         except (FormatError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DamagedSegmentError(f"segment {stored.segment.name!r} is damaged: {error}") from error
 
-    def remove(
-        self, table_id: int, name: str, now_ms: float, up_to: Edition | None = None
-    ) -> StoredSegment | None:  # fmt: skip
+    def remove(self, table_id: int, name: str, now_ms: float) -> StoredSegment | None:
         """Removes a segment durably; None when there is none within its ttl. Raises InternalError, ReadOnlyError.
 
-        up_to: not one that was computed later, and none that comes late either.
+        In a cluster that is remembered, for nodes that have not heard of it.
 
         Its file goes at once, for a crash would bring it back: a query that has it pinned and not read may fail.
         """
         with self._health.writing(), self._writing:
             with self._lock:
                 stored = self._stored.get((table_id, name))
-                if up_to is not None:
-                    self._note_removed((table_id, name), up_to)
                 if stored is None or not self._is_alive(stored, now_ms):
                     return None
-                if up_to is not None and stored.segment.edition > up_to:
-                    return None
-                self._note_removed((table_id, name), stored.segment.edition)
-            try:
-                self._files.unlink(self._data_dir / stored.ref.file)
-            except OSError as error:
-                raise InternalError(f"segment {name!r} cannot be removed: {error}") from error
-            with self._lock:
-                self._replace((table_id, name), None)
-                self._superseded.discard(stored.ref.file)
-            try:
-                self._files.sync_directory(self._data_dir / stored.ref.file.parent)
-            except OSError as error:
-                raise InternalError(f"segment {name!r} may come back after a restart: {error}") from error
+                removals = None
+                if self._in_cluster or stored.segment.computation:
+                    removal = Removal(stored.segment.edition, int(now_ms) + REMEMBERED_MS)
+                    removals = self._removals.joined(table_id, {name: removal}, self._described(table_id), now_ms)
+            self._take_away(table_id, [stored], removals)
             return stored
 
-    def _note_removed(self, key: tuple[int, str], edition: Edition) -> None:
-        """The lock is held."""
-        self._removed[key] = max(edition, self._removed.pop(key, edition))
-        if len(self._removed) > REMOVED_KEPT:
-            del self._removed[next(iter(self._removed))]
+    def hear_removed(self, table_id: int, removed: Mapping[str, Removal], now_ms: float) -> None:
+        """Removes what other nodes have removed, and refuses what of it comes late, durably. Not for the event loop.
+
+        Nothing that was computed later. One sync for all; none where all is known. Raises InternalError, ReadOnlyError.
+        """
+        with self._writing:
+            with self._lock:
+                if table_id in self._dropped_tables:
+                    return
+                gone = [
+                    stored
+                    for name, removal in removed.items()
+                    if (stored := self._stored.get((table_id, name))) is not None and removal.hides(stored.segment)
+                ]
+                removals = self._removals.joined(table_id, removed, self._described(table_id), now_ms)
+            if gone or removals is not None:
+                with self._health.writing():
+                    self._take_away(table_id, gone, removals)
+
+    def _take_away(self, table_id: int, gone: Sequence[StoredSegment], removals: dict[str, Removal] | None) -> None:
+        """Removes segments durably; `_writing` is held. removals: of the table from now on, None where nothing changes.
+
+        Raises InternalError; when removals were written, they count all the same.
+        """
+        directory = self._data_dir / segment_path(table_id, 0).parent
+        if removals is not None:
+            try:
+                self._make_directory(directory)
+                self._removals.write(table_id, removals)
+            except OSError as error:
+                raise InternalError(f"the removal of segments could not be stored: {error}") from error
+            with self._lock:
+                self._removals.keep(table_id, removals)
+                for stored in gone:
+                    self._replace((table_id, stored.segment.name), None)
+        for stored in gone:
+            try:
+                self._files.discard(self._data_dir / stored.ref.file)
+            except OSError as error:
+                raise InternalError(f"segment {stored.segment.name!r} cannot be removed: {error}") from error
+            with self._lock:
+                self._replace((table_id, stored.segment.name), None)
+                self._superseded.discard(stored.ref.file)
+        try:
+            if gone:
+                self._files.sync_directory(directory)
+        except OSError as error:
+            raise InternalError(f"segment {gone[0].segment.name!r} may come back after a restart: {error}") from error
+
+    def _described(self, table_id: int) -> dict[str, Segment]:
+        """What a table has, by name. The lock is held."""
+        return {name: stored.segment for (table, name), stored in self._stored.items() if table == table_id}
 
     def drop_table(self, table_id: int) -> None:
         """Forgets the segments of a table that was dropped, and takes no more; its files go with its directory."""
         directory = segment_path(table_id, 0).parent
         with self._writing, self._lock:
             self._dropped_tables.add(table_id)
+            self._removals.drop_table(table_id)
             for key in [key for key in self._stored if key[0] == table_id]:
                 del self._stored[key]
                 self._failures.pop(key, None)
@@ -449,9 +488,10 @@ class Segments:
     # --- opening ---------------------------------------------------------------------------------------------------
 
     def _read_table(self, table_id: int, journal_id: str, last_sequence: int | None, now_ms: float) -> None:
-        """The newest file of each name stays, the others go."""
+        """The newest file of each name stays, the others go, and so does what was removed. Raises ConfigError."""
         directory = self._data_dir / TABLES_DIRECTORY / str(table_id) / SEGMENTS_DIRECTORY
         undo(directory, self._files)
+        self._removals.read(table_id)
         for leftover in directory.glob(f"*{TEMPORARY_SUFFIX}"):
             self._files.unlink(leftover)
         for path in sorted(directory.glob(f"*{SEGMENT_SUFFIX}")):
@@ -465,7 +505,8 @@ class Segments:
                 log.error("a stored segment cannot be read", file=str(path), reason=str(error))
                 continue
             self._replace((table_id, segment.name), StoredSegment(table_id, version, segment))
-            if now_ms >= segment.expires_at_ms:
+            removal = self._removals.get(table_id, segment.name)
+            if now_ms >= segment.expires_at_ms or (removal is not None and removal.hides(segment)):
                 self._replace((table_id, segment.name), None)
             if last_sequence is None or not segment.sequence:
                 continue

@@ -15,6 +15,7 @@ from openset.store.dropped import DROPPED_SUFFIX
 from openset.store.journals import MEMBER_NAME
 from openset.store.lock import LOCK_NAME
 from openset.store.placing import PLACING_NAME
+from openset.store.removals import REMOVED_NAME
 from openset.store.segment import SEGMENT_SUFFIX as STORED_SEGMENT_SUFFIX
 from openset.store.segment import SEGMENTS_DIRECTORY
 from openset.store.snapshot import CLUSTER_DIRECTORY, JOURNAL_DIRECTORY, SUPERSEDED_SUFFIX, TABLES_DIRECTORY
@@ -87,7 +88,7 @@ def _reason_in_table(relative: Path, is_directory: bool, catalog: Catalog | None
     if not rest:
         return None if is_directory else "not the directory of a table"
     if rest[0] == SEGMENTS_DIRECTORY:
-        known = len(rest) == 1 or relative.suffix == STORED_SEGMENT_SUFFIX or rest[1] == UNFINISHED_NAME
+        known = len(rest) == 1 or relative.suffix == STORED_SEGMENT_SUFFIX or rest[1] in (UNFINISHED_NAME, REMOVED_NAME)
         return None if known else "not a stored segment"
     match = _PARTITION_FILE.fullmatch(rest[0])
     if len(rest) > 1 or (match is None and rest[0] not in (TRIGGERS_NAME, DEAD_LETTERS_NAME)):

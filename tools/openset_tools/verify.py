@@ -19,6 +19,7 @@ from openset.store.catalog import CATALOG_NAME, Catalog
 from openset.store.dead_letters import DEAD_LETTERS_NAME
 from openset.store.journals import log_directory, member_path, read_base, read_member
 from openset.store.offline import read_data_dir
+from openset.store.removals import REMOVED_NAME, read_removals
 from openset.store.segment import SEGMENT_SUFFIX, SEGMENTS_DIRECTORY
 from openset.store.snapshot import CLUSTER_DIRECTORY, JOURNAL_DIRECTORY, TABLES_DIRECTORY
 from openset.store.trigger_catalog import CATALOG_NAME as TRIGGERS_NAME
@@ -55,6 +56,7 @@ def verify(
     checks: list[tuple[str, Callable[[Path], list[Problem]]]] = [
         ("*/p*.h5", verify_partition),
         (f"*/{SEGMENTS_DIRECTORY}/*{SEGMENT_SUFFIX}", _membership),
+        (f"*/{SEGMENTS_DIRECTORY}/{REMOVED_NAME}", _removals),
         (f"*/p*{REVENT_SUFFIX}", verify_sidecar),
         (f"*/{TRIGGERS_NAME}", verify_catalog),
         (f"*/{DEAD_LETTERS_NAME}", verify_dead_letters),
@@ -208,6 +210,15 @@ def _unless_replaced(path: Path, check: Callable[[Path], list[Problem]]) -> list
         if not problems or (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
             return problems
     return problems
+
+
+def _removals(path: Path) -> list[Problem]:
+    """What is wrong with the list of segments that were removed."""
+    try:
+        read_removals(path)
+    except OpenSetError as error:
+        return [Problem(str(path), None, None, error.message.removeprefix(f"{path} "))]
+    return []
 
 
 def _membership(path: Path) -> list[Problem]:

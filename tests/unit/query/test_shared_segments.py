@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from openset.query.shared_segments import (
     ListSegments,
     PutSegments,
     RefreshFailed,
-    RemoveSegment,
+    RemovedSegment,
+    RemoveSegments,
     SegmentList,
     SentSegment,
     catch_up,
@@ -32,6 +34,7 @@ from openset.query.stored_segments import list_segments, remove_segment
 from openset.query.wire.codec import decoded, encoded
 from openset.store.segment import Computed, Segment, StoredSegment
 from openset.store.segments import Segments
+from openset.store.store import Store
 from openset_format.membership import serialized
 
 PEOPLE = list(range(60))
@@ -214,6 +217,85 @@ def test_who_was_erased_leaves_everywhere_whoever_was_away(nodes: Nodes) -> None
     asyncio.run(run())
 
 
+def restarted(nodes: Nodes, name: str) -> None:
+    """A node that has in memory what it finds on its disk."""
+    member = nodes.members[name]
+    member.tools.store.close()
+    member.tools = replace(member.tools, store=Store.open(member.tools.store.data_dir))
+
+
+@pytest.mark.parametrize(("name", "other"), [("c", "a"), ("b", "c")])
+def test_removals_outlast_restarts_of_all_who_know(nodes: Nodes, name: str, other: str) -> None:
+    """Whoever asks first: the one that was away, or one that knows."""
+
+    async def run() -> None:
+        await counted(nodes.members["a"])
+        nodes.down.add("c")
+        await remove_segment(nodes.members["a"].tools, "t", "buyers")
+        nodes.down.clear()
+        for each in "ab":
+            restarted(nodes, each)
+        for each, asked in ((name, other), (other, name)):
+            member = nodes.members[each]
+            assert member.tools.spread is not None
+            before = len(nodes.asked)
+            await catch_up(member.tools.store, member.tools.spread, asked)
+            assert len(nodes.asked) == before + 1, "nothing that was removed is fetched"
+        for each in (name, other):
+            assert stored(nodes.members[each]) is None and stored(nodes.members[each], "others") is not None
+            restarted(nodes, each)
+            assert stored(nodes.members[each]) is None
+
+    asyncio.run(run())
+
+
+def test_a_refresh_that_overtakes_a_removal_is_removed_too(nodes: Nodes) -> None:
+    """A node has computed a segment again, and the one that removes it has not heard of that yet."""
+
+    async def run() -> None:
+        await counted(nodes.members["a"])
+        held = asyncio.Event()
+
+        async def slowly(node: str, body: bytes) -> bytes | None:
+            if node == "a" and b"put segments" in body:
+                await held.wait()
+            return None
+
+        nodes.before_answer = slowly
+        refreshing = asyncio.create_task(counted(nodes.members["b"]))
+        await until(lambda: edition(nodes.members["c"]) != edition(nodes.members["a"]))
+        assert await remove_segment(nodes.members["a"].tools, "t", "buyers") == {"deleted": "buyers"}
+        held.set()
+        await refreshing
+        for name in "abc":
+            assert stored(nodes.members[name]) is None
+            restarted(nodes, name)
+            assert stored(nodes.members[name]) is None
+
+    asyncio.run(run())
+
+
+def test_nothing_is_refreshed_before_a_node_has_heard_what_it_missed(nodes: Nodes) -> None:
+    async def run() -> None:
+        await counted(nodes.members["a"], BUYERS.format(options=" refresh=1s"))
+        first = edition(nodes.members["a"])
+        heard = asyncio.Event()
+        refreshers = [
+            Refresher(lambda member=member: member.tools, heard.is_set)  # type: ignore[misc]
+            for member in nodes.members.values()
+        ]
+        try:
+            await asyncio.sleep(1.5)
+            assert [edition(member) for member in nodes.members.values()] == [first] * 3
+            heard.set()
+            await until(lambda: all(edition(member) != first for member in nodes.members.values()))
+        finally:
+            for refresher in refreshers:
+                await refresher.close()
+
+    asyncio.run(run())
+
+
 async def ask(member: Member, body: bytes) -> bytes:
     return await answer_remote(member.tools, body, member.may_answer)
 
@@ -351,7 +433,10 @@ def test_messages_that_make_no_sense_are_refused(nodes: Nodes, message: Any) -> 
 
 
 def test_messages_about_what_is_not_there_do_nothing(nodes: Nodes) -> None:
-    for message in (RemoveSegment(1, "none", (1, "")), RefreshFailed(1, "none", (1, ""), "so")):
+    for message in (
+        RemoveSegments([RemovedSegment(1, "none", (1, ""), 2), RemovedSegment(99, "none", (1, ""), 1 << 50)]),
+        RefreshFailed(1, "none", (1, ""), "so"),
+    ):
         asyncio.run(ask(nodes.members["a"], encoded(message)))
     assert decoded(asyncio.run(ask(nodes.members["a"], encoded(FetchSegment(1, "none")))), list[SentSegment]) == []
     assert decoded(asyncio.run(ask(nodes.members["a"], encoded(ListSegments()))), SegmentList).stored == []
