@@ -125,12 +125,12 @@ def test_nobody_waits_for_who_does_not_live(nodes: Nodes) -> None:
                 await hung.wait()
             return None
 
+        await missed(nodes, "c")
         nodes.before_answer = hang
-        await missed_by_hanging(nodes)
         being = Being(nodes, "c")
         being.see(a=1, b=2, c=3)
-        await until(lambda: being.names == ["two"])
-        assert not being.data.is_current
+        await until(lambda: being.data._comparisons["a"].is_heard)
+        assert being.names == ["two"] and not being.data.is_current
         being.see(a=1, c=3)
         assert being.data.is_current
         being.see(a=1)
@@ -140,12 +140,6 @@ def test_nobody_waits_for_who_does_not_live(nodes: Nodes) -> None:
         await being.data.close()
 
     asyncio.run(run())
-
-
-async def missed_by_hanging(nodes: Nodes) -> None:
-    hang, nodes.before_answer = nodes.before_answer, None
-    await missed(nodes, "c")
-    nodes.before_answer = hang
 
 
 def test_the_wait_is_limited(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
