@@ -90,6 +90,10 @@ class AbsentError(UnreachableError):
     """Nobody listens at the address that was asked: the process that should is not running."""
 
 
+class DamagedError(InternodeError):
+    """Files on their way to another node do not hold what was written, though they arrive as they are sent."""
+
+
 class LeaseLostError(InternodeError):
     """A lease has ended: this node is not held for alive any more, or is not the sentinel any more."""
 

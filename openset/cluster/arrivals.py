@@ -19,7 +19,7 @@ from xxhash import xxh3_64
 from openset.cluster.map import NodeName, Position
 from openset.cluster.messages import TransferArrived
 from openset.cluster.transfer_messages import PIECE_BYTES, Begin, Piece, Standing
-from openset.errors import InternalError, InternodeError, OpenSetError, UnreachableError
+from openset.errors import DamagedError, InternalError, InternodeError, OpenSetError, UnreachableError
 from openset.store.copies import FileName, Received
 from openset.store.store import Store
 from openset.store.trigger_state import TriggerState
@@ -200,7 +200,7 @@ class Arrivals:
             raise InternalError(f"a piece of partition {piece.partition} cannot be written: {error}") from error
 
     async def end(self, partition: int, transfer: str) -> None:
-        """Everything is here: verified, durable, and told. Raises InternodeError, InternalError."""
+        """Everything is here: verified, durable, and told. Raises DamagedError, InternodeError, InternalError."""
         if self._done.get(partition) == transfer:
             return
         one = self._found(partition, transfer)
@@ -227,15 +227,17 @@ class Arrivals:
             await self._forget(one)  # nobody wanted it
 
     def _verify(self, one: _Arriving) -> None:
-        """Raises InternodeError for files that are not what they should be, InternalError."""
+        """Raises DamagedError, InternodeError for files that are not what they should be, InternalError."""
         for name, arrived in one.files.items():
-            self._copies.sync_staged(arrived.path)
             check = _checked_sidecar if name.is_sidecar else _checked_file
             try:
+                self._copies.sync_staged(arrived.path)
                 found = check(self._store.data_dir / arrived.path)
-            except (FormatError, OSError) as error:
+            except FormatError as error:
                 reason = f"the file of table {name.table_id} that was received is damaged: {error}"
-                raise InternodeError(reason) from error
+                raise DamagedError(reason) from error
+            except OSError as error:  # the disk here, not the one it comes from
+                raise InternalError(f"partition {one.begin.partition} is not received: {error}") from error
             if (found.table_id, found.partition) != (name.table_id, one.begin.partition):
                 raise InternodeError(f"the file received is of partition {found.partition} of table {found.table_id}")
             if found.journal_id != self._copies.journal_id:

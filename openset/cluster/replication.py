@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from openset.cluster.arrivals import Arrivals
 from openset.cluster.coordinator import Coordinator, boot_time_ms
 from openset.cluster.log import PartitionLog
-from openset.cluster.map import NodeName, Position
+from openset.cluster.map import ClusterMap, NodeName, Position
 from openset.cluster.messages import (
     Answer,
     Append,
@@ -46,7 +46,7 @@ from openset.cluster.outbox import Caller, Outbox
 from openset.cluster.owner import Timing
 from openset.cluster.recent import RecentEntries
 from openset.cluster.state import NodeState
-from openset.cluster.transfers import TRANSFERS_AT_ONCE, Rate, SendTransfer
+from openset.cluster.transfers import Rate, Transfers
 from openset.cluster.view import View
 from openset.cluster.wire import Outcome, Payload, WriteItem, decode_messages
 from openset.errors import OpenSetError, ReadOnlyError
@@ -103,7 +103,6 @@ class Replication:
         self._copies = store.copies
         self._timing = timing
         self._clock = clock
-        self._rate = rate or Rate()
         self._loop = asyncio.get_running_loop()
         self._state: NodeState | None = None
         # Which machine it is: what was begun for an earlier one does not count.
@@ -114,9 +113,7 @@ class Replication:
         self._outboxes: dict[NodeName, Outbox] = {}
         self._requests: dict[int, asyncio.Future[Outcome]] = {}
         self._next_request = 1
-        self._sends: dict[tuple[int, NodeName], SendTransfer] = {}
-        # By node: whose turn it is to be sent there.
-        self._turns: dict[NodeName, asyncio.Semaphore] = {}
+        self._transfers = Transfers(self._copies, fellow.peers, rate or Rate())
         self.arrivals = Arrivals(store, self._arrived)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking = asyncio.create_task(self._tick())
@@ -138,6 +135,7 @@ class Replication:
             self._begin()
         for gone in self._outboxes.keys() - cluster.members.keys():
             self._later(self._outboxes.pop(gone).close())
+        self._transfers.keep(partial(_is_copied, cluster, self._fellow.node))
 
     def lease(self, renewed: LeaseRenewed) -> None:
         """How long this node is held for alive."""
@@ -182,8 +180,7 @@ class Replication:
 
     def transfers(self) -> list[Mapping[str, Any]]:
         """Those that run, for people."""
-        sent = [send.shown(to) for (_, to), send in sorted(self._sends.items())]
-        return [*sent, *self.arrivals.shown()]
+        return [*self._transfers.shown(), *self.arrivals.shown()]
 
     def resign(self) -> None:
         """Takes no more writes and answers no queries; what is being written still is."""
@@ -353,18 +350,8 @@ class Replication:
     async def _transfer(self, to: NodeName, partition: int, term: int, life: int) -> None:
         """Sends the files of a partition, then says that this is over, however it went."""
         committed = self._state.committed(partition) if self._state is not None else 0
-        turns = self._turns.setdefault(to, asyncio.Semaphore(TRANSFERS_AT_ONCE))
-        send = SendTransfer(self._copies, self._fellow.peers, to, partition, term, committed, self._rate, turns)
-        self._sends[partition, to] = send
-        try:
-            await send.run()
-        except (OpenSetError, FormatError, OSError) as error:
-            log.warning("a partition could not be sent", partition=partition, to=to, reason=str(error))
-            await asyncio.sleep(1.0)
-        finally:
-            if self._sends.get((partition, to)) is send:  # that of a later term may run already
-                del self._sends[partition, to]
-        self._handle(TransferClosed(partition, to), life)
+        if await self._transfers.send(to, partition, term, committed):
+            self._handle(TransferClosed(partition, to), life)
 
     def _arrived(self, event: Event) -> None:
         self._handle(event)
@@ -409,6 +396,12 @@ class Replication:
     def _from_thread(self, call: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _is_copied(cluster: ClusterMap, owner: NodeName, partition: int, to: NodeName) -> bool:
+    """Whether a node is to have a partition from this owner."""
+    placed = cluster.placements.get(partition)
+    return placed is not None and placed.placement.owner == owner and to in placed.placement.copies
 
 
 def _position(base: LogBase) -> Position:

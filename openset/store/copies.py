@@ -32,11 +32,13 @@ from openset.store.pins import Pins
 from openset.store.placing import is_placing, place
 from openset.store.recovery import Partitions
 from openset.store.replicas import Replicas
+from openset.store.scrub import Throttle, look_at
 from openset.store.snapshot import JOURNAL_DIRECTORY, TABLES_DIRECTORY, partition_path
 from openset.store.trigger_store import Triggers, revent_path
 from openset_format.errors import FormatError, JournalFailedError
 from openset_format.files import TEMPORARY_SUFFIX, FileLayer, replace_file
 from openset_format.journal import Journal
+from openset_format.problem import Problem
 from openset_format.reader import PartitionFile
 
 _STAGED = f".received{TEMPORARY_SUFFIX}"
@@ -152,6 +154,29 @@ class Copies:
                 opened.append(OutgoingFile(name, file.seek(0, 2), file))
         # A state of triggers may have been written a moment ago: it has nothing that is not visible.
         return Outgoing(term, index, max(covers, index, shown if sidecars else 0), tuple(opened))
+
+    def look_for_damage(self, partition: int, throttle: Throttle) -> None:
+        """Verifies the files of a partition and notes what is damaged. Takes as long as reading them.
+
+        The state of triggers is in memory, too: files of it that are damaged are written again. Returns early when the
+        throttle is stopped. Raises InternalError.
+        """
+        with self._lock:
+            if partition in self._damage.partitions():
+                return
+            paths = [
+                self._data_dir / partition_path(*key)
+                for key, one in self._partitions.items()
+                if key[1] == partition and one.generation
+            ]
+            for path in paths:
+                if not path.exists():  # files are put in place under the lock
+                    self._damage.note(path, [Problem(str(path), None, None, "is missing")])
+        for path in paths:
+            if path.exists():
+                look_at(path, self._damage, throttle)
+        if not throttle.stopped:
+            self._triggers.mend(partition)
 
     def staging_path(self, name: FileName, partition: int) -> Path:
         """Where a file of a copy that arrives is written to, relative to the data directory. Makes the directory.

@@ -33,6 +33,8 @@ FIRST_AFTER_SECONDS = 60.0
 NICENESS = 19
 _PIECE_BYTES = 1024 * 1024
 _AT_ONCE = 1e15
+# At a file that is replaced while it is read: compactions and copies that arrive are rarer.
+_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,15 @@ class Throttle:
     def stop(self) -> None:
         """Ends all waiting."""
         self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+
+def unthrottled() -> Throttle:
+    """For whoever waits for what is read."""
+    return Throttle(_AT_ONCE)
 
 
 class _SlowFile:
@@ -159,10 +170,27 @@ def _targets(data_dir: Path) -> Iterator[Path]:
         yield from sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))[:-1]
 
 
-def look_at(path: Path, found: Damage) -> None:
-    """Verifies a partition file at once, because it could not be used."""
-    with suppress(FileNotFoundError, UnsupportedFormatError):
-        found.note(path, _problems(path, Throttle(_AT_ONCE)))
+def look_at(path: Path, found: Damage, throttle: Throttle | None = None) -> None:
+    """Verifies a partition file, because it could not be used. throttle: without one as fast as it goes.
+
+    Notes nothing of a file that cannot be verified by this version, or where the throttle is stopped meanwhile.
+    """
+    throttle = throttle or unthrottled()
+    with suppress(UnsupportedFormatError, _Stopped):
+        try:
+            for _ in range(_LOOKS):
+                before = _identity(path)
+                found.note(path, _problems(path, throttle))
+                if _identity(path) == before:
+                    return  # else another one is in place, of which that may not be true
+        except FileNotFoundError:
+            found.note(path, ())
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Another one for a file that replaces this one. Raises FileNotFoundError."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _problems(path: Path, throttle: Throttle) -> list[Problem]:

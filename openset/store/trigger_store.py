@@ -525,6 +525,22 @@ class Triggers:
         for key in keys:
             self._write_sidecar(key)
 
+    def mend(self, partition: int) -> None:
+        """Writes the sidecars of a partition again that are damaged: memory has what they should hold. Syncs.
+
+        Raises InternalError.
+        """
+        with self._lock:
+            keys = [key for key, held in self._held.items() if key[1] == partition and held.saved_bytes]
+        for key in keys:
+            path = self._data_dir / revent_path(*key)
+            with self._changing:
+                try:
+                    TriggerState.decode(read_revent_file(path).body)
+                except (FormatError, OSError) as error:
+                    log.error("damage, which is mended", file=str(path), reason=str(error))
+                    self._write_sidecar(key)
+
     def forget(self, partition: int) -> None:
         """The partition is not here any more."""
         with self._lock:

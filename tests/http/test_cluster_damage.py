@@ -1,8 +1,9 @@
-"""Damaged files of a copy are replaced by those of another copy, found at the start or by the scrub."""
+"""Damaged files of a copy are replaced by those of another one, found at the start, by the scrub or by a transfer."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,14 @@ def owned_by(node: Node, name: str) -> list[int]:
     return [one["partition"] for one in node.status()["map"] if one["owner"] == name]
 
 
-def is_whole(cluster: Cluster) -> bool:
+def is_whole(nodes: Sequence[Node]) -> bool:
     """Every copy is in sync, sound, and known to be."""
-    status = cluster[0].status()
-    files = [path for node in cluster.nodes for path in node.data.glob("tables/*/p*.h5")]
+    status = nodes[0].status()
+    files = [path for node in nodes for path in node.data.glob("tables/*/p*.h5")]
     return (
         is_settled(status)
         and not any(one["damaged"] for one in status["members"])
-        and all(done(node.request("GET", "/health"))["damage"] == [] for node in cluster.nodes)
+        and all(done(node.request("GET", "/health"))["damage"] == [] for node in nodes)
         and not any(verify_partition(path) for path in files)
     )
 
@@ -86,7 +87,7 @@ def test_what_the_scrub_finds_is_replaced(nodes: int, tmp_path: Path) -> None:
         for partition in (own, other):
             flip(file_of(second, partition), in_the_rows(file_of(second, partition)))
         wait_until("it is repaired", lambda: any(d["reason"].find("is damaged") > 0 for d in decisions(first)), 60)
-        wait_until("everything is whole", lambda: is_whole(cluster), 60)
+        wait_until("everything is whole", lambda: is_whole(cluster.nodes), 60)
         reasons = {one["reason"] for one in decisions(first) if one.get("partition") == own}
         assert f"the copy of the owner {name} is damaged" in reasons
         assert [count(node) for node in cluster.nodes] == [PEOPLE] * nodes
@@ -108,7 +109,7 @@ def test_what_a_start_finds_is_replaced(tmp_path: Path) -> None:
         file_of(second, missing).unlink()
         second.start()
         # Away for long enough it is not in sync any more, and gets everything anew for that reason.
-        wait_until("everything is whole", lambda: file_of(second, missing).exists() and is_whole(cluster), 60)
+        wait_until("everything is whole", lambda: file_of(second, missing).exists() and is_whole(cluster.nodes), 60)
         first.kill()
         assert second.stop() == 0, "it waits for the coordinator"
         first.start(wait=False)
@@ -134,3 +135,25 @@ def test_what_has_no_other_copy_stays_as_it_is(tmp_path: Path) -> None:
         )  # fmt: skip
         assert next(one for one in first.status()["map"] if one["partition"] == partition) == before
         assert file_of(second, partition).exists()
+
+
+def test_what_a_transfer_finds_is_replaced(tmp_path: Path) -> None:
+    """The owner's file is damaged where only the node looks that gets it; the sound copy is on a node that leaves."""
+    with started(tmp_path, 3, partitions=6, scrubbing={"bytes_per_second": 0}) as cluster:
+        filled(cluster)
+        first = cluster[0]
+        by_name = {node.name: node for node in cluster.nodes}
+        partition, owner, leaves = next(
+            (one["partition"], by_name[one["owner"]], by_name[name])
+            for one in first.status()["map"]
+            for name in one["in_sync"]
+            if name not in (one["owner"], first.name)
+        )
+        name, goes = owner.name, leaves.name
+        flip(file_of(owner, partition), in_the_rows(file_of(owner, partition)))
+        done(first.request("PUT", "/v1/cluster/leave", node=goes))
+        wait_until("it has left", lambda: goes not in members(first.status()), 60)
+        assert f"the copy of the owner {name} is damaged" in {one["reason"] for one in decisions(first)}
+        stay = [node for node in cluster.nodes if node is not leaves]
+        wait_until("everything is whole", lambda: is_whole(stay), 60)
+        assert [count(node) for node in stay] == [PEOPLE] * 2

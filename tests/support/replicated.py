@@ -25,7 +25,7 @@ from openset.cluster.sentinel import Health, decide
 from openset.cluster.transfer_messages import BEGIN_ROUTE, END_ROUTE, PIECE_ROUTE, Begin, End, Piece
 from openset.cluster.view import View
 from openset.cluster.wire import WriteItem
-from openset.errors import OpenSetError, UnreachableError
+from openset.errors import ConflictError, OpenSetError, UnreachableError
 from openset.store.copies import FileName, make_member
 from openset.store.records import ERASURE_RECORD, encode_erasure
 from openset.store.store import Store
@@ -104,7 +104,11 @@ class LocalNode:
         self.replication = Replication(self.store, self, timing=TIMING)
         self.routing = Routing(self, self.replication)
         self._presence = Presence(self.coordinator, self.node, self.replication.lease)
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._presence.run())]
+        self._tasks = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._presence.run()),
+            asyncio.create_task(self._tell_of_damage()),
+        ]
         self.network.nodes[self.node] = self
 
     async def _watch(self) -> None:
@@ -115,6 +119,19 @@ class LocalNode:
         if view.revision > self.view.revision and self.replication is not None:
             self.view = view
             self.replication.view(view)
+
+    async def _tell_of_damage(self) -> None:
+        """As `Membership` does."""
+        while True:
+            await asyncio.sleep(0.05)
+            registered = self.view.members.get(self.node)
+            if registered is None or self.store is None:
+                continue
+            damaged = self.store.damaged_copies()
+            if damaged != registered.member.damaged:
+                with suppress(OpenSetError):
+                    told = msgspec.structs.replace(registered.member, damaged=damaged)
+                    await self.coordinator.change_member(told, registered.revision)
 
     async def read_now(self) -> None:
         with suppress(OpenSetError):
@@ -283,6 +300,13 @@ class LocalCluster:
                 return
             assert asyncio.get_running_loop().time() < until, f"not settled: {bad}, alive: {view.alive}"
             await asyncio.sleep(0.05)
+
+    async def leave(self, node: NodeName) -> None:
+        """Marks a node as leaving: the sentinel gives what it has to others."""
+        while not (registered := (await self.view()).members[node]).member.leaving:
+            with suppress(ConflictError):
+                leaving = msgspec.structs.replace(registered.member, leaving=True)
+                await self._coordinator.change_member(leaving, registered.revision)
 
     async def hand_over(self, partition: int, seconds: float = 20.0) -> None:
         """Until the owner of a partition has handed it to another one of the copies in sync."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -187,6 +188,40 @@ def test_journals_of_a_member_are_scrubbed_and_name_their_partition(data: Path) 
     assert found.partitions() == {0}
     found.forget(0)
     assert found.partitions() == set() and len(found.all()) == 1
+
+
+def test_what_was_noted_of_a_file_that_was_replaced_then_does_not_stay(data: Path) -> None:
+    path = data / "tables" / "1" / "p0000.h5"
+    sound = path.read_bytes()
+    flip(path, 9_000)
+    noted: list[int] = []
+
+    class Noting(Damage):
+        def note(self, path: Path, problems: Iterable[Problem]) -> None:
+            found = list(problems)
+            noted.append(len(found))
+            if len(noted) == 1:
+                path.with_suffix(".new").write_bytes(sound)
+                path.with_suffix(".new").rename(path)
+            super().note(path, found)
+
+    found = Noting()
+    look_at(path, found)
+    assert noted == [1, 0] and found.all() == []
+
+
+def test_nothing_is_noted_of_what_is_gone_or_was_not_read_to_its_end(data: Path) -> None:
+    path, found = data / "tables" / "1" / "p0000.h5", Damage()
+    flip(path, 9_000)
+    throttle = Throttle(FAST)
+    throttle.stop()
+    look_at(path, found, throttle)
+    assert found.all() == []
+    look_at(path, found)
+    assert len(found.all()) == 1
+    path.unlink()
+    look_at(path, found)
+    assert found.all() == []
 
 
 def test_damage_of_a_file_that_was_replaced_meanwhile_is_not_noted(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
