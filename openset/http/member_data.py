@@ -139,27 +139,34 @@ class MemberData:
 
     async def _catch_up(self, node: str) -> None:
         """Takes over what another node has, as often as it takes; cancelled when one of the two is away."""
-        store, spread = self._node.held_store, self._node.spread
-        assert store is not None and spread is not None
         pause_seconds = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                listed = await listed_by(spread, node)
-                async with self._taking_over:  # what several nodes have is fetched once
-                    await take_over(store, spread, node, listed)
-                break
-            except (InternalError, QueryError) as error:  # about single segments; all were tried
-                log.error("stored segments could not be taken over", node=node, reason=error.message)
-                break
-            except OpenSetError as error:
-                log.warning("stored segments could not be compared", node=node, reason=error.message)
-            except Exception:  # nobody awaits this task
-                log.exception("a defect in comparing stored segments", node=node)
-                break
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+        try:
+            while not await self._has_taken_over(node):
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+        except Exception:  # nobody awaits this task
+            log.exception("a defect in comparing stored segments", node=node)
         self._comparisons[node].is_heard = True
         self._look_heard()
+
+    async def _has_taken_over(self, node: str) -> bool:
+        """Whether this node has all that another one can give it."""
+        store, spread = self._node.held_store, self._node.spread
+        assert store is not None and spread is not None
+        try:
+            listed = await listed_by(spread, node)
+        except OpenSetError as error:
+            log.warning("stored segments could not be compared", node=node, reason=error.message)
+            return False
+        try:
+            async with self._taking_over:  # what several nodes have is fetched once
+                await take_over(store, spread, node, listed)
+        except (InternalError, QueryError) as error:  # about single segments; all were tried
+            log.error("stored segments could not be taken over", node=node, reason=error.message)
+        except OpenSetError as error:
+            log.warning("stored segments could not be compared", node=node, reason=error.message)
+            return False
+        return True
 
     # --- what triggers see of the cluster (`revent.subscriptions.Others`) -------------------------------------------
 

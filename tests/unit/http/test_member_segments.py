@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.nodes import Nodes
 
-from openset.errors import UnreachableError
+from openset.errors import InternalError, UnreachableError
 from openset.http import member_data as module
 from openset.http.member_data import MemberData
 from openset.query.stored_segments import remove_segment
@@ -76,7 +76,7 @@ def test_all_that_live_are_heard_before_it_is_current(nodes: Nodes) -> None:
             nonlocal refusals
             if node == "a" and refusals:
                 refusals -= 1
-                raise UnreachableError("it starts")
+                raise UnreachableError("it starts") if refusals else InternalError("it cannot say")
             return None
 
         nodes.before_answer = refuse
