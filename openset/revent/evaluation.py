@@ -27,7 +27,7 @@ from openset.store.members import SegmentRef
 from openset.store.ranges import people_ranges
 from openset.store.schema import TableSchema
 from openset.store.snapshot import PartitionSnapshot
-from openset.store.touched import Touched, TouchedPeople, Wave
+from openset.store.touched import Touched, TouchedPeople
 from openset_format.block import Block
 from openset_format.membership import bitmap_of
 
@@ -74,12 +74,14 @@ class PartitionRun:
 
     after, emitted: on_insert runs for the inserts of the snapshot above a record; which of them triggers emitted.
     due: instead of that functions run, by trigger and function, for people (ascending ordinals).
+    judged: instead of that it is found out which of these people (ascending ordinals) belong to watched segments now.
     """
 
     snapshot: PartitionSnapshot
     after: int
     emitted: frozenset[int] = frozenset()
     due: Mapping[tuple[int, str], NDArray[np.int64]] | None = None
+    judged: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +105,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """Who of the people that inserts touched belongs to a watched segment. people, members: ascending ordinals."""
+    """Who of some people belongs to a watched segment. people, members: ascending ordinals."""
 
     watch_id: int
     people: NDArray[np.int64]
@@ -173,6 +175,10 @@ class _Evaluation:
                 trigger = next(each for each in triggers if each.id == trigger_id)
                 yield from self._outcomes(trigger, function, _Blocks(touched, people, number, schema))
             return
+        if one.judged is not None:
+            for segment in segments:
+                yield from self._judgements(segment, self.tools.people.now(one.snapshot), one.judged, number)
+            return
         apart = {
             sequence: frozenset(
                 [each.id for each in triggers if self._wants(each, number, sequence, one.emitted)]
@@ -188,14 +194,20 @@ class _Evaluation:
                     yield from self._outcomes(trigger, ON_INSERT, blocks)
             for segment in segments:
                 if segment.id in apart[wave.sequences[0]]:
-                    yield from self._judgements(segment, wave, number)
+                    yield from self._judgements(segment, wave.touched, wave.people, number)
 
     def _wants(self, trigger: TriggerScript, number: int, sequence: int, emitted: frozenset[int]) -> bool:
         return _has_begun(trigger, number, sequence) and not (trigger.skips_emitted and sequence in emitted)
 
-    def _judgements(self, segment: WatchedSegment, wave: Wave, number: int) -> Iterator[Judgement]:
+    def _judgements(
+        self, segment: WatchedSegment, touched: Touched, people: NDArray[np.int64], number: int
+    ) -> Iterator[Judgement]:
         """Leaves out people for whom the script fails: then the next computation tells why, and who moved."""
-        block = wave.touched.block(wave.people, segment.schema)
+        block = touched.block(people, segment.schema)
+        present = people[:0] if block is None or block.ordinals is None else block.ordinals
+        if len(present) < len(people):
+            # Whose events have all expired belongs to nothing.
+            yield Judgement(segment.id, np.setdiff1d(people, present), people[:0])
         if block is None:
             return
 

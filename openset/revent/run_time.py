@@ -33,6 +33,8 @@ INCOME_MS = 20
 OVERDRAFT_MS = 1_000
 # How long a script can hold up one piece of work with runs that are stopped, at most.
 MOST_LOST_MS = ACCOUNT_MS + OVERDRAFT_MS + RUN_MS
+# A worker that does not answer this long after the time of all runs of a piece of work is ended.
+GRACE_SECONDS = 5.0
 
 
 class Accounts(Generic[Key]):

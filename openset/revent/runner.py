@@ -33,7 +33,7 @@ from openset.revent.evaluation import (
     WatchedSegment,
 )
 from openset.revent.messages import DEFAULT_HOLD_MS
-from openset.revent.run_time import ACCOUNT_MS, MOST_LOST_MS, Accounts
+from openset.revent.run_time import ACCOUNT_MS, GRACE_SECONDS, MOST_LOST_MS, Accounts
 from openset.revent.scripts import schema_as_saved
 from openset.revent.settling import Failures, Settled, people_of, settle
 from openset.revent.watcher import Watcher
@@ -53,8 +53,6 @@ EVENTS_PER_INSERT = 1_000
 PRUNE_SECONDS = 5.0
 LONGEST_SLEEP_SECONDS = 1.0
 PAUSE_AFTER_FAILURE_SECONDS = 1.0
-# A worker that does not answer this long after the time of all runs of a turn is ended.
-GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +219,7 @@ class Runner:
                 if turn is not None:
                     did = True
                     try:
-                        await self._run(worker, turn, watched, now_ms)
+                        await self._run(worker, turn, self._watcher.begun(schema, watched), now_ms)
                     finally:
                         # What is true of it still runs again; what has run is not.
                         self._give_back(turn)
@@ -350,7 +348,7 @@ class Runner:
             for one, found in zip(turn.runs, results, strict=True)
             if (judged := [each for each in found if isinstance(each, Judgement)])
         }
-        moved = await self._watcher.moved(schema, worker, judgements, turn.evaluated, now_ms) if judgements else {}
+        moved = await self._watcher.moved(schema, worker, judgements, now_ms) if judgements else {}
         changes: dict[int, list[Change]] = {}
         failures: dict[int, Failures] = {}
         for one, all_found in zip(turn.runs, results, strict=True):

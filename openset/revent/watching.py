@@ -8,11 +8,9 @@ where the script reads `now`, for then people come and go without an insert.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from pyroaring import BitMap
 
 from openset.pyql import tree
@@ -21,12 +19,9 @@ from openset.revent.evaluation import TriggerTools
 from openset.store.snapshot import PartitionSnapshot
 from openset.store.trigger_changes import Change, Emitted, OnceMarked, OnceUnmarked
 from openset_format.block import ERASED_PERSON, PersonId
-from openset_format.membership import bitmap_of
 
 ENTERED = "entered"
 EXITED = "exited"
-# How many inserts' people are kept apart; beyond that they are put together.
-_INSERTS_APART = 64
 
 
 def follows_inserts(section: CompiledSection) -> bool:
@@ -99,24 +94,3 @@ class Moves:
         if self.left:
             changes.append(OnceUnmarked(trigger_id, epoch, list(self.left)))
         return changes
-
-
-class Judged:
-    """Whom inserts have judged that an older computation of the segment does not know, by partition."""
-
-    def __init__(self) -> None:
-        self._people: dict[int, list[tuple[int, BitMap]]] = {}
-
-    def add(self, partition: int, sequence: int, people: Iterable[np.ndarray[Any, np.dtype[np.int64]]]) -> None:
-        """People who were judged by inserts up to a record."""
-        own = self._people.setdefault(partition, [])
-        own.append((sequence, BitMap.union(BitMap(), *(bitmap_of(one) for one in people))))
-        if len(own) > _INSERTS_APART:
-            (_, oldest), (later, older) = own[:2]
-            own[:2] = [(later, oldest | older)]
-
-    def since(self, partition: int, sequence: int) -> BitMap:
-        """Who was judged by inserts after a record; what is older is forgotten."""
-        own = [one for one in self._people.get(partition, []) if one[0] > sequence]
-        self._people[partition] = own
-        return BitMap.union(BitMap(), *(people for _, people in own))

@@ -38,7 +38,7 @@ class ReventNode:
         self.store.triggers.clock = lambda: self.clock_ms
         self.executor = ThreadExecutor(data_dir, 2)
         self.tools = Tools(self.store, self.executor, PlanCache())
-        changes = LocalChanges(self.store, nullcontext)
+        self.changes = changes = LocalChanges(self.store, nullcontext)
         self.watcher = Watcher(self.store, self.executor, self.tools.plans, changes)
         self.runner = Runner(self.store, self.executor, self.watcher, changes)
         self._turns = 0

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.revent_node import ReventNode, revent_node
+from support.revent_node import TABLE, ReventNode, revent_node
 
 from openset.errors import QueryError
 from openset.query.work import sections_of
+from openset.revent import watcher
 from openset.revent.deliveries import Deliveries
 from openset.revent.watching import follows_inserts
 from openset.store.schema import TableSchema
@@ -82,6 +88,196 @@ def test_segments_that_read_now_are_told_by_computations_only(tmp_path: Path) ->
                 node.board.after(source.table_id, source.trigger_id, number, 0, 1) for number in range(3)
             ))  # fmt: skip
             assert await moves(node, "fresh") == [(2, "entered")]
+
+    asyncio.run(run())
+
+
+@asynccontextmanager
+async def late_computation(node: ReventNode, script: str) -> AsyncIterator[Callable[..., None]]:
+    """A computation that knows nothing of what happens inside, and is stored at the end of it; what stores others."""
+    put, read, may_store = node.store.segments.put, threading.Event(), threading.Event()
+
+    def late(*arguments: Any, **named: Any) -> None:
+        read.set()
+        assert may_store.wait(20)
+        put(*arguments, **named)
+
+    node.store.segments.put = late  # type: ignore[method-assign]
+    counting = asyncio.create_task(node.count(script))
+    try:
+        await node.until(read.is_set)
+        yield put
+    finally:
+        may_store.set()
+        await counting
+        node.store.segments.put = put  # type: ignore[method-assign]
+
+
+def test_a_computation_that_comes_while_an_insert_is_judged_waits_and_knows_of_it_then(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.count(BUYERS)
+            assert await moves(node, "buyers") == []
+            moved, lock = node.watcher.moved, node.watcher.lock
+            is_judging, may_move, is_waiting = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+            async def held(*arguments: Any) -> Any:
+                """The turn that judges, which has the lock of its worker."""
+                is_judging.set()
+                await may_move.wait()
+                return await moved(*arguments)
+
+            def asked(worker: int) -> asyncio.Lock:
+                if is_judging.is_set() and lock(worker).locked():
+                    is_waiting.set()
+                return lock(worker)
+
+            node.watcher.moved = held  # type: ignore[method-assign]
+            async with late_computation(node, BUYERS):
+                await node.insert((1, "buy", 1))
+                await is_judging.wait()
+                node.watcher.lock = asked  # type: ignore[method-assign]
+            comparing = asyncio.create_task(node.watcher.compare(node.schema))
+            await is_waiting.wait()
+            may_move.set()
+            await comparing
+            await node.settled()
+            assert await moves(node, "buyers") == [(1, "entered")], "who was judged since stays in it"
+
+    asyncio.run(run())
+
+
+def test_who_was_judged_stays_whoever_judged(tmp_path: Path) -> None:
+    """After a restart, or when partitions changed hands, nobody remembers whom inserts have judged."""
+
+    async def run() -> None:
+        async with revent_node(tmp_path / "data") as node:
+            await node.insert((1, "look", 1), (2, "buy", 1))
+            await node.count(BUYERS)
+            await node.count(FEW)
+            assert await moves(node, "buyers") == await moves(node, "few") == []
+            await node.insert((1, "buy", 2), (1, "look", 2), (3, "buy", 2))
+            await node.settled()
+            node.watcher.forget()
+            await node.watcher.compare(node.schema)
+            assert sorted(await moves(node, "buyers"), key=str) == [(1, "entered"), (3, "entered")]
+            assert sorted(await moves(node, "few"), key=str) == [(1, "exited"), (3, "entered")]
+        async with revent_node(tmp_path / "data") as node:
+            await node.watcher.compare(node.schema)
+            await node.insert((2, "buy", 5))
+            await node.settled()
+            assert sorted(await moves(node, "buyers"), key=str) == [(1, "entered"), (3, "entered")]
+            assert sorted(await moves(node, "few"), key=str) == [(1, "exited"), (3, "entered")]
+
+    asyncio.run(run())
+
+
+def test_a_late_computation_of_another_script_is_told_as_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "PEOPLE_PER_RUN", 2)
+
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.insert(*((person, "look", 1) for person in range(1, 8)))
+            await node.count(BUYERS)
+            assert await moves(node, "buyers") == []
+            async with late_computation(node, BUYERS.replace('"buy"', '"look"')):
+                await node.insert((1, "buy", 2), (8, "buy", 2), (8, "look", 2), (9, "buy", 2))
+                await node.settled()
+            await node.watcher.compare(node.schema)
+            entered = {(person, "entered") for person in range(1, 10)}
+            assert set(await moves(node, "buyers")) == entered | {(9, "exited")}
+            assert len(await moves(node, "buyers")) == 10
+
+    asyncio.run(run())
+
+
+def test_a_computation_that_knows_less_than_the_one_before_takes_nobody_out(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.count(BUYERS)
+            assert await moves(node, "buyers") == []
+            async with late_computation(node, BUYERS) as put:
+                await node.runner.close()  # inserts wait
+                await node.insert((1, "buy", 1))
+                node.store.segments.put = put  # type: ignore[method-assign]
+                await node.count(BUYERS)
+                await node.watcher.compare(node.schema)
+                assert await moves(node, "buyers") == [(1, "entered")]
+            await node.watcher.compare(node.schema)
+            assert await moves(node, "buyers") == [(1, "entered")]
+
+    asyncio.run(run())
+
+
+def test_a_late_computation_is_all_there_is_where_inserts_judge_nobody(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.count(FRESH)
+            assert await moves(node, "fresh") == []
+            await node.insert((1, "buy", 1))
+            async with late_computation(node, FRESH):
+                await node.insert((2, "buy", 1))
+                await node.settled()
+            await node.watcher.compare(node.schema)
+            assert await moves(node, "fresh") == [(1, "entered")]
+
+    asyncio.run(run())
+
+
+def test_somebody_whose_events_have_expired_belongs_to_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            long_ago, now = 1_000_000_000_000, time.time_ns() // 1_000_000
+            await node.count(BUYERS)
+            assert await moves(node, "buyers") == []
+            async with late_computation(node, BUYERS):
+                await node.insert((1, "buy", long_ago), (2, "buy", long_ago))
+                await node.insert((2, "buy", now))
+                await node.settled()
+                assert len(await moves(node, "buyers")) == 2
+                await asyncio.to_thread(node.store.set_retention, TABLE, 100)
+            await node.watcher.compare(node.schema)
+            assert (1, "exited") in await moves(node, "buyers")
+            assert len(await moves(node, "buyers")) == 3
+
+    asyncio.run(run())
+
+
+def test_a_partition_that_is_not_run_here_is_compared_when_it_is(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.count(FRESH)
+            assert await moves(node, "fresh") == []
+            await node.insert((1, "buy", 1))
+            await node.settled()
+            node.changes.may_run = lambda partition: False  # type: ignore[method-assign]
+            await node.count(FRESH)
+            await node.watcher.compare(node.schema)
+            assert await moves(node, "fresh") == []
+            node.changes.may_run = lambda partition: True  # type: ignore[method-assign]
+            await node.watcher.compare(node.schema)
+            assert await moves(node, "fresh") == [(1, "entered")]
+
+    asyncio.run(run())
+
+
+def test_inserts_are_judged_after_what_was_compared_last(tmp_path: Path) -> None:
+    """Also in a turn that learned of the segments before a computation came."""
+
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.count(BUYERS)
+            await moves(node, "buyers")
+            segments = await node.watcher.segments(node.schema)
+            first = node.watcher.begun(node.schema, segments)[0].begins[0]
+            await node.insert((1, "buy", 1))
+            await node.settled()
+            await node.count(BUYERS)
+            await node.watcher.compare(node.schema)
+            (known,) = [one.segment.sequence for one in node.store.segments.all(node.schema.id, 0)]
+            assert node.watcher.begun(node.schema, segments)[0].begins[0] == known > first
 
     asyncio.run(run())
 
