@@ -2,8 +2,9 @@
 
 An event is known by person, stamp and action. Only the owner sees the events of a person that come through all nodes,
 so only it can say which milliseconds are free. They are asked for first and written with the events, so that events
-that are sent again stay the same. Shortcut: what an owner gave is not told to the next one; events of one person and
-action that come without stamps just when the owner changes, faster than one a millisecond, may get the same ones.
+that are sent again stay the same. The next owner gives none from before it was first asked, whatever the one before
+gave until then. Shortcut: what that gave beyond its time, because events of one person and action came faster than one
+a millisecond, the next one does not know, and may give again.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Stamping:
     def __init__(self, membership: Fellow, replication: Replication):
         self._membership = membership
         self._replication = replication
+        # By partition: a term in which this node owns it, and when it was first asked in it, ms.
+        self._first_asked: dict[int, tuple[int, int]] = {}
 
     async def stamped(self, insert: Insert) -> Insert:
         """The request with a stamp for every event: now at the earliest. Raises OpenSetError where no owner answers."""
@@ -123,7 +126,16 @@ class Stamping:
             if not self._replication.may_answer(partition):
                 raise UnreachableError(f"{self._membership.node} does not own partition {partition} for sure")
         names = [(one.person, one.action) for one in ask.wanted]
-        return store.now_stamps(ask.table_id).reserve(names, [one.count for one in ask.wanted], ask.now_ms)
+        least_ms = [max(ask.now_ms, self._asked_ms(one.partition)) for one in ask.wanted]
+        return store.now_stamps(ask.table_id).reserve(names, [one.count for one in ask.wanted], least_ms)
+
+    def _asked_ms(self, partition: int) -> int:
+        """When this owner was first asked in its term. Events may have waited for it for long."""
+        term = self._replication.owned_term(partition) or 0
+        known = self._first_asked.get(partition)
+        if known is None or known[0] != term:
+            known = self._first_asked[partition] = (term, time.time_ns() // 1_000_000)
+        return known[1]
 
 
 def _asking_for(ask: Ask, wanted: Sequence[Wanted]) -> Ask:

@@ -47,10 +47,9 @@ class Stamps(InternodeResource):
         await self.serve(self._give())
 
     async def _give(self) -> Answer:
-        from openset.cluster.stamping import Ask, Stamping
+        from openset.cluster.stamping import Ask
 
-        ask = await self.message(Ask)
-        return Stamping(self.membership(), self.node.data.replication).answer(ask)
+        return self.node.data.stamping.answer(await self.message(Ask))
 
 
 class MemberCompaction(InternodeResource):

@@ -59,6 +59,7 @@ class MemberData:
         self._membership: Membership | None = None
         self._replication: Replication | None = None
         self._routing: Routing | None = None
+        self._stamping: Stamping | None = None
         # Whether this node has heard what it missed while it or another one was not alive; by node who asks it.
         self._is_current = asyncio.Event()
         self._comparisons: dict[str, _Comparison] = {}
@@ -88,13 +89,20 @@ class MemberData:
             raise UnreachableError("this node does not know its partitions yet")
         return self._routing
 
+    @property
+    def stamping(self) -> Stamping:
+        """Raises UnreachableError while the node starts."""
+        if self._stamping is None:
+            raise UnreachableError("this node does not know its partitions yet")
+        return self._stamping
+
     def may_answer(self, partition: int) -> bool:
         """Whether this node may answer queries about a partition."""
         return self._replication is not None and self._replication.may_answer(partition)
 
     async def insert(self, insert: Insert) -> None:
         """Writes a prepared request to the owners of its partitions. Raises UnreachableError, ReadOnlyError."""
-        stamped = await Stamping(self.membership, self.replication).stamped(insert)
+        stamped = await self.stamping.stamped(insert)
         await self.routing.write(await asyncio.to_thread(insert_items, stamped))
 
     async def write_erasure(self, partition: int, table_id: int, payload: bytes) -> None:
@@ -211,6 +219,7 @@ class MemberData:
             rate = Rate(self._node.cluster.options.transfer_bytes_per_second)
             self._replication = Replication(store, membership, rate=rate)
             self._routing = Routing(membership, self._replication)
+            self._stamping = Stamping(membership, self._replication)
             self._node.spread = MemberSpread(membership, self)
         self._replication.view(view)
         self._look_alive(view)

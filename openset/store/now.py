@@ -40,20 +40,21 @@ class NowStamps:
         coder: Coder[Any] = Coder()
         codes = coder.encode(names)
         counts = np.bincount(codes, minlength=len(coder)).tolist()
-        return np.array(self.reserve(list(coder), counts, now_ms), np.int64)[codes] + count_within(codes)
+        first = self.reserve(list(coder), counts, [now_ms] * len(coder))
+        return np.array(first, np.int64)[codes] + count_within(codes)
 
-    def reserve(self, names: Sequence[Name], counts: Sequence[int], now_ms: int) -> list[int]:
-        """The first of as many stamps in a row as are wanted for each (person, action): now, or behind those given.
+    def reserve(self, names: Sequence[Name], counts: Sequence[int], least_ms: Sequence[int]) -> list[int]:
+        """The first of as many stamps in a row as are wanted for each name: the least, or after those given before.
 
         Where a name comes twice, the second gets those behind the first's.
         """
         first = []
         with self._lock:
             if len(self._next_free) >= self._forget_at:
-                self._forget(now_ms)
+                self._forget(min(least_ms, default=0))
             held = self._next_free
-            for name, count in zip(names, counts, strict=True):
-                start = max(now_ms, held.get(name, 0))
+            for name, count, least in zip(names, counts, least_ms, strict=True):
+                start = max(least, held.get(name, 0))
                 held[name] = start + count
                 first.append(start)
         return first
