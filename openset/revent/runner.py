@@ -206,13 +206,14 @@ class Runner:
             schema = schemas.get(table_id)
             if schema is None:
                 continue
+            known = list(self._triggers.of_table(table_id))
             triggers = await self._runnable(schema)
             await self._begin(worker, schema)
-            watches = self._watches(schema)
             watched = await self._watcher.segments(schema)
             # What is told about the partitions of a worker changes in one place at a time.
             async with self._watcher.lock(worker):
-                if self._watches(schema) != watches:
+                # One that was made meanwhile may have begun before what waits by now was inserted.
+                if list(self._triggers.of_table(table_id)) != known:
                     raise _Outdated
                 now_ms = self._triggers.clock()
                 turn = self._turn(worker, schema, triggers, now_ms)
@@ -224,9 +225,6 @@ class Runner:
                         # What is true of it still runs again; what has run is not.
                         self._give_back(turn)
         return did
-
-    def _watches(self, schema: TableSchema) -> list[Trigger]:
-        return [one for one in self._triggers.of_table(schema.id) if one.watched]
 
     async def _runnable(self, schema: TableSchema) -> dict[int, Trigger]:
         """The triggers that run, by id. Those whose columns were dropped are disabled."""

@@ -165,3 +165,32 @@ def test_errors_are_forgotten_when_a_trigger_is_changed_wherever_that_was_asked(
             assert node.runner.last_error(node.schema.id, 1) is None
 
     asyncio.run(run())
+
+
+def test_a_trigger_that_is_made_while_a_turn_is_prepared_misses_nothing(tmp_path: Path) -> None:
+    """What the turn knows of triggers is as new as the inserts that it takes."""
+
+    async def run() -> None:
+        async with revent_node(tmp_path / "data", partitions=1) as node:
+            await node.save("first", COUNTS, once=False)
+            reached, goes_on = asyncio.Event(), asyncio.Event()
+            segments = node.watcher.segments
+
+            async def slowly(schema: Any) -> Any:
+                found = await segments(schema)
+                reached.set()
+                await goes_on.wait()
+                return found
+
+            node.watcher.segments = slowly  # type: ignore[method-assign]
+            await node.insert((1, "a", 1))
+            async with asyncio.timeout(20):
+                await reached.wait()
+            await node.save("second", COUNTS, once=False)
+            await node.insert((1, "a", 2))
+            goes_on.set()
+            await node.settled()
+            assert [one.value for one in await node.messages("first")] == [[1, 1], [1, 2]]
+            assert [one.value for one in await node.messages("second")] == [[1, 2]]
+
+    asyncio.run(run())
