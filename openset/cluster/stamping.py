@@ -97,7 +97,12 @@ class Stamping:
                     found.update(zip(places, answer, strict=True))
             if len(found) < len(ask.wanted):
                 if time.monotonic() >= until:
-                    raise UnreachableError(f"nothing was written, no owner says when now is: {reason}")
+                    lost = sorted({one.partition for place, one in enumerate(ask.wanted) if place not in found})
+                    named = ", ".join(map(str, lost[:10])) + (", …" if len(lost) > 10 else "")
+                    raise UnreachableError(
+                        f"nothing was written, the owners of some partitions do not answer: partition {named}: "
+                        f"{reason or 'nobody owns it'}; it may be sent again"
+                    )
                 await self._membership.changed(_PAUSE_SECONDS)
         return [found[place] for place in range(len(ask.wanted))]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from openset.cluster import stamping
 from openset.cluster.map import Placed, Placement
 from openset.cluster.stamping import STAMPS_ROUTE, Ask, Stamping, Wanted
 from openset.errors import OpenSetError, QueryError, UnreachableError
@@ -136,6 +137,15 @@ async def test_an_owner_that_is_not_sure_is_waited_for() -> None:
     assert len({stamp for _, _, stamp in await waiting}) == 3
     with pytest.raises(UnreachableError, match="does not own partition"):
         place.nodes["a"].answer(Ask(TABLE.id, 0, [Wanted(1, "p", "tick", 1)]))
+
+
+async def test_partitions_whose_owners_do_not_answer_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stamping, "_PATIENCE_SECONDS", 0.2)
+    place = Place()
+    place.unsure = {"b"}
+    events = [one for person in range(40) for one in ticks(1, person)]
+    with pytest.raises(UnreachableError, match=r"partition 1, 3: b does not own partition \d for sure; it may be sent"):
+        await place.stamps("a", events)
 
 
 async def test_a_table_that_was_dropped_is_an_error_at_once() -> None:
