@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from openset.cluster.identity import AUTOMATIC_REPLICAS, MEMBER_FILE, Identity, IdentityFile, home_of
-from openset.cluster.invitation import Home, JoinAnswer, JoinRequest, Membered
+from openset.cluster.invitation import JoinRequest, check_guest, invite
 from openset.cluster.map import Member, NodeName
 from openset.cluster.peers import Address, Peers
 from openset.cluster.security import HOW_TO, Security, security_of
@@ -39,8 +39,6 @@ log = get_logger("openset.cluster")
 
 DEFAULT_PORT = 8080
 _WILDCARDS = ("", "0.0.0.0", "::")
-_ASK_MS = 5_000
-_JOIN_MS = 60_000
 _SEEN_MS = 5_000
 _RETRY_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
@@ -303,7 +301,8 @@ class ClusterNode:
                 raise UnreachableError(f"nobody can join while the coordinator is away: {self._membership.trouble}")
             address = Address(host, port)
             try:
-                await self._check_guest(address)
+                members = () if self.membership is None else self.membership.view.members.keys()
+                await check_guest(self._strangers, address, self.name, members)
                 if self._membership is None:
                     await self._found(store.partitions, self.identity.replicas)
                 node = await self._invite(address)
@@ -312,37 +311,9 @@ class ClusterNode:
             log.info("a node has joined", node=node, host=host, port=port)
             return node
 
-    async def _check_guest(self, address: Address) -> None:
-        assert self._strangers is not None
-        reply = await self._strangers.ask(address, "is_cluster_member", timeout_ms=_ASK_MS, method="GET")
-        if reply.node and reply.node == self.name:
-            raise ConfigError(f"{address} is this node itself")
-        try:
-            answer = msgspec.json.decode(reply.body, type=Membered)
-        except msgspec.DecodeError as error:
-            raise InternodeError(f"{address} answers something else than whether it is a member: {error}") from error
-        if answer.removed:
-            raise ConfigError(f"{address} is a node that has left its cluster: it can join with an empty directory")
-        if answer.part_of_cluster:
-            known = self.membership is not None and reply.node in self.membership.view.members
-            raise ConfigError(
-                f"{address} is {reply.node}, a member of this cluster already"
-                if known
-                else f"{address} is {reply.node or 'a node'}, which is initialised already; only an empty node can join"
-            )
-
     async def _invite(self, address: Address) -> NodeName:
         assert self._strangers is not None and self.membership is not None
-        identity = self.identity
-        home = None if identity.home is None else Home(identity.home.node, identity.home.host, identity.home.port)
-        request = JoinRequest(identity.cluster, address.host, home)
-        reply = await self._strangers.ask(
-            address, "join_to_cluster", msgspec.msgpack.encode(request), timeout_ms=_JOIN_MS
-        )
-        try:
-            node = msgspec.msgpack.decode(reply.body, type=JoinAnswer).node
-        except msgspec.DecodeError as error:
-            raise InternodeError(f"{address} answers something else than its name: {error}") from error
+        node = await invite(self._strangers, address, self.identity)
         await self.membership.until(
             lambda view: node in view.members and node in view.alive, _SEEN_MS, f"{node} has joined and is not alive"
         )

@@ -1,14 +1,20 @@
-"""What a member and the empty node that it invites say to each other."""
+"""What a member and the empty node that it invites say to each other, and the member's part in it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
 
+from openset.cluster.identity import Identity
 from openset.cluster.map import NodeName
+from openset.cluster.peers import Address, Peers
+from openset.errors import ConfigError, InternodeError
 
 HOST_PATTERN = r"^[A-Za-z0-9._:\-]{1,253}$"
+_ASK_MS = 5_000
+_JOIN_MS = 60_000
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -38,3 +44,35 @@ class Membered(msgspec.Struct, frozen=True):
 
     part_of_cluster: bool
     removed: bool = False
+
+
+async def check_guest(strangers: Peers, address: Address, name: NodeName, members: Collection[NodeName]) -> None:
+    """Whether the node at an address is empty. name: of the inviting node. Raises ConfigError, InternodeError."""
+    reply = await strangers.ask(address, "is_cluster_member", timeout_ms=_ASK_MS, method="GET")
+    if reply.node and reply.node == name:
+        raise ConfigError(f"{address} is this node itself")
+    try:
+        answer = msgspec.json.decode(reply.body, type=Membered)
+    except msgspec.DecodeError as error:
+        raise InternodeError(f"{address} answers something else than whether it is a member: {error}") from error
+    if answer.removed:
+        raise ConfigError(f"{address} is a node that has left its cluster: it can join with an empty directory")
+    if answer.part_of_cluster and reply.node in members:
+        raise ConfigError(f"{address} is {reply.node}, a member of this cluster already")
+    if answer.part_of_cluster:
+        who = reply.node or "a node"
+        raise ConfigError(f"{address} is {who}, which is initialised already; only an empty node can join")
+
+
+async def invite(strangers: Peers, address: Address, identity: Identity) -> NodeName:
+    """Has the empty node at an address join; its name, when it is a member. identity: of the inviting node.
+
+    Raises ConfigError, InternodeError.
+    """
+    home = None if identity.home is None else Home(identity.home.node, identity.home.host, identity.home.port)
+    request = JoinRequest(identity.cluster, address.host, home)
+    reply = await strangers.ask(address, "join_to_cluster", msgspec.msgpack.encode(request), timeout_ms=_JOIN_MS)
+    try:
+        return msgspec.msgpack.decode(reply.body, type=JoinAnswer).node
+    except msgspec.DecodeError as error:
+        raise InternodeError(f"{address} answers something else than its name: {error}") from error

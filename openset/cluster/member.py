@@ -139,6 +139,10 @@ class Membership:
         assert self._store.replicas is not None
         return self._store.compactions.rows(self._store.replicas.journals.numbers())
 
+    def _damaged(self) -> tuple[int, ...]:
+        assert self._store.copies is not None
+        return self._store.copies.damaged()
+
     # ---------------------------------------------------------------- running
 
     async def start(self) -> None:
@@ -171,7 +175,7 @@ class Membership:
                 continue
             known = registered.member
             full = known.full if now - since < _DISK_SECONDS else is_full
-            told = msgspec.structs.replace(known, full=full, damaged=self._store.damaged_copies())
+            told = msgspec.structs.replace(known, full=full, damaged=self._damaged())
             if told == known:
                 continue
             with suppress(ConflictError):  # the next view shows what it is now

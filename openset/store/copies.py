@@ -27,6 +27,7 @@ from openset.store.journals import (
     log_directory,
     member_path,
 )
+from openset.store.lock import DirectoryLock
 from openset.store.partition import Partition
 from openset.store.pins import Pins
 from openset.store.placing import is_placing, place
@@ -154,6 +155,13 @@ class Copies:
                 opened.append(OutgoingFile(name, file.seek(0, 2), file))
         # A state of triggers may have been written a moment ago: it has nothing that is not visible.
         return Outgoing(term, index, max(covers, index, shown if sidecars else 0), tuple(opened))
+
+    def damaged(self) -> tuple[int, ...]:
+        """The partitions of which something here is damaged, ascending."""
+        known = self._damage.partitions()
+        with self._lock:
+            known |= {number for (_, number), one in self._partitions.items() if one.damage}
+            return tuple(number for number in self._journals.numbers() if number in known)
 
     def look_for_damage(self, partition: int, throttle: Throttle) -> None:
         """Verifies the files of a partition and notes what is damaged. Takes as long as reading them.
@@ -349,6 +357,18 @@ def _no_way_back(what: str) -> Iterator[None]:
         yield
     except (OpenSetError, FormatError, OSError) as error:
         raise JournalFailedError(f"{what}: {error}") from error
+
+
+def make_member_locked(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: str | None) -> None:
+    """`make_member` for a directory that is used by nobody, which is seen to. Raises ConfigError, InternalError."""
+    try:
+        lock = DirectoryLock(data_dir, files)
+        try:
+            make_member(data_dir, catalog, files, journal_id)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise InternalError(f"{data_dir} cannot become a member's: {error}") from error
 
 
 def make_member(data_dir: Path, catalog: Catalog, files: FileLayer, journal_id: str | None = None) -> None:

@@ -20,7 +20,7 @@ from openset.store.catalog import Catalog, new_server_name
 from openset.store.commit import Commit, Committer
 from openset.store.compaction import Policy
 from openset.store.compactions import Compactions, discard
-from openset.store.copies import Copies, make_member
+from openset.store.copies import Copies, make_member_locked
 from openset.store.damage import Damage
 from openset.store.dead_letters import DeadLetters
 from openset.store.erasures import Erasures
@@ -188,14 +188,6 @@ class Store:
     def probe(self) -> bool:
         """Tries whether a full disk has room again; whether the node takes changes now. Not for the event loop."""
         return self.health.probe(self.data_dir, self._unwatched_files)
-
-    def damaged_copies(self) -> tuple[int, ...]:
-        """The partitions of a member of which something here is damaged, ascending."""
-        assert self.replicas is not None
-        known = self.damage.partitions()
-        with self._lock:
-            known |= {number for (_, number), one in self._partitions.items() if one.damage}
-            return tuple(number for number in self.replicas.journals.numbers() if number in known)
 
     def free_bytes(self) -> int:
         """How much the disk takes. Raises OSError."""
@@ -387,7 +379,6 @@ class Store:
         """Reads, checks and encodes a request body. Takes time in proportion to it: not for the event loop.
 
         On a member missing stamps stay NOW: the owners of the partitions give them (`cluster.stamping`).
-
         Raises InsertError for bad bodies and bad events, QueryError for an unknown table, ConfigError, ReadOnlyError.
         """
         schema = self.table(table)
@@ -580,8 +571,6 @@ class Store:
             raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
         return self._catalog.partitions
 
-    # --- compaction ------------------------------------------------------------------------------------------------
-
     def compact_all(self) -> int:
         """`Compactions.run_all`."""
         return self.compactions.run_all()
@@ -607,12 +596,5 @@ class Store:
                 raise ConfigError("only a node without data can join a cluster")
         self.close()
         if self.replicas is None:
-            try:
-                lock = DirectoryLock(self.data_dir, self._files)
-                try:
-                    make_member(self.data_dir, self._catalog, self._files, None if own else journal_id)
-                finally:
-                    lock.release()
-            except OSError as error:
-                raise InternalError(f"{self.data_dir} cannot become a member's: {error}") from error
+            make_member_locked(self.data_dir, self._catalog, self._files, None if own else journal_id)
         return Store.open(self.data_dir, files=self._unwatched_files, policy=self.policy)

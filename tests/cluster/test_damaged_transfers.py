@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import store_model as model
+from support.damage import flip, flip_a_row
 from support.replicated import LocalCluster, LocalNode
 from support.replicated_triggers import TriggerCluster, cluster_of
 from support.transfer_pair import Pair, pair_of
@@ -24,7 +25,6 @@ from openset.store.scrub import Throttle
 from openset.store.snapshot import partition_path
 from openset.store.trigger_state import TriggerState
 from openset.store.trigger_store import revent_path
-from openset_format.reader import PartitionFile
 from openset_format.revent_file import read_revent_file
 from openset_format.verify import verify_partition
 
@@ -34,21 +34,6 @@ def batch(first: int, count: int = 40) -> list[dict[str, Any]]:
         {"person": f"p{number % 17}", "stamp": 10**12 + number, "action": "view", "attr": {"units": number}}
         for number in range(first, first + count)
     ]
-
-
-def flip(path: Path, offset: int) -> None:
-    """Another byte in place."""
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-
-
-def flip_a_row(path: Path) -> None:
-    place = PartitionFile.open(path).manifest.datasets["/events/stamp"]
-    flip(path, place.offset + place.size_bytes // 2)
 
 
 async def until(what: str, holds: Callable[[], Any], seconds: float = 30.0) -> None:
@@ -104,7 +89,7 @@ async def test_a_damaged_owner_hands_over_to_the_sound_copy(harm: Callable[[Path
         holders = set((await cluster.view()).placements[0].placement.in_sync)
         for node in (cluster.nodes[name] for name in holders):
             assert verify_partition(node.directory / partition_path(1, 0)) == []
-            assert node.store is not None and node.store.damaged_copies() == ()
+            assert node.store is not None and node.store.copies is not None and node.store.copies.damaged() == ()
         assert owner.node in holders, "it got another copy"
         await until("the cluster knows", lambda: not owner.view.members[owner.node].member.damaged)
         await cluster.insert(owner.node, batch(40))
@@ -130,7 +115,7 @@ async def test_what_nobody_has_sound_stays_and_says_why(tmp_path: Path, monkeypa
         await until("it is tried again", lambda: shown()["attempts"] >= 3)
         assert shown()["error"] == "files of partition 0 are damaged"
         assert sum(route == END_ROUTE for _, _, route in cluster.network.calls) == 1
-        assert owner.store is not None and owner.store.damaged_copies() == (0,)
+        assert owner.store is not None and owner.store.copies is not None and owner.store.copies.damaged() == (0,)
         assert (await cluster.view()).placements[0].placement.owner == name
         (problem,) = owner.store.damage.all()
         assert (problem.file, problem.dataset) == (str(owner.directory / partition_path(1, 0)), "/events/stamp")
@@ -150,7 +135,7 @@ async def test_a_damaged_state_of_triggers_is_written_again(tmp_path: Path) -> N
         path = owner.directory / revent_path(1, 0)
         flip(path, path.stat().st_size - 5)
         await left(cluster, other)
-        assert owner.store is not None and owner.store.damaged_copies() == ()
+        assert owner.store is not None and owner.store.copies is not None and owner.store.copies.damaged() == ()
         TriggerState.decode(read_revent_file(path).body)
         placement = (await cluster.view()).placements[0].placement
         assert placement.owner == owner.node

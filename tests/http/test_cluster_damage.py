@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support.cluster import Cluster, Node, is_settled, members, started, wait_until
 from support.daemon import Response
+from support.damage import flip, in_the_rows
 
-from openset_format.reader import PartitionFile
 from openset_format.verify import verify_partition
 
 STAMP = 1_700_000_000_000
@@ -41,21 +41,6 @@ def count(node: Node) -> int:
 
 def file_of(node: Node, partition: int) -> Path:
     return node.data / "tables" / "1" / f"p{partition:04d}.h5"
-
-
-def flip(path: Path, offset: int) -> None:
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-
-
-def in_the_rows(path: Path) -> int:
-    """Where only the scrub looks."""
-    place = PartitionFile.open(path).manifest.datasets["/events/stamp"]
-    return place.offset + place.size_bytes // 2
 
 
 def owned_by(node: Node, name: str) -> list[int]:

@@ -127,7 +127,8 @@ class LocalNode:
             registered = self.view.members.get(self.node)
             if registered is None or self.store is None:
                 continue
-            damaged = self.store.damaged_copies()
+            assert self.store.copies is not None
+            damaged = self.store.copies.damaged()
             if damaged != registered.member.damaged:
                 with suppress(OpenSetError):
                     told = msgspec.structs.replace(registered.member, damaged=damaged)
