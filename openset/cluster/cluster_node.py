@@ -8,6 +8,7 @@ crash the next start goes on, after an error the next request does.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from openset.cluster.identity import AUTOMATIC_REPLICAS, MEMBER_FILE, Identity, IdentityFile, home_of
-from openset.cluster.invitation import JoinRequest, check_guest, invite
+from openset.cluster.invitation import JoinRequest, check_guest, check_unique, invite
 from openset.cluster.map import Member, NodeName
 from openset.cluster.peers import Address, Peers
 from openset.cluster.security import HOW_TO, Security, security_of
@@ -104,6 +105,8 @@ class ClusterNode:
         # Held while tables are changed in the store alone.
         self._local_schema = asyncio.Lock()
         self._local_triggers = asyncio.Lock()
+        # Tells this process from another one that says it is the same node.
+        self.process = os.urandom(8).hex()
         self._is_founding = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._waits_since: float | None = None
@@ -158,7 +161,9 @@ class ClusterNode:
     def check_waiting(self) -> None:
         """Raises UnreachableError while a member that starts waits for its cluster, and has done so for a while."""
         if self._waits_since is not None and time.monotonic() - self._waits_since > _PATIENCE_SECONDS:
-            raise UnreachableError("this node has started and waits for the coordinator of its cluster")
+            known = "" if self._membership is None else self._membership.waits_for
+            reason = f": {known}" if known else ""
+            raise UnreachableError(f"this node has started and waits for the coordinator of its cluster{reason}")
 
     def check_member(self) -> None:
         """Raises ConfigError on a node that was a member and serves no data any more."""
@@ -477,7 +482,15 @@ class ClusterNode:
         membership.on_view(data.view)
         membership.on_lease(data.lease)
         membership.on_view(self._follow)
-        await membership.start()
+        await membership.start(self._check_unique)
+
+    async def _check_unique(self, view: View) -> None:
+        """Raises ConfigError where another process is this node already, with a copy of its directory."""
+        name, registered = self.identity.node, view.members.get(self.identity.node)
+        if registered is None or name not in view.alive or self._strangers is None:
+            return
+        there = Address(registered.member.host, registered.member.port)
+        await check_unique(self._strangers, there, name, self.process)
 
     def _plane(self) -> DataPlane:
         """Made when it is needed: a node that stands alone does without what it takes."""

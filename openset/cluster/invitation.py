@@ -1,4 +1,7 @@
-"""What a member and the empty node that it invites say to each other, and the member's part in it."""
+"""What a member and the empty node that it invites say to each other, and the member's part in it.
+
+And what a node that starts asks whoever answers in its place.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ import msgspec
 from openset.cluster.identity import Identity
 from openset.cluster.map import NodeName
 from openset.cluster.peers import Address, Peers
-from openset.errors import ConfigError, InternodeError
+from openset.errors import ConfigError, InternodeError, OpenSetError
 
 HOST_PATTERN = r"^[A-Za-z0-9._:\-]{1,253}$"
 _ASK_MS = 5_000
 _JOIN_MS = 60_000
+_UNIQUE_MS = 2_000
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -76,3 +80,16 @@ async def invite(strangers: Peers, address: Address, identity: Identity) -> Node
         return msgspec.msgpack.decode(reply.body, type=JoinAnswer).node
     except msgspec.DecodeError as error:
         raise InternodeError(f"{address} answers something else than its name: {error}") from error
+
+
+async def check_unique(strangers: Peers, address: Address, name: NodeName, process: str) -> None:
+    """Raises ConfigError where another process is this node already, with a copy of its directory.
+
+    address: where the cluster knows the node. process: this one.
+    """
+    try:
+        reply = await strangers.ask(address, "is_member", timeout_ms=_UNIQUE_MS, method="GET")
+    except OpenSetError:
+        return
+    if reply.node == name and reply.process != process:
+        raise ConfigError(f"{name} runs at {address} already: this directory is a copy of the one of that process")

@@ -56,6 +56,7 @@ class Placement(msgspec.Struct, frozen=True):
     more.  reason: of the last change, for people.
     away: nodes, ascending, that were copies until they died, said nothing or had no room. They are no copies any more,
     and keep what they have for when they are filled again, so that only what they lack is sent.
+    newest: who came into the set in sync last, so that it is not what goes when there is a copy too many.
     """
 
     term: int
@@ -67,6 +68,7 @@ class Placement(msgspec.Struct, frozen=True):
     reason: str = ""
     handed_over: bool = False
     away: tuple[NodeName, ...] = ()
+    newest: NodeName = ""
 
     def __post_init__(self) -> None:
         assert self.owner in self.in_sync, "the owner is in sync with itself"
@@ -136,6 +138,7 @@ def changed(
     if fill is not None:
         filling[fill] = placement.tickets + 1
     in_sync = frozenset(placement.in_sync) if in_sync is None else in_sync
+    added = in_sync - set(placement.in_sync)
     remembered = frozenset(placement.away) if away is None else away
     return Placement(
         term=placement.term + (owner is not None),
@@ -147,4 +150,5 @@ def changed(
         reason=reason,
         handed_over=handed_over or (owner is None and placement.handed_over),
         away=tuple(sorted(remembered - in_sync - filling.keys())),
+        newest=min(added, default=placement.newest),
     )

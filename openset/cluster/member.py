@@ -7,7 +7,7 @@ holds the data hears of views and of the lease (`DataPlane`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -28,6 +28,9 @@ from openset.store.store import Store
 
 log = get_logger("openset.cluster")
 
+_FOREIGN = (
+    "the coordinator does not have the cluster of this node: its data are lost, or --coordinator names another place"
+)
 # The watch tells of a change about as fast as a reading would, when it is not broken.
 _WATCH_GRACE_SECONDS = 0.1
 _PAUSE_AFTER_FAILURE_SECONDS = 1.0
@@ -80,6 +83,7 @@ class Membership:
     ):
         """store: gets the tables of the cluster, before anybody hears of a view that has them."""
         self.node = node
+        self._cluster = cluster
         self._store = store
         self.coordinator = coordinator
         self.peers = Peers(security, node, cluster, self.address_of, lambda: self.revision)
@@ -101,6 +105,10 @@ class Membership:
         self._living: list[asyncio.Task[None]] = []
         self._nudges: set[asyncio.Task[None]] = set()
         self._troubled = ""
+        # What the coordinator has is not this node's cluster.
+        self._is_foreign = False
+        # When this node began to live, for the coordinator.
+        self._alive_since: Revision | None = None
         # The daemon stops, and with it perhaps the coordinator: nothing to report.
         self.stopping = False
 
@@ -115,9 +123,14 @@ class Membership:
         return 0 if self._view is None else self._view.revision
 
     @property
+    def waits_for(self) -> str:
+        """What a start waits for, as far as is known."""
+        return self.trouble or (f"the cluster's tables cannot be taken over: {self._refused}" if self._refused else "")
+
+    @property
     def trouble(self) -> str:
         """Why the coordinator cannot be used at the moment, "" when it can."""
-        return self._troubled
+        return _FOREIGN if self._is_foreign else self._troubled
 
     def address_of(self, node: NodeName) -> Address | None:
         """Where a member is reached, None for who is none."""
@@ -145,12 +158,16 @@ class Membership:
 
     # ---------------------------------------------------------------- running
 
-    async def start(self) -> None:
-        """Returns when there is a view whose tables the store has, however long that takes; it is alive soon after."""
+    async def start(self, check: Callable[[View], Awaitable[None]]) -> None:
+        """Returns when there is a view whose tables the store has, however long that takes; it is alive soon after.
+
+        check: raises where the node must not live.
+        """
         self._tasks.append(asyncio.create_task(self._for_good("watch", self._watch)))
         self._tasks.append(asyncio.create_task(self._for_good("tables", self._adopt_again)))
         while self._view is None or self._lacks_tables:
             await self._changed.wait()
+        await check(self._view)
         self._living = [
             asyncio.create_task(self._for_good("presence", self.presence.run)),
             asyncio.create_task(self._for_good("sentinel", self.sentinel_run.run)),
@@ -235,6 +252,10 @@ class Membership:
         if self._troubled:
             self._troubled = ""
             log.info("the cluster's coordinator can be used again")
+        if renewed.revision != self._alive_since:
+            # The lease before was lost, and with it maybe everything: the watch waits for what comes next.
+            self._alive_since = renewed.revision
+            self._in_background(self.read_now())
         self._lease_lasts(renewed)
 
     def _lease_lasts(self, renewed: LeaseRenewed) -> None:
@@ -249,7 +270,12 @@ class Membership:
 
     async def _take(self, view: View) -> None:
         async with self._taking:
-            if view.revision <= self.revision:
+            # What it says then is about others: who is no member there was not removed.
+            is_foreign = view.settings is None or view.settings.cluster != self._cluster
+            if is_foreign and not self._is_foreign:
+                log.error("the cluster's coordinator cannot be used", reason=_FOREIGN, cluster=self._cluster)
+            self._is_foreign = is_foreign
+            if is_foreign or view.revision <= self.revision:
                 return
             await self._adopt(view)
             self._view = view
@@ -351,7 +377,10 @@ class Membership:
 
     def nudge_others(self, route: str) -> None:
         """`tell_others`, without waiting."""
-        task = asyncio.create_task(self.tell_others(route))
+        self._in_background(self.tell_others(route))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._nudges.add(task)
         task.add_done_callback(self._nudges.discard)
 

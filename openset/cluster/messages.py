@@ -78,6 +78,14 @@ class Write(Struct, frozen=True):
     payload: Any
 
 
+class Await(Struct, frozen=True):
+    """A client's record that is in the log already, maybe from an owner before. request: names it in the answer."""
+
+    request: int
+    partition: int
+    index: int
+
+
 class Synced(Struct, frozen=True):
     """Records up to an index are durable. epoch: of the log they were stored in (see Keep)."""
 
@@ -124,7 +132,7 @@ class Tick(Struct, frozen=True):
     """Time goes by."""
 
 
-Event = MapRead | Received | Write | Synced | Compacted | TransferArrived | TransferClosed | LeaseRenewed | Tick
+Event = MapRead | Received | Write | Await | Synced | Compacted | TransferArrived | TransferClosed | LeaseRenewed | Tick
 
 # ---------------------------------------------------------------- instructions
 

@@ -94,7 +94,7 @@ class Owner:
         # may be lost, and a refusal may be that of a second attempt.
         self._proposed: Placed | None = None
         self._proposed_ms = 0
-        self._waiting: dict[int, tuple[int, int]] = {}  # request and when it came, by index
+        self._waiting: dict[int, tuple[int, int]] = {}  # index and when it came, by request
         # Since when it takes no more records because it is about to hand over, and when it may try to next.
         self._closed_ms: int | None = None
         self._next_close_ms = 0
@@ -158,11 +158,21 @@ class Owner:
         entry = Entry(self.term, payload)
         self.log.append([self.term])
         index = self.log.last.index
-        self._waiting[index] = (request, now_ms)
+        self._waiting[request] = (index, now_ms)
         instructions: list[Instruction] = [Keep(self.partition, index, (entry,), self.log.epoch)]
         for name in sorted(self._copies):
             instructions += self._send(name, now_ms)
         return instructions
+
+    def wait(self, request: int, index: int, now_ms: int) -> list[Instruction]:
+        """For a record of the log, of this owner or one before: what becomes of it."""
+        assert index <= self.log.last.index, "the record is in the log"
+        if self.deposed or self._hands_over:
+            return [Answer(request, False, f"{self.node} hands partition {self.partition} over")]
+        if index <= self.committed:
+            return [Answer(request, True)]
+        self._waiting[request] = (index, now_ms)
+        return []
 
     def synced(self, event: Synced, now_ms: int) -> list[Instruction]:
         """Own records are durable."""
@@ -202,7 +212,7 @@ class Owner:
     def give_up(self, reason: str) -> list[Instruction]:
         """The requests that wait are not known to be agreed; they may be sent again."""
         waiting, self._waiting = self._waiting, {}
-        return [Answer(request, False, reason) for _, (request, _) in sorted(waiting.items())]
+        return [Answer(request, False, reason) for request in waiting]
 
     # ---------------------------------------------------------------- time
 
@@ -217,10 +227,10 @@ class Owner:
                     again = copy.matched + 1 if copy.matched else copy.probed
                     copy.next = min(copy.next, max(again, self.log.base.index + 1))
                 instructions += self._send(name, now_ms)
-        late = [index for index, (_, came_ms) in self._waiting.items() if now_ms - came_ms > self._timing.patience_ms]
-        instructions += [
-            Answer(self._waiting.pop(index)[0], False, "the copies did not answer in time") for index in late
-        ]
+        late = [name for name, (_, came_ms) in self._waiting.items() if now_ms - came_ms > self._timing.patience_ms]
+        for request in late:
+            del self._waiting[request]
+            instructions.append(Answer(request, False, "the copies did not answer in time"))
         silent = {
             name
             for name, copy in self._copies.items()
@@ -269,8 +279,9 @@ class Owner:
             return []
         self.committed = agreed
         instructions: list[Instruction] = [Show(self.partition, agreed)]
-        for index in [index for index in self._waiting if index <= agreed]:
-            instructions.append(Answer(self._waiting.pop(index)[0], True))
+        for request in [request for request, (index, _) in self._waiting.items() if index <= agreed]:
+            del self._waiting[request]
+            instructions.append(Answer(request, True))
         return instructions
 
     def _take_in(self, name: NodeName, copy: _Copy, now_ms: int) -> list[Instruction]:

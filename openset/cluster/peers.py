@@ -23,6 +23,7 @@ CLUSTER_HEADER = "OpenSet-Cluster"
 FROM_HEADER = "OpenSet-From"
 TO_HEADER = "OpenSet-To"
 NODE_HEADER = "OpenSet-Node"
+PROCESS_HEADER = "OpenSet-Process"
 REVISION_HEADER = "OpenSet-Revision"
 ERROR_HEADER = "OpenSet-Error"
 
@@ -38,10 +39,11 @@ class Address(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What a node answered. node: its name, empty where it has none yet."""
+    """What a node answered. node: its name, empty where it has none yet. process: tells two of one name apart."""
 
     node: NodeName
     body: bytes
+    process: str
 
 
 class Peers:
@@ -130,7 +132,7 @@ class Peers:
             raise _rebuilt(received, f"{to or address}")
         if to and node != to:
             raise UnreachableError(f"{address} is {node or 'no member'}, not {to}")
-        return Reply(node, received.body)
+        return Reply(node, received.body, received.headers.get(PROCESS_HEADER.lower(), ""))
 
 
 def error_name(error: OpenSetError) -> str:

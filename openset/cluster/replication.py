@@ -21,6 +21,7 @@ from openset.cluster.map import ClusterMap, NodeName, Position
 from openset.cluster.messages import (
     Answer,
     Append,
+    Await,
     Compacted,
     Cut,
     Discard,
@@ -165,7 +166,12 @@ class Replication:
                 continue
             request, self._next_request = self._next_request, self._next_request + 1
             self._requests[request] = outcome
-            self._handle(Write(request, item.partition, Payload(item.kind, item.table_id, item.data)))
+            payload = Payload(item.kind, item.table_id, item.data)
+            known = self._recent.find(item.partition, payload) if item.again else None
+            if known is None:
+                self._handle(Write(request, item.partition, payload))
+            else:
+                self._handle(Await(request, item.partition, known))
         return await asyncio.gather(*waiting)
 
     # ---------------------------------------------------------------- what the node knows

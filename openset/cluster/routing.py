@@ -1,7 +1,8 @@
 """Writes from any node to the owners of their partitions, sent again while owners change.
 
-A record that may have been agreed although nobody said so is sent again: events and erasures that come twice change
-nothing.
+A record that may have been agreed although nobody said so is sent again, and marked: an owner that has it waits for it.
+Where it does not know any more, as after a start, it comes twice, which changes nothing but what triggers do that
+look at requests.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from openset.cluster.map import NodeName
 from openset.cluster.replication import Fellow, Replication
@@ -65,7 +68,7 @@ class Routing:
             ]
             if refused and time.monotonic() > min(until, self._last):
                 raise _refusal([(item.partition, outcome) for item, outcome in refused])
-            waiting = [item for item, _ in refused]
+            waiting = [msgspec.structs.replace(item, again=True) for item, _ in refused]
             # Where the next owner is known already, the next view may be long in coming.
             if any(self._owner(item.partition) == owners[item.partition] for item in waiting):
                 await self._membership.changed(_PAUSE_SECONDS)

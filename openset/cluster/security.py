@@ -13,6 +13,7 @@ import os
 import ssl
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,8 @@ PROOF_HEADER = "OpenSet-Proof"
 SHORTEST_SECRET_BYTES = 16
 # One machine has one clock; a request may have waited in a process that was stopped.
 _SIGNATURE_AGE_MS = 300_000
+# Of a handshake, from one side and the other.
+_MOST_FLIGHTS = 4
 
 HOW_TO = (
     "start every node with --cluster-ca, --cluster-cert and --cluster-key, or, where all are on one machine, with "
@@ -85,6 +88,14 @@ class TlsSecurity:
             raise ConfigError(
                 f"the certificates of the cluster cannot be used ({ca}, {cert}, {key}): {error}"
             ) from error
+        try:
+            _speak_to_itself(self.server_tls, _context(ssl.Purpose.SERVER_AUTH, ca, cert, key))
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", "") or error.reason
+            raise ConfigError(
+                f"other nodes would refuse the certificate {cert}: {reason}; it has to be signed by {ca}, and to be "
+                "for servers and for clients"
+            ) from error
 
     def check_host(self, host: str, addresses: list[str]) -> None:
         return
@@ -109,6 +120,17 @@ def _context(purpose: ssl.Purpose, ca: Path, cert: Path, key: Path) -> ssl.SSLCo
         # Whoever shows none may connect and is told what is missing; a wrong one ends the handshake.
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def _speak_to_itself(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """A handshake of a node with itself, in memory: whether its certificate serves both sides. Raises SSLError."""
+    client.check_hostname = False  # which name others use, they say when they ask
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)]
+    for _ in range(_MOST_FLIGHTS):
+        for side in sides:
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
 
 
 class SecretSecurity:

@@ -230,6 +230,10 @@ class _Look:
         damaged = self._replaceable(partition, placement)
         sound = [node for node in placement.in_sync if node in self._health.alive and node in staying]
         useless = [node for node in spare if node not in staying]
+        # Who leaves and lives keeps what it has until it is not needed for the copies there should be, whoever is away.
+        if len(sound) < self._wanted_at_last:
+            alive = self._health.alive
+            useless = [node for node in useless if node in damaged or node not in alive or not self._leaving(node)]
         again = [node for node in damaged if node in self._eligible]
         awaited = self._awaited(partition, placement)
         if useless and len(sound) >= self._wanted:
@@ -240,8 +244,10 @@ class _Look:
             victim = min(again)
             reason = f"the copy of {victim} is damaged, and it is to get another one"
         elif len(sound) > self._wanted:
-            victim = max(sound, key=lambda node: (self._held.get(node, 0.0), node != placement.owner, node))
-            reason = f"{len(sound)} copies are in sync and {self._wanted} are wanted; {victim} has most to hold"
+            # What was made last was made for a reason, which may not show in the loads yet.
+            others = [node for node in sound if node != placement.newest]
+            victim = max(others, key=lambda node: (self._held.get(node, 0.0), node != placement.owner, node))
+            reason = f"{len(sound)} copies are in sync and {self._wanted} are wanted; of the others {victim} holds most"
             if victim == placement.owner:
                 heir = min((node for node in sound if node != victim), key=lambda node: (self._owned[node], node))
                 return self._succeeded(partition, placement, f"{reason} and hands over", heir)
@@ -278,9 +284,14 @@ class _Look:
 
     def balance(self) -> Iterator[Change]:
         """Copies from the fullest to the emptiest node, then owners; only where it makes a difference."""
-        if not self._health.weighed or len(self._eligible) < 2 or any(self._filling.values()):
+        if not self._health.weighed or len(self._eligible) < 2:
             return
         placements = [placed.placement for placed in self._cluster.placements.values()]
+        if any(
+            placed.placement.filling and not self._is_lost(number)
+            for number, placed in self._cluster.placements.items()
+        ):
+            return
         if any(one.successor is not None or len(one.in_sync) > self._wanted for one in placements):
             return  # what is on its way away still counts where it is
         if any(self._awaited(partition, placed.placement) for partition, placed in self._cluster.placements.items()):
@@ -290,12 +301,21 @@ class _Look:
         if not moved:
             yield from self._move_owners()
 
+    def _is_lost(self, partition: int) -> bool:
+        """Whether every copy of a partition is damaged: whoever is to get one may wait for ever."""
+        return all(self._damaged(node, partition) for node in self._cluster.placements[partition].placement.in_sync)
+
     def _heaviest_first(self) -> list[tuple[int, Placed]]:
         """What is light evens out what is left."""
         return sorted(self._cluster.placements.items(), key=lambda one: (-self._weight(one[0]), one[0]))
 
+    def _movable_first(self) -> list[tuple[int, Placed]]:
+        """The heaviest first, but what the fullest node got last, maybe because somebody asked, only after the rest."""
+        fullest = max(self._eligible, key=lambda node: (self._held[node], node))
+        return sorted(self._heaviest_first(), key=lambda one: one[1].placement.newest == fullest)
+
     def _move_copies(self) -> Iterator[Change]:
-        for partition, placed in self._heaviest_first():
+        for partition, placed in self._movable_first():
             placement = placed.placement
             target = self._target(partition, placement)
             holders = [node for node in placement.in_sync if node in self._held]

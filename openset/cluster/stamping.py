@@ -88,13 +88,16 @@ class Stamping:
             answers = await asyncio.gather(
                 *(self._at(owner, one) for owner, one in zip(groups, asks, strict=True)), return_exceptions=True
             )
-            for places, answer in zip(groups.values(), answers, strict=True):
+            for (owner, places), answer in zip(groups.items(), answers, strict=True):
                 if isinstance(answer, InternodeError):
                     reason = answer.message
                 elif isinstance(answer, BaseException):
                     raise answer
                 else:
-                    found.update(zip(places, answer, strict=True))
+                    given = {place: stamp for place, stamp in zip(places, answer, strict=True) if stamp is not None}
+                    found.update(given)
+                    if len(given) < len(places):
+                        reason = f"{owner} is not sure to own it"
             if len(found) < len(ask.wanted):
                 if time.monotonic() >= until:
                     lost = sorted({one.partition for place, one in enumerate(ask.wanted) if place not in found})
@@ -106,13 +109,13 @@ class Stamping:
                 await self._membership.changed(_PAUSE_SECONDS)
         return [found[place] for place in range(len(ask.wanted))]
 
-    async def _at(self, owner: NodeName, ask: Ask) -> list[int]:
-        """Raises OpenSetError."""
+    async def _at(self, owner: NodeName, ask: Ask) -> list[int | None]:
+        """None where the node that is asked is not sure to be the owner. Raises OpenSetError."""
         if owner == self._membership.node:
             return self._given(ask)
         data = await self._membership.peers.call(owner, STAMPS_ROUTE, msgspec.msgpack.encode(ask), timeout_ms=_ASK_MS)
         try:
-            found = msgpack_decoder(list[_Stamp]).decode(data)
+            found = msgpack_decoder(list[_Stamp | None]).decode(data)
         except msgspec.DecodeError as error:
             raise InternodeError(f"{owner} answers with something else than stamps: {error}") from error
         if len(found) != len(ask.wanted):
@@ -120,19 +123,19 @@ class Stamping:
         return found
 
     def answer(self, ask: Ask) -> bytes:
-        """What another node asks for. Raises InternodeError where this node does not own all of it, QueryError."""
+        """What another node asks for, None where this node is not sure to be the owner. Raises QueryError."""
         return msgspec.msgpack.encode(self._given(ask))
 
-    def _given(self, ask: Ask) -> list[int]:
+    def _given(self, ask: Ask) -> list[int | None]:
         store = self._replication.store
         if not store.has_table(ask.table_id):
             raise QueryError("the table was dropped meanwhile")
-        for partition in {one.partition for one in ask.wanted}:
-            if not self._replication.may_answer(partition):
-                raise UnreachableError(f"{self._membership.node} does not own partition {partition} for sure")
-        names = [(one.person, one.action) for one in ask.wanted]
-        least_ms = [max(ask.now_ms, self._asked_ms(one.partition)) for one in ask.wanted]
-        return store.now_stamps(ask.table_id).reserve(names, [one.count for one in ask.wanted], least_ms)
+        owned = {one.partition for one in ask.wanted if self._replication.may_answer(one.partition)}
+        wanted = [one for one in ask.wanted if one.partition in owned]
+        names = [(one.person, one.action) for one in wanted]
+        least_ms = [max(ask.now_ms, self._asked_ms(one.partition)) for one in wanted]
+        given = iter(store.now_stamps(ask.table_id).reserve(names, [one.count for one in wanted], least_ms))
+        return [next(given) if one.partition in owned else None for one in ask.wanted]
 
     def _asked_ms(self, partition: int) -> int:
         """When this owner was first asked in its term. Events may have waited for it for long."""

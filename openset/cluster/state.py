@@ -16,6 +16,7 @@ from openset.cluster.messages import (
     Answer,
     Append,
     Appended,
+    Await,
     Compacted,
     Discard,
     Event,
@@ -60,6 +61,7 @@ class NodeState:
             MapRead: self._map_read,
             Received: self._received,
             Write: self._write,
+            Await: self._await,
             Synced: self._synced,
             Compacted: self._compacted,
             TransferArrived: self._transfer_arrived,
@@ -206,6 +208,12 @@ class NodeState:
         if owner is None:
             return [Answer(event.request, False, f"{self.node} does not own partition {event.partition}")]
         return owner.write(event.request, event.payload, now_ms)
+
+    def _await(self, event: Await, now_ms: int) -> list[Instruction]:
+        owner = self._owners.get(event.partition)
+        if owner is None:
+            return [Answer(event.request, False, f"{self.node} does not own partition {event.partition}")]
+        return owner.wait(event.request, event.index, now_ms)
 
     def _synced(self, event: Synced, now_ms: int) -> list[Instruction]:
         if event.partition in self._owners:

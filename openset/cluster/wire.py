@@ -31,12 +31,13 @@ class Payload(NamedTuple):
 
 
 class WriteItem(msgspec.Struct, frozen=True, array_like=True):
-    """A record for one partition."""
+    """A record for one partition. again: it was sent before, and may be in the log although nobody said so."""
 
     partition: _Partition
     kind: _Number
     table_id: _Number
     data: bytes
+    again: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

@@ -55,6 +55,8 @@ class ClusterJoin(Resource):
         if not host:
             raise ConfigError("host= is missing: the name or address of the empty node")
         host = host.removeprefix("[").removesuffix("]")
+        if re.fullmatch(r"[^:]+:[0-9]+", host):
+            raise ConfigError(f"host={host}: the port goes into port=")
         if re.fullmatch(HOST_PATTERN, host) is None:
             raise ConfigError(f"host={host} is neither a name nor an address")
         await self.node.opened()

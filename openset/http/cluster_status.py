@@ -174,7 +174,7 @@ async def _sentinel(membership: Membership, view: View) -> tuple[dict[str, Any] 
     """
     from openset.cluster.sentinel_run import Told
 
-    if view.sentinel is None:
+    if view.sentinel is None or view.sentinel.node not in view.members:  # it has just left
         return None, {}
     shown: dict[str, Any] = {"node": view.sentinel.node, "term": view.sentinel.term, "decisions": []}
     try:

@@ -42,8 +42,9 @@ class HealthResource(Resource):
             return {}
         view = membership.view
         assert view.map is not None, "a membership has seen its cluster"
-        status = health(view, view.map.replicas, membership.trouble)["status"]
-        return {"cluster": {"node": membership.node, "alive": membership.node in view.alive, "status": status}}
+        found = health(view, view.map.replicas, membership.trouble)
+        told = {name: found[name] for name in ("status", "reason") if name in found}
+        return {"cluster": {"node": membership.node, "alive": membership.node in view.alive, **told}}
 
 
 def _status(condition: Condition) -> dict[str, Any]:

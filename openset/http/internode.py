@@ -16,6 +16,7 @@ from openset.cluster.peers import (
     ERROR_HEADER,
     FROM_HEADER,
     NODE_HEADER,
+    PROCESS_HEADER,
     PROTOCOL,
     PROTOCOL_HEADER,
     REVISION_HEADER,
@@ -40,12 +41,14 @@ class InternodeResource(Resource):
     """Base of the routes below /v1/internode. The handler's method calls `serve` with what it does.
 
     for_members: only nodes of the same cluster may call it.  catches_up: once this one has seen what the caller has.
+    takes_parameters: the route has some, and checks them.
     """
 
     error_kind: type[OpenSetError] = InternodeError
     uses_store = False
     for_members = True
     catches_up = True
+    takes_parameters = False
     # What shows the caller that this node knows the secret of the cluster.
     _proof: Mapping[str, str] = {}
 
@@ -90,6 +93,7 @@ class InternodeResource(Resource):
 
     def _say_who(self) -> None:
         self.set_header(NODE_HEADER, self.node.cluster.name)
+        self.set_header(PROCESS_HEADER, self.node.cluster.process)
         for name, value in self._proof.items():
             self.set_header(name, value)
 
@@ -112,10 +116,14 @@ class InternodeResource(Resource):
         """
         current = self._current(work) if self.for_members and self.catches_up else work
         try:
+            if not self.takes_parameters:
+                self.parameters().finish()
             await self.respond(current, cancellable=cancellable)
         finally:
             if self.work is None or self.work.done():
-                work.close()  # it may never have begun
+                # Neither may have begun.
+                current.close()
+                work.close()
 
     async def _current(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         await self.membership().caught_up(self._revision(), CATCH_UP_MS)
@@ -130,6 +138,8 @@ class InternodeResource(Resource):
     def membership(self) -> Membership:
         """Raises MisdirectedError on a node that is no member, or not yet."""
         membership = self.node.membership
+        if membership is None and self.node.cluster.identity.mode == "member":
+            raise UnavailableError("this node waits for the coordinator of its cluster")
         if membership is None:
             raise MisdirectedError("this node belongs to no cluster")
         return membership

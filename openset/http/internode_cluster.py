@@ -19,8 +19,9 @@ class _Membered(InternodeResource):
         await self.serve(self._is_member())
 
     async def _is_member(self) -> Answer:
-        await self.node.opened()
         cluster = self.node.cluster
+        if not cluster.is_part:  # a member knows that also while its cluster is away
+            await self.node.opened()
         removed = {"removed": True} if cluster.identity.mode == "removed" else {}
         return {"part_of_cluster": cluster.is_part, **removed}
 

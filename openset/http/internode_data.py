@@ -96,6 +96,7 @@ class TransferResource(InternodeResource):
 
     # Pieces would wait for every change of the map that comes while they do.
     catches_up = False
+    takes_parameters = True
 
     async def put(self) -> None:
         await self.serve(self._give())
@@ -114,8 +115,10 @@ class TransferResource(InternodeResource):
         membership = self.membership()
         await membership.read_now()
         placed = membership.view.placements.get(partition)
-        if placed is None or checked_node(node) not in membership.view.members:
-            raise ConfigError(f"there is no partition {partition} or no member {node}")
+        if placed is None:
+            raise ConfigError(f"there is no partition {partition}")
+        if checked_node(node) not in membership.view.members:
+            raise ConfigError(f"{node} is no member of the cluster")
         if placed.placement.owner != membership.node:
             raise ConfigError(f"{placed.placement.owner} owns partition {partition}; ask there")
         if node not in placed.placement.copies:
@@ -140,6 +143,8 @@ class TransferResource(InternodeResource):
         parameters.finish()
         if partition is None or table is None or transfer is None or offset is None or found is None:
             raise InternodeError("partition=, table=, transfer=, offset= and hash= say what a piece is")
+        if partition not in self.membership().view.placements:
+            raise ConfigError(f"there is no partition {partition}")
         if table_id is None:
             table_id = (await self.node.store()).table(table).id
         piece = Piece(transfer, partition, FileName(table_id, is_sidecar), offset, int(found.group(), 16))

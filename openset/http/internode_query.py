@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openset.errors import MisdirectedError
+from openset.errors import InternodeError, MisdirectedError, WireError
 from openset.http.internode import InternodeResource
 from openset.http.resource import Answer
 from openset.query.remote import answer_remote
@@ -17,4 +17,7 @@ class InternodeQuery(InternodeResource):
         tools = await self.node.tools_for_nodes()
         if tools.spread is None:
             raise MisdirectedError("this node answers no queries for others")
-        return await answer_remote(tools, await self.body(), tools.spread.may_answer, {KIND: answer_pass})
+        try:
+            return await answer_remote(tools, await self.body(), tools.spread.may_answer, {KIND: answer_pass})
+        except WireError as error:
+            raise InternodeError("the body is no request for a share of a query", detail=error.message) from error

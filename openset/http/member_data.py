@@ -34,6 +34,8 @@ log = get_logger("openset.cluster")
 
 # So long queries of a node that is back wait for what it missed.
 _CURRENT_SECONDS = 5.0
+# So long requests wait for the partitions of a node that is becoming a member.
+_READY_SECONDS = 10.0
 # A node that could not be compared with another one tries again after this long, then after twice that, and so on.
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -60,6 +62,7 @@ class MemberData:
         self._replication: Replication | None = None
         self._routing: Routing | None = None
         self._stamping: Stamping | None = None
+        self._has_partitions = asyncio.Event()
         # Whether this node has heard what it missed while it or another one was not alive; by node who asks it.
         self._is_current = asyncio.Event()
         self._comparisons: dict[str, _Comparison] = {}
@@ -95,6 +98,17 @@ class MemberData:
         if self._stamping is None:
             raise UnreachableError("this node does not know its partitions yet")
         return self._stamping
+
+    async def ready(self) -> None:
+        """Waits for the partitions: between becoming a member and that they are not known for a moment.
+
+        Raises UnreachableError when it takes long.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_READY_SECONDS):
+                await self._has_partitions.wait()
+                return
+        raise UnreachableError("this node does not know its partitions yet")
 
     def may_answer(self, partition: int) -> bool:
         """Whether this node may answer queries about a partition."""
@@ -221,6 +235,7 @@ class MemberData:
             self._routing = Routing(membership, self._replication)
             self._stamping = Stamping(membership, self._replication)
             self._node.spread = MemberSpread(membership, self)
+            self._has_partitions.set()
         self._replication.view(view)
         self._look_alive(view)
         self._look_owned(view)

@@ -108,6 +108,8 @@ class Node:
         try:
             self._store = await asyncio.to_thread(Store.open, self.data_dir, files=self._files, policy=self._policy)
             await self.cluster.start(self._store)
+            if self.cluster.security is not None:
+                await asyncio.to_thread(_load_member_code)
             if init is not None:
                 await self._initialise(self._store, init)
         except BaseException as error:
@@ -259,6 +261,8 @@ class Node:
         self.cluster.check_member()
         if store.partitions is None:
             raise ConfigError("the cluster is not initialised: PUT /v1/cluster/init?partitions=N first")
+        if store.replicas is not None:
+            await self.data.ready()
         return store
 
     async def tools(self) -> Tools:
@@ -359,3 +363,10 @@ class Node:
             await self._guard.close()
         if self.scrubber is not None:
             await asyncio.to_thread(self.scrubber.close)
+
+
+def _load_member_code() -> None:
+    """What nodes that stand alone start without, where the node may be invited: whoever does that waits for it."""
+    import openset.cluster.enrolment
+    import openset.cluster.member
+    import openset.http.member_data  # noqa: F401

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
+from openset.errors import InternalError
 from openset.query.answer import QueryAnswer
 from openset.query.compare import EVERYONE, compared_segments
 from openset.query.executor import Executor
@@ -188,7 +189,7 @@ async def run_query(tools: Tools, query: Query) -> QueryAnswer:
             return ready
         facts = replace(facts, partitions=len(snapshots))
         work: Any = ready.work
-        results = await fan_out(tools.executor, replace(work, snapshots=snapshots))
+        results = await _results(tools, replace(work, snapshots=snapshots))
     return with_missing(await asyncio.to_thread(ready.finish, results, facts), query.common, facts)
 
 
@@ -331,9 +332,19 @@ async def run_here(
             return differing, None
         own = pinned_of(snapshots, allowed)
         work: Any = ready.work
-        results = await fan_out(tools.executor, replace(work, snapshots=own))
+        results = await _results(tools, replace(work, snapshots=own))
     merged = await asyncio.to_thread(ready.codec.merged, results)
     return share_of(merged, len(own), numbers, allowed, may_answer), ready.codec
+
+
+async def _results(tools: Tools, work: PartitionedWork) -> list[Any]:
+    """`fan_out`; where it fails and should not have, the files that were read may be damaged: they are verified."""
+    try:
+        return await fan_out(tools.executor, work)
+    except InternalError:
+        store = tools.store
+        store.damage.suspect(store.data_dir / one.file for one in work.snapshots if one.generation)
+        raise
 
 
 def differs(tools: Tools, schema: TableSchema, target: Target, facts: Facts) -> Share[Any] | None:

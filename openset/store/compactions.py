@@ -41,10 +41,11 @@ class Compactions:
         self, data_dir: Path, catalog: Catalog, journals: Journals, partitions: Mapping[Key, Partition],
         triggers: Triggers, erasures: Erasures, pins: Pins, files: FileLayer, lock: threading.Lock, policy: Policy,
         visible_sequence: Callable[[], int], note_file: Callable[[Key], None],
+        suspect: Callable[[Iterable[Path]], None],
     ):  # fmt: skip
         """lock: guards partitions and pins, and everything here; held for moments only.
 
-        note_file: notes in the catalog that a partition has a file.
+        note_file: notes in the catalog that a partition has a file.  suspect: hears of files that cannot be read.
         """
         self._data_dir = data_dir
         self._catalog = catalog
@@ -58,6 +59,7 @@ class Compactions:
         self._policy = policy
         self._visible_sequence = visible_sequence
         self._note_file = note_file
+        self._suspect = suspect
         self._queue = CompactionQueue(policy, self._first_held)
         self._keep_segments = False
         self._durable_directories: set[Path] = set()
@@ -272,7 +274,7 @@ class Compactions:
             readable = [key for key, one in self._partitions.items() if one.generation and not one.damage]
             keys = [key for key in readable if key[0] == schema.id]
         paths = {key: self._data_dir / partition_path(*key) for key in keys}
-        return {key for key, found in leftovers_of(paths, schema).items() if enough(found)}
+        return {key for key, found in leftovers_of(paths, schema, self._suspect).items() if enough(found)}
 
     def begin_forgetting(self) -> Mark:
         """Begins new journal segments and returns where they begin: what is before is to go. Raises InternalError."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ log = get_logger("openset.store")
 
 # Of one file; a file with more of them is as good as gone.
 PROBLEMS_KEPT = 100
+# A file that is suspected again and again is looked at this often.
+_SUSPECTED_EVERY_SECONDS = 60.0
 # The file of a partition, or the directory of its journal in a member.
 _OF_PARTITION = re.compile(r"p([0-9]{4})(?:\..*|-[0-9]+)", re.ASCII)
 
@@ -24,6 +28,21 @@ class Damage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._problems: dict[str, list[Problem]] = {}
+        self._suspected_at: dict[Path, float] = {}
+        # For the scrubber's thread; None ends it.
+        self.suspects: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+
+    def suspect(self, paths: Iterable[Path]) -> None:
+        """Files that were read by something that failed, and should not have, are verified soon."""
+        now = time.monotonic()
+        with self._lock:
+            self._suspected_at = {
+                path: at for path, at in self._suspected_at.items() if now - at < _SUSPECTED_EVERY_SECONDS
+            }
+            fresh = [path for path in paths if path not in self._suspected_at]
+            self._suspected_at.update(dict.fromkeys(fresh, now))
+        for path in fresh:
+            self.suspects.put(path)
 
     def note(self, path: Path, problems: Iterable[Problem]) -> None:
         """What is wrong with a file as it is now, in place of what was known of it."""

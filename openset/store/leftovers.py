@@ -6,7 +6,7 @@ A compaction leaves it out. Looking for it reads where every person's rows begin
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,15 +62,23 @@ def leftovers(path: Path, schema: TableSchema, expired_before: int) -> Leftovers
     return Leftovers(dropped, len(people), int(np.count_nonzero(expired)), oldest_ms)
 
 
-def leftovers_of(paths: Mapping[Key, Path], schema: TableSchema) -> dict[Key, Leftovers]:
-    """What the files of a table's partitions hold, those that were removed meanwhile left out. Raises InternalError."""
+def leftovers_of(
+    paths: Mapping[Key, Path], schema: TableSchema, suspect: Callable[[Iterable[Path]], None]
+) -> dict[Key, Leftovers]:
+    """What the files of a table's partitions hold, those that were removed meanwhile left out.
+
+    suspect: hears of files that cannot be read. Raises InternalError because of them.
+    """
     expired_before = schema.expired_before(time.time_ns() // 1_000_000)
-    found = {}
+    found: dict[Key, Leftovers] = {}
+    unreadable: dict[Path, Exception] = {}
     for key, path in paths.items():
         try:
             found[key] = leftovers(path, schema, expired_before)
-        except FileNotFoundError:
-            continue
         except (FormatError, OSError) as error:
-            raise InternalError(str(error)) from error
+            unreadable[path] = error
+    suspect(unreadable)
+    errors = [error for error in unreadable.values() if not isinstance(error, FileNotFoundError)]
+    if errors:
+        raise InternalError(str(errors[0])) from errors[0]
     return found

@@ -1,8 +1,8 @@
 """The scrubber: reads all partition files and closed journal segments again and again, slowly, checking every checksum.
 
-It finds what a disk has lost before somebody needs it. A thread of its own at low priority; what it finds goes into
-`Damage`. It reads with plain reads, because a map would end the process at a bad sector. Small shortcut: what is in the
-page cache is checked there, not on the disk.
+It finds what a disk has lost before somebody needs it, and verifies at once what a query could not read. Threads of its
+own at low priority; what they find goes into `Damage`. It reads with plain reads, because a map would end the process
+at a bad sector. Small shortcut: what is in the page cache is checked there, not on the disk.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _SlowFile:
 
 
 class Scrubber:
-    """The background thread of a daemon, from its making until `close`."""
+    """The background threads of a daemon, from its making until `close`: one for everything, one for suspects."""
 
     def __init__(self, data_dir: Path, found: Damage, settings: Scrubbing):
         self._data_dir = data_dir
@@ -117,16 +117,30 @@ class Scrubber:
         self._interval_s = settings.interval_s
         self._throttle = Throttle(settings.bytes_per_second) if settings.bytes_per_second > 0 else None
         self.last: Pass | None = None
-        self._thread: threading.Thread | None = None
+        self._looks = unthrottled()
+        self._threads = [threading.Thread(target=self._look, name="suspects", daemon=True)]
         if self._throttle is not None:
-            self._thread = threading.Thread(target=self._run, args=(self._throttle,), name="scrub", daemon=True)
-            self._thread.start()
+            self._threads.append(threading.Thread(target=self._run, args=(self._throttle,), name="scrub", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Ends the thread, in the middle of a file if need be."""
-        if self._throttle is not None and self._thread is not None:
+        """Ends the threads, in the middle of a file if need be."""
+        self._looks.stop()
+        self._found.suspects.put(None)
+        if self._throttle is not None:
             self._throttle.stop()
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
+
+    def _look(self) -> None:
+        """At files that somebody could not use, at once."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while (path := self._found.suspects.get()) is not None and not self._looks.stopped:
+            try:
+                look_at(path, self._found, self._looks)
+            except Exception:  # the thread must outlive whatever goes wrong
+                log.exception("a file could not be verified", file=str(path))
 
     def _run(self, throttle: Throttle) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -173,7 +187,8 @@ def _targets(data_dir: Path) -> Iterator[Path]:
 def look_at(path: Path, found: Damage, throttle: Throttle | None = None) -> None:
     """Verifies a partition file, because it could not be used. throttle: without one as fast as it goes.
 
-    Notes nothing of a file that cannot be verified by this version, or where the throttle is stopped meanwhile.
+    Notes nothing of a file that cannot be verified by this version, or where the throttle is stopped meanwhile. A copy
+    that was given up a moment ago may be noted as missing: it is forgotten before the partition comes back.
     """
     throttle = throttle or unthrottled()
     with suppress(UnsupportedFormatError, _Stopped):
@@ -184,7 +199,9 @@ def look_at(path: Path, found: Damage, throttle: Throttle | None = None) -> None
                 if _identity(path) == before:
                     return  # else another one is in place, of which that may not be true
         except FileNotFoundError:
-            found.note(path, ())
+            # A file is replaced by renaming: what is missing in a table that is there was not removed by this program.
+            is_lost = path.suffix == ".h5" and path.parent.is_dir()
+            found.note(path, [Problem(str(path), None, None, "is missing")] if is_lost else ())
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -95,7 +95,7 @@ class Store:
         self.health.watch_journal(lambda: self._journals.failure)
         self.compactions = Compactions(
             data_dir, self._catalog, journals, self._partitions, self.triggers, self.erasures, self._pins, files,
-            self._lock, policy, lambda: self.visible_sequence, self._note_file,
+            self._lock, policy, lambda: self.visible_sequence, self._note_file, self.damage.suspect,
         )  # fmt: skip
         if isinstance(journals, NodeJournal):
             self._committer = Committer(journals.journal, self._make_visible, self.health)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import Authority
 
 from openset.cluster.peers import PROTOCOL, Address, Peers
 from openset.cluster.security import Caller, SecretSecurity, is_loopback, security_of
@@ -256,3 +257,14 @@ def test_nothing_configured_is_nobody_to_talk_to() -> None:
     assert security_of(None, None, None, None) is None
     with pytest.raises(ConfigError, match="belong together"):
         security_of(Path("ca"), Path("cert"), None, None)
+
+
+def test_a_certificate_that_others_would_refuse_is_refused_at_the_start(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path, "own"), Authority(tmp_path, "other")
+    cert, key = authority.issue("node", "127.0.0.1")
+    assert security_of(authority.ca, cert, key, None) is not None
+    with pytest.raises(ConfigError, match="other nodes would refuse"):
+        security_of(other.ca, cert, key, None)
+    cert, key = authority.issue("server", "127.0.0.1", is_for_clients=False)
+    with pytest.raises(ConfigError, match="certificate purpose"):
+        security_of(authority.ca, cert, key, None)

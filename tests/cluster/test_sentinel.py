@@ -300,3 +300,46 @@ def test_who_dies_while_it_is_filled_keeps_what_it_got() -> None:
     assert leaves is not None and leaves.filling == {}
     forgotten = decided(leaves, leaving="b", nodes="ab")
     assert forgotten is not None and forgotten.away == ()
+
+
+def test_the_copy_that_was_made_last_is_not_what_goes() -> None:
+    filled = changed(Placement(1, "a", ("a", "b")), "somebody asked", fill="c")
+    taken_in = changed(filled, "c has caught up", in_sync=frozenset("abc"), stop_filling=frozenset("c"))
+    assert taken_in.newest == "c" and decode_placement(encode_placement(taken_in)) == taken_in
+    dropped = decided(taken_in)
+    assert dropped is not None and dropped.in_sync == ("a", "c")
+
+
+def placed(placements: Sequence[Placement], damaged: str = "", replicas: int = 2) -> ClusterMap:
+    """A map of nodes that live. damaged: those whose copy of partition 0 is."""
+    members = {node: Member(node, "here", 1, damaged=(0,) if node in damaged else ()) for node in NODES}
+    return ClusterMap(7, replicas, members, {number: Placed(3, one) for number, one in enumerate(placements)})
+
+
+def test_what_somebody_had_moved_is_not_what_balance_moves_back() -> None:
+    # c holds three partitions and a holds one: one goes back, another one than the one that c got last.
+    moved = Placement(1, "c", ("c",), newest="c")
+    others = [Placement(1, node, (node,)) for node in "ccabb"]
+    changes = decide(placed([moved, *others], replicas=1), Health(frozenset(NODES)))
+    assert [one.partition for one in changes] == [1] and set(changes[0].placement.filling) == {"a"}
+
+
+def test_a_partition_that_is_damaged_everywhere_does_not_hold_up_the_balance_of_others() -> None:
+    lost = Placement(1, "a", ("a", "b"), {"c": 1}, 1)
+    others = [Placement(1, "a", ("a", "b"))] * 6
+    assert decide(placed([lost, *others]), Health(frozenset(NODES))) == [], "it may still be filled"
+    changes = decide(placed([lost, *others], damaged="ab"), Health(frozenset(NODES)))
+    assert changes and all(set(one.placement.filling) == {"c"} and one.partition for one in changes)
+
+
+def test_who_leaves_keeps_its_copy_while_the_one_that_should_have_it_is_away() -> None:
+    both = Placement(1, "a", ("a", "b"))
+    away = changed(both, "", away=frozenset("c"))
+    assert decided(away, leaving="b", down="c") is None
+    assert decided(both, leaving="b", dead="c") is None, "it may be back; who knows better lets it leave too"
+    alone = decided(both, leaving="bc", dead="c")
+    assert alone is not None and alone.in_sync == ("a",)
+    filled = decided(away, leaving="b")
+    assert filled is not None and set(filled.filling) == {"c"}
+    done = decided(Placement(1, "a", ("a", "b", "c")), leaving="b")
+    assert done is not None and done.in_sync == ("a", "c")

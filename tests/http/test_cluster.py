@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import re
+import shutil
 import socketserver
 import ssl
 import subprocess
@@ -25,7 +26,7 @@ from support.etcd import Etcd, free_ports
 
 from openset.client.serve_options import read_cluster_options
 from openset.cluster.cluster_node import ClusterNode, ClusterOptions
-from openset.cluster.identity import Identity, IdentityFile
+from openset.cluster.identity import Identity, IdentityFile, read_identity
 from openset.cluster.map import Member
 from openset.cluster.member import DataPlane
 from openset.errors import ConfigError, InternalError
@@ -392,7 +393,16 @@ def test_nodes_with_certificates(tmp_path: Path) -> None:
         # A person with a certificate may ask for a transfer, and may not speak for a member.
         connection.request("PUT", "/v1/internode/transfer?partition=0&node=nobody")
         answer = json.loads(connection.getresponse().read())
-        assert "no member nobody" in answer["error"]["message"]
+        assert "nobody is no member" in answer["error"]["message"]
+        for method, path, body, says in (
+            ("POST", "add_node?map=1", "", "map"),
+            ("GET", "is_member?x=1", "", "x"),
+            ("POST", "query", "abc", "no request"),
+            ("POST", "transfer?partition=999&table=t&transfer=x&offset=0&hash=" + "0" * 16, "", "no partition 999"),
+        ):
+            connection.request(method, f"/v1/internode/{path}", body)
+            response = connection.getresponse()
+            assert response.status == 400 and says in json.loads(response.read())["error"]["message"]
         connection.request("POST", "/v1/internode/log", b"\x90")
         answer = json.loads(connection.getresponse().read())
         assert "which member asks" in answer["error"]["message"]
@@ -407,7 +417,9 @@ def test_nodes_with_certificates(tmp_path: Path) -> None:
         assert "refused" in refused(join(first, third.port, host="localhost"))  # it is for 127.0.0.1
         third.stop()
         # It trusts the members, and is not trusted by them.
-        third.cluster = {**third.cluster, **tls(tmp_path, "other"), "ca": str(tmp_path / "right-ca.pem")}
+        both = tmp_path / "both-ca.pem"
+        both.write_bytes((tmp_path / "right-ca.pem").read_bytes() + (tmp_path / "other-ca.pem").read_bytes())
+        third.cluster = {**third.cluster, **tls(tmp_path, "other"), "ca": str(both)}
         third.start()
         assert "certificate is refused" in refused(join(first, third.port))
         third.stop()
@@ -485,3 +497,73 @@ def test_a_cluster_outlives_etcd(tmp_path: Path, etcd: Etcd) -> None:
                 member.start()
             etcd.wait_until_ready()
         cluster.wait_for("both live", lambda status: alive(status) == names)
+
+
+def test_a_coordinator_without_the_cluster_throws_nobody_out(tmp_path: Path, etcd: Etcd) -> None:
+    with started(tmp_path, 2, etcd=etcd, prefix="tests/3") as cluster:
+        second = cluster[1]
+        names = {node.name for node in cluster.nodes}
+        cluster.wait_for("both live", lambda status: alive(status) == names)
+        right = second.cluster
+        assert second.stop() == 0
+        second.cluster = {**right, "coordinator": right["coordinator"].replace("tests/3", "tests/mistyped")}
+        second.start(wait=False)
+        wait_until("it listens", lambda: any(line.get("event") == "listening" for line in second.running.log()))
+
+        def says() -> bool:
+            answer = second.request("GET", "/v1/cluster")
+            return answer.status == 503 and "does not have the cluster of this node" in answer.error["message"]
+
+        wait_until("it says why it waits", says)
+        assert second.stop() == 0
+        second.cluster = right
+        second.start()
+        cluster.wait_for("both live", lambda status: alive(status) == names)
+
+
+def test_an_etcd_that_has_lost_everything_is_noticed(tmp_path: Path) -> None:
+    etcd = Etcd(tmp_path / "etcd", 1)
+    try:
+        with started(tmp_path / "nodes", 2, etcd=etcd) as cluster:
+            first, second = cluster.nodes
+            names = {node.name for node in cluster.nodes}
+            cluster.wait_for("both live", lambda status: alive(status) == names)
+            (member,) = etcd.members
+            member.kill()
+            shutil.rmtree(member.directory)
+            member.start()
+            etcd.wait_until_ready()
+
+            def is_known(node: Node) -> bool:
+                health = node.status()["health"]
+                return health["status"] == "unknown" and "does not have the cluster" in health["reason"]
+
+            wait_until("both say so", lambda: is_known(first) and is_known(second))
+            told = first.request("GET", "/health").json["cluster"]
+            assert told["status"] == "unknown" and "does not have the cluster" in told["reason"]
+            assert second.stop() == 0
+            assert read_identity(second.data).mode == "member"
+    finally:
+        etcd.close()
+
+
+def test_two_processes_of_one_name_are_noticed(tmp_path: Path) -> None:
+    with started(tmp_path, 2) as cluster:
+        second = cluster[1]
+        assert second.stop() == 0
+        shutil.copytree(second.data, tmp_path / "copy")
+        second.start()
+        name = second.name
+        cluster.wait_for("both live", lambda status: len(alive(status)) == 2)
+        twin = Node(tmp_path / "copy", second.cluster)
+        try:
+            twin.start(wait=False)
+            assert twin.running.process.wait(20) == 1
+            (reason,) = [line["reason"] for line in twin.running.log() if line.get("event") == "the daemon cannot run"]
+            assert f"{name} runs at 127.0.0.1:{second.port} already" in reason
+        finally:
+            twin.close()
+        second.kill()
+        second.port = free_ports(1)[0]
+        second.start()
+        cluster.wait_for("it is found where it is", lambda status: len(alive(status)) == 2)

@@ -12,6 +12,7 @@ from support.cluster import Cluster, Node, is_settled, members, started, wait_un
 from support.daemon import Response
 from support.damage import flip, in_the_rows
 
+from openset_format.reader import PartitionFile
 from openset_format.verify import verify_partition
 
 STAMP = 1_700_000_000_000
@@ -100,6 +101,35 @@ def test_what_a_start_finds_is_replaced(tmp_path: Path) -> None:
         first.start(wait=False)
         second.start()
         cluster.wait_for("all are there", is_settled)
+        assert [count(node) for node in cluster.nodes] == [PEOPLE] * 2
+
+
+def test_what_a_query_cannot_read_is_replaced(tmp_path: Path) -> None:
+    """Codes for which there is no text; the scrub does not come by."""
+    with started(tmp_path, 2, partitions=4, scrubbing={"bytes_per_second": 0}) as cluster:
+        filled(cluster)
+        first, second = cluster[0], cluster[1]
+        path = file_of(second, owned_by(first, second.name)[0])
+        place = PartitionFile.open(path).manifest.datasets["/events/action/values"]
+        for offset in range(place.offset, place.offset + place.size_bytes):
+            flip(path, offset, 0xFF)
+        assert first.request("POST", "/v1/query/t/events", "match: tally(action)").status == 500
+        wait_until("everything is whole", lambda: is_whole(cluster.nodes), 60)
+        assert [count(node) for node in cluster.nodes] == [PEOPLE] * 2
+        assert first.request("POST", "/v1/query/t/events", "match: tally(action)").status == 200
+
+
+def test_what_a_compaction_cannot_read_is_replaced(tmp_path: Path) -> None:
+    """A head that is damaged and a file that is gone while the nodes run; there is nothing to bring in."""
+    with started(tmp_path, 2, partitions=4, scrubbing={"bytes_per_second": 0}) as cluster:
+        filled(cluster)
+        first, second = cluster[0], cluster[1]
+        damaged, missing = owned_by(first, second.name)
+        flip(file_of(second, damaged), 0)
+        file_of(second, missing).unlink()
+        second.request("POST", "/v1/table/t/compact", patience=60)
+        wait_until("everything is whole", lambda: file_of(second, missing).exists() and is_whole(cluster.nodes), 60)
+        assert done(first.request("POST", "/v1/table/t/compact", patience=60)) is not None
         assert [count(node) for node in cluster.nodes] == [PEOPLE] * 2
 
 

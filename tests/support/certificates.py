@@ -27,16 +27,14 @@ class Authority:
         )
         self.ca.write_bytes(own.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, address: str) -> tuple[Path, Path]:
+    def issue(self, name: str, address: str, is_for_clients: bool = True) -> tuple[Path, Path]:
         """A certificate for an IP address and its key: name-cert.pem and name-key.pem."""
+        uses = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if is_for_clients else [])]
         key = ec.generate_private_key(ec.SECP256R1())
         node = (
             self._builder(x509.Name([]), key.public_key())
             .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         cert_path, key_path = self._directory / f"{name}-cert.pem", self._directory / f"{name}-key.pem"

@@ -7,14 +7,14 @@ from pathlib import Path
 from openset_format.reader import PartitionFile
 
 
-def flip(path: Path, offset: int) -> None:
+def flip(path: Path, offset: int, bits: int = 1) -> None:
     """Another byte at a place."""
     path.chmod(0o644)
     with path.open("r+b") as file:
         file.seek(offset)
         byte = file.read(1)[0]
         file.seek(offset)
-        file.write(bytes([byte ^ 1]))
+        file.write(bytes([byte ^ bits]))
 
 
 def in_the_rows(path: Path) -> int:

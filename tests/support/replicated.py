@@ -285,7 +285,7 @@ class LocalCluster:
         await one.routing.write([WriteItem(partition, ERASURE_RECORD, TABLE_ID, payload)])
 
     async def settled(self, seconds: float = 20.0) -> None:
-        """Until every partition has its copies in sync and an owner who answers."""
+        """Until every partition has its copies in sync and an owner who answers, and nothing is to be moved."""
         wanted = min(self.replicas, sum(node.replication is not None for node in self.nodes.values()))
         until = asyncio.get_running_loop().time() + seconds
         while True:
@@ -297,7 +297,8 @@ class LocalCluster:
                 or placed.placement.filling
                 or not self._answers(placed.placement.owner, number)
             }
-            if not bad:
+            assert view.map is not None
+            if not bad and not decide(view.map, Health(frozenset(view.alive))):
                 return
             assert asyncio.get_running_loop().time() < until, f"not settled: {bad}, alive: {view.alive}"
             await asyncio.sleep(0.05)

@@ -106,6 +106,21 @@ def test_the_thread_keeps_to_its_rate_and_can_be_stopped(data: Path) -> None:
     off.close()
 
 
+def test_what_is_suspected_is_verified_at_once(data: Path) -> None:
+    path, found = data / "tables" / "1" / "p0000.h5", Damage()
+    flip(path, PartitionFile.open(path).manifest.datasets["/events/stamp"].offset)
+    scrubber = Scrubber(data, found, Scrubbing(0, 0.0))
+    found.suspect([path.parent.parent / "2" / path.name, path.with_name("p0003.h5"), path])
+    deadline = time.monotonic() + 20
+    while len(found.all()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert found.partitions() == {0, 3}
+    scrubber.close()
+    found.suspect([path, data / "another"])
+    assert found.suspects.qsize() == 1, "not again so soon"
+
+
 @pytest.mark.parametrize(
     ("step", "number", "state"),
     [
@@ -179,7 +194,7 @@ def test_journals_of_a_member_are_scrubbed_and_name_their_partition(data: Path) 
     flip(data / "tables" / "1" / "p0000.h5", 9_000)
     flip(sorted((data / "journal").glob("*.journal"))[0], 200)
     look_at(data / "tables" / "1" / "p0000.h5", found)
-    look_at(data / "tables" / "1" / "p0001.h5", found)
+    look_at(data / "tables" / "2" / "p0001.h5", found)  # the table was dropped
     assert found.partitions() == {0, 12}
     scrub(data, found, Throttle(FAST))
     assert found.partitions() == {0, 12}, "a journal for all partitions is of none"
@@ -220,6 +235,9 @@ def test_nothing_is_noted_of_what_is_gone_or_was_not_read_to_its_end(data: Path)
     look_at(path, found)
     assert len(found.all()) == 1
     path.unlink()
+    look_at(path, found)
+    assert [problem.message for problem in found.all()] == ["is missing"]
+    path.parent.rmdir()  # the table was dropped
     look_at(path, found)
     assert found.all() == []
 
