@@ -60,6 +60,8 @@ from openset_format.errors import FormatError
 log = get_logger("openset.cluster")
 
 TICK_SECONDS = 0.1
+# So long the watch takes to tell of a change that was made here, when it is not broken.
+_WATCH_SECONDS = 0.1
 
 
 class Fellow(Protocol):
@@ -349,6 +351,8 @@ class Replication:
     async def _propose(self, propose: Propose) -> None:
         with suppress(OpenSetError):  # the map says what became of it
             await self._fellow.coordinator.swap(propose.partition, propose.expected_revision, propose.placement)
+            if await self._fellow.changed(_WATCH_SECONDS):
+                return
         await self._fellow.read_now()
 
     # ---------------------------------------------------------------- copies as wholes

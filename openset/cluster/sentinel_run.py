@@ -33,6 +33,8 @@ _SWAPS_AT_ONCE = 32
 # Nothing has to change for somebody to have been dead for too long.
 _LOOK_SECONDS = 0.5
 _PAUSE_AFTER_FAILURE_SECONDS = 0.5
+# After a change: what comes of it, and at the same time, is answered together.
+_GATHER_SECONDS = 0.1
 # How often the members are asked what their partitions weigh, and how long for an answer.
 _LOADS_SECONDS = 10.0
 _LOADS_MS = 2_000
@@ -103,6 +105,7 @@ class SentinelRun:
                 while self._membership.revision < made and await self._membership.changed(_LOOK_SECONDS):
                     pass
                 self._membership.nudge_others("map_change")
+                await asyncio.sleep(_GATHER_SECONDS)
             else:
                 await self._membership.changed(_LOOK_SECONDS)
 
