@@ -46,6 +46,7 @@ def test_heavy_partitions_are_parted(tmp_path: Path) -> None:
         rows = {one["partition"]: one["rows"] for one in status["map"]}
         assert all(rows[number] > 50_000 for number in heavy)
         assert sum(one["owned_rows"] for one in status["members"]) == sum(rows.values())
+        cluster.wait_for("and light ones too", lambda status: {one["owns"] for one in status["members"]} == {2})
         cluster.wait_for("settled", is_settled)
         after = owners(first)
         time.sleep(12)  # the sentinel looks at the rows again
