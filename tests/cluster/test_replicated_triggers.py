@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.replicated_triggers import TriggerCluster, cluster_of
 
+from openset.cluster.routing import WRITE_ROUTE
 from openset.errors import OpenSetError
 
 EACH = "def on_insert():\n    match where is_new:\n        emit('seen', units)\n"
@@ -99,6 +100,31 @@ async def test_owners_hand_over_without_evaluating_anything_twice(tmp_path: Path
         assert all(placed.placement.term > terms[number] for number, placed in view.placements.items())
         counts = Counter(one.person for one in await cluster.messages())
         assert counts == {f"p{number}": inserted for number in range(17)}
+        await copies_agree(cluster)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_a_write_that_is_sent_again_is_evaluated_once(tmp_path: Path, is_stopped: bool) -> None:
+    """The answer of the owner is lost, and maybe the owner: the next one has the record already."""
+    async with cluster_of(tmp_path, "a", "b", "c", partitions=3) as cluster:
+        await cluster.settled()
+        await cluster.save("a", "all", "def on_insert():\n    emit('seen')\n", once=False)
+        owners = {number: placed.placement.owner for number, placed in (await cluster.view()).placements.items()}
+        owner = next(name for name in owners.values() if name != "a")
+        asked = next(name for name in "abc" if name != owner)
+        cluster.network.lost.append(WRITE_ROUTE)
+        if is_stopped:
+            cluster.network.on_lost = lambda name: cluster.nodes[name].stop()
+        events = batch(0)
+        await cluster.insert(asked, events)
+        assert not cluster.network.lost
+        for node in cluster.nodes.values():
+            if node.replication is None:
+                await node.start()
+        await cluster.settled()
+        await cluster.insert(asked, events)  # another request with the same events
+        counts = Counter(one.person for one in await cluster.messages())
+        assert counts == dict.fromkeys((one["person"] for one in events), 2)
         await copies_agree(cluster)
 
 

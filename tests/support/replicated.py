@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,18 @@ PATIENCE_MS = 4_000
 
 
 class Network:
-    """Who reaches whom. cut: pairs that do not; dead: nodes that nobody reaches."""
+    """Who reaches whom. cut: pairs that do not.
+
+    lost: routes, each for one request that is carried out and whose answer does not come; on_lost: told by whom.
+    """
 
     def __init__(self) -> None:
         self.nodes: dict[NodeName, LocalNode] = {}
         self.cut: set[frozenset[NodeName]] = set()
         self.calls: list[tuple[NodeName, NodeName, str]] = []
         self.pieces_until_break = -1
+        self.lost: list[str] = []
+        self.on_lost: Callable[[NodeName], Awaitable[None]] | None = None
 
     async def call(self, sender: NodeName, to: NodeName, route: str, body: bytes, timeout_ms: int) -> bytes:
         node = self.nodes.get(to)
@@ -62,9 +67,15 @@ class Network:
                 raise UnreachableError("the connection broke")
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
-                return await node.serve(sender, route, body)
+                answer = await node.serve(sender, route, body)
         except TimeoutError as error:
             raise UnreachableError(f"{to} does not answer in time") from error
+        if route in self.lost:
+            self.lost.remove(route)
+            if self.on_lost is not None:
+                await self.on_lost(to)
+            raise UnreachableError("the connection broke before the answer")
+        return answer
 
 
 class Peers:

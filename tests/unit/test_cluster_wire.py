@@ -130,3 +130,18 @@ def test_recent_entries_are_the_end_of_each_log() -> None:
     recent.keep(1, 9, [entry(9)])
     assert recent.get(1, 5, 5) is None, "nothing stands before a gap"
     assert recent.get(1, 9, 9) == (entry(9),)
+
+
+def test_an_entry_that_is_sent_again_is_found_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    recent, now = RecentEntries(), [100.0]
+    monkeypatch.setattr("openset.cluster.recent.time.monotonic", lambda: now[0])
+    payloads = [Payload(INSERT_RECORD, 1, bytes([number])) for number in range(5)]
+    recent.keep(0, 7, [Entry(1, payload) for payload in payloads[:3]])
+    now[0] += 30.0
+    recent.keep(0, 10, [Entry(2, payloads[1]), Entry(2, payloads[3])])
+    assert [recent.find(0, payload) for payload in payloads] == [7, 10, 9, 11, None]
+    assert recent.find(1, payloads[0]) is None
+    now[0] += 30.0
+    assert [recent.find(0, payload) for payload in payloads] == [None, 10, None, 11, None], "of another request"
+    recent.cut(0, 9)
+    assert recent.find(0, payloads[1]) is None
