@@ -39,7 +39,7 @@ from openset.query.work import PlanCache
 from openset.store.members import Compared
 from openset.store.schema import TableSchema
 from openset.store.segment import Edition, StoredSegment
-from openset.store.snapshot import PartitionSnapshot
+from openset.store.snapshot import PartitionSnapshot, StaleSnapshotError
 from openset.store.store import Store
 
 DEFAULT_TIMEOUT_MS = 30_000
@@ -341,6 +341,8 @@ async def _results(tools: Tools, work: PartitionedWork) -> list[Any]:
     """`fan_out`; where it fails and should not have, the files that were read may be damaged: they are verified."""
     try:
         return await fan_out(tools.executor, work)
+    except StaleSnapshotError:
+        raise
     except InternalError:
         store = tools.store
         store.damage.suspect(store.data_dir / one.file for one in work.snapshots if one.generation)

@@ -106,6 +106,7 @@ class Copies:
     ):
         self._triggers = triggers
         self._damage = damage
+        damage.holds = journals.has
         self._data_dir = data_dir
         self._catalog = catalog
         self._catalog_lock = catalog_lock

@@ -6,7 +6,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from openset.log import get_logger
@@ -28,6 +28,8 @@ class Damage:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._problems: dict[str, list[Problem]] = {}
+        # Whether a partition is here at all: a member gives copies up.
+        self.holds: Callable[[int], bool] = lambda number: True
         self._suspected_at: dict[Path, float] = {}
         # For the scrubber's thread; None ends it.
         self.suspects: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
@@ -43,6 +45,14 @@ class Damage:
             self._suspected_at.update(dict.fromkeys(fresh, now))
         for path in fresh:
             self.suspects.put(path)
+
+    def is_lost(self, path: Path) -> bool:
+        """Whether a file that is not there should be: of a table and partition that are.
+
+        Files are replaced by renaming, and go with their table or copy.
+        """
+        number = _partition_of(str(path))
+        return path.suffix == ".h5" and path.parent.is_dir() and number is not None and self.holds(number)
 
     def note(self, path: Path, problems: Iterable[Problem]) -> None:
         """What is wrong with a file as it is now, in place of what was known of it."""

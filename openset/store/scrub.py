@@ -33,6 +33,8 @@ FIRST_AFTER_SECONDS = 60.0
 NICENESS = 19
 _PIECE_BYTES = 1024 * 1024
 _AT_ONCE = 1e15
+# Faster than the rest, and not so fast that queries wait for it.
+_SUSPECTS_BYTES_PER_SECOND = 100 * 1024 * 1024
 # At a file that is replaced while it is read: compactions and copies that arrive are rarer.
 _LOOKS = 3
 
@@ -117,7 +119,7 @@ class Scrubber:
         self._interval_s = settings.interval_s
         self._throttle = Throttle(settings.bytes_per_second) if settings.bytes_per_second > 0 else None
         self.last: Pass | None = None
-        self._looks = unthrottled()
+        self._looks = Throttle(_SUSPECTS_BYTES_PER_SECOND)
         self._threads = [threading.Thread(target=self._look, name="suspects", daemon=True)]
         if self._throttle is not None:
             self._threads.append(threading.Thread(target=self._run, args=(self._throttle,), name="scrub", daemon=True))
@@ -187,8 +189,7 @@ def _targets(data_dir: Path) -> Iterator[Path]:
 def look_at(path: Path, found: Damage, throttle: Throttle | None = None) -> None:
     """Verifies a partition file, because it could not be used. throttle: without one as fast as it goes.
 
-    Notes nothing of a file that cannot be verified by this version, or where the throttle is stopped meanwhile. A copy
-    that was given up a moment ago may be noted as missing: it is forgotten before the partition comes back.
+    Notes nothing of a file that cannot be verified by this version, or where the throttle is stopped meanwhile.
     """
     throttle = throttle or unthrottled()
     with suppress(UnsupportedFormatError, _Stopped):
@@ -199,9 +200,7 @@ def look_at(path: Path, found: Damage, throttle: Throttle | None = None) -> None
                 if _identity(path) == before:
                     return  # else another one is in place, of which that may not be true
         except FileNotFoundError:
-            # A file is replaced by renaming: what is missing in a table that is there was not removed by this program.
-            is_lost = path.suffix == ".h5" and path.parent.is_dir()
-            found.note(path, [Problem(str(path), None, None, "is missing")] if is_lost else ())
+            found.note(path, [Problem(str(path), None, None, "is missing")] if found.is_lost(path) else ())
 
 
 def _identity(path: Path) -> tuple[int, int]:
