@@ -27,11 +27,10 @@ from openset.query.index_only import Candidates
 from openset.query.shared_segments import bring, catch_up, other_segments, publish
 from openset.query.spread import (
     Asking,
-    OutdatedError,
     Share,
     Spread,
     gather,
-    wait_for_others,
+    until_agreed,
 )
 from openset.query.wire.asking import Ask, request_bytes, request_of, schema_mark
 from openset.query.wire.codec import Codec, Lists, encoded
@@ -217,11 +216,8 @@ def with_missing(answer: QueryAnswer, common: Common, facts: Facts) -> QueryAnsw
 async def _run_spread(tools: Tools, spread: Spread, query: Query, facts: Facts) -> QueryAnswer:
     # Whoever prepares a query takes the script's values from its parameters, so each time it is made of these bytes.
     request = request_bytes(query)
-    while True:
-        try:
-            return await _spread_once(tools, spread, query, request, facts)
-        except OutdatedError:
-            await wait_for_others(facts.deadline(query.common))
+    deadline = facts.deadline(query.common)
+    return await until_agreed(lambda: _spread_once(tools, spread, query, request, facts), deadline)
 
 
 @dataclass(frozen=True, slots=True)

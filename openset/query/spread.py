@@ -18,6 +18,7 @@ from openset.query.wire.asking import Answered
 from openset.query.wire.codec import Codec, checked, decoded
 
 Result = TypeVar("Result")
+Agreed = TypeVar("Agreed")
 
 # An owner that ends a query at its deadline is waited for this much longer.
 ANSWER_GRACE_SECONDS = 1.0
@@ -314,10 +315,30 @@ def _is_no_answer(error: OpenSetError) -> bool:
     return isinstance(error, InternodeError) or (error.status == 503 and not isinstance(error, ReadOnlyError))
 
 
+async def until_agreed(attempt: Callable[[], Awaitable[Agreed]], deadline: float) -> Agreed:
+    """The attempt that the nodes agree on. Raises InternodeError when they did not in time, and what it raises."""
+    disagreed = False
+    while True:
+        try:
+            return await attempt()
+        except OutdatedError:
+            disagreed = True
+            await wait_for_others(deadline)
+        except RunTimeError:
+            # The last of several attempts has hardly any time.
+            if disagreed and time.monotonic() >= deadline:
+                raise _disagreement() from None
+            raise
+
+
 async def wait_for_others(deadline: float) -> None:
     """A short pause before a query begins again. Raises InternodeError when its time is over."""
     if time.monotonic() + FIRST_PAUSE_SECONDS >= deadline:
-        raise InternodeError(
-            "the nodes do not agree on the table's columns or its segments; a change of them may be under way"
-        )
+        raise _disagreement()
     await asyncio.sleep(FIRST_PAUSE_SECONDS)
+
+
+def _disagreement() -> InternodeError:
+    return InternodeError(
+        "the nodes do not agree on the table's columns or its segments; a change of them may be under way"
+    )

@@ -19,7 +19,7 @@ from openset.query.compare import unknown_segment
 from openset.query.executor import Executor
 from openset.query.fan_out import fan_out
 from openset.query.frame import DEFAULT_TIMEOUT_MS, Facts, Tools
-from openset.query.spread import OutdatedError, Spread, wait_for_others
+from openset.query.spread import Spread, until_agreed
 from openset.revent.backtest import BacktestWork, by_day
 from openset.revent.disabling import ERRORS_UNTIL_DISABLED, PARTS, Failures
 from openset.revent.names import check_name
@@ -120,12 +120,12 @@ async def backtest(tools: Tools, request: BacktestRequest) -> Backtest:
     """Replays history; nothing is emitted. Raises ParseError, QueryError, RunTimeError; in a cluster as queries do."""
     check_name(request.name, "trigger")
     facts = Facts(tools.store.triggers.clock())
-    while True:
-        try:
-            with ExitStack() as held:
-                return await _tested(tools, request, facts, held)
-        except OutdatedError:
-            await wait_for_others(facts.started + request.timeout_ms / 1_000)
+
+    async def tested() -> Backtest:
+        with ExitStack() as held:
+            return await _tested(tools, request, facts, held)
+
+    return await until_agreed(tested, facts.started + request.timeout_ms / 1_000)
 
 
 async def _tested(tools: Tools, request: BacktestRequest, facts: Facts, held: ExitStack) -> Backtest:

@@ -25,9 +25,11 @@ _OF_PARTITION = re.compile(r"p([0-9]{4})(?:\..*|-[0-9]+)", re.ASCII)
 class Damage:
     """Problems by file. Every problem is logged once. Methods may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_table: Callable[[int], bool] = lambda table_id: True):
+        """has_table: whether there is a table: they are dropped."""
         self._lock = threading.Lock()
         self._problems: dict[str, list[Problem]] = {}
+        self._has_table = has_table
         # Whether a partition is here at all: a member gives copies up.
         self.holds: Callable[[int], bool] = lambda number: True
         self._suspected_at: dict[Path, float] = {}
@@ -51,8 +53,9 @@ class Damage:
 
         Files are replaced by renaming, and go with their table or copy.
         """
-        number = _partition_of(str(path))
-        return path.suffix == ".h5" and path.parent.is_dir() and number is not None and self.holds(number)
+        number, table_id = _partition_of(str(path)), path.parent.name
+        is_here = number is not None and self.holds(number) and table_id.isdecimal() and self._has_table(int(table_id))
+        return is_here and path.suffix == ".h5" and path.parent.is_dir()
 
     def note(self, path: Path, problems: Iterable[Problem]) -> None:
         """What is wrong with a file as it is now, in place of what was known of it."""

@@ -67,12 +67,12 @@ class Store:
         self.policy = policy
         # Whether the disk takes anything; it is asked before every change.
         self.health = Health()
-        self.damage = Damage()
         self._unwatched_files = files
         files = WatchedFiles(files, self.health)
         self._directory_lock = lock
         self._files = files
         self._catalog = Catalog(data_dir, files)
+        self.damage = Damage(self._catalog.has)
         # Guards the catalog's changes. Taken before _lock.
         self._catalog_lock = threading.Lock()
         self._now_stamps: dict[int, NowStamps] = {}  # by table id

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from support.cluster import Node, started, wait_until
+from support.cluster import Node, is_settled, started, wait_until
 from support.daemon import Response
 
 from openset_format.hashing import partition_of
@@ -31,11 +31,16 @@ def test_reads_of_living_owners_go_on_and_writes_want_their_copies(tmp_path: Pat
         assert first.request("POST", "/v1/table/t", json.dumps({"columns": []})).status == 200
         for number in range(4):
             assert insert(first, person_of(number), 10**12).status == 200
-        placed = {one["partition"]: one for one in second.status()["map"]}
-        lost = [number for number, one in placed.items() if one["owner"] == first.name]
-        alone = [number for number, one in placed.items() if number not in lost and first.name in one["in_sync"]]
-        whole = [number for number, one in placed.items() if first.name not in one["in_sync"]]
-        assert lost and alone and whole
+        name = first.name
+
+        def parted() -> tuple[list[int], list[int], list[int]] | None:
+            placed = {one["partition"]: one for one in second.status()["map"]}
+            lost = [number for number, one in placed.items() if one["owner"] == name]
+            alone = [number for number, one in placed.items() if number not in lost and name in one["in_sync"]]
+            whole = [number for number, one in placed.items() if name not in one["in_sync"]]
+            return (lost, alone, whole) if lost and alone and whole and is_settled(second.status()) else None
+
+        lost, alone, whole = wait_until("there is one of each kind", parted)
         first.kill()
         for node in (second, third):
             found = wait_until("it says so", lambda node=node: _unknown(node))  # type: ignore[misc]
