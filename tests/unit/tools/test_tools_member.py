@@ -47,6 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Any, Any]
             await cluster.settled()
             await cluster.insert("a", batch(0))
             expected.insert(batch(0))
+            await everything_is_visible(cluster)
             for node in cluster.nodes.values():
                 assert node.store is not None
                 await asyncio.to_thread(node.store.compact_all)
@@ -57,12 +58,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Any, Any]
             await cluster.erase("c", "p3")
             expected.erase("p3")
             await cluster.settled()
-            async with asyncio.timeout(20):
-                while not await as_the_map_says(cluster):
-                    await asyncio.sleep(0.05)
+            await everything_is_visible(cluster)
 
     asyncio.run(run())
     return directory, expected.contents()
+
+
+async def everything_is_visible(cluster: LocalCluster) -> None:
+    """On all copies: they hear a moment later than the owner what is agreed."""
+    async with asyncio.timeout(20):
+        while not await as_the_map_says(cluster):
+            await asyncio.sleep(0.05)
 
 
 async def as_the_map_says(cluster: LocalCluster) -> bool:
