@@ -12,7 +12,7 @@ import click
 from openset.errors import ConfigError
 
 if TYPE_CHECKING:
-    from openset.cluster.cluster_node import ClusterOptions
+    from openset.cluster.options import ClusterOptions
 
 SECRET_VARIABLE = "OPENSET_CLUSTER_SECRET"
 
@@ -79,7 +79,7 @@ def cluster_options(command: Command) -> Command:
 
 def read_cluster_options(given: Mapping[str, Path | str | float | None]) -> ClusterOptions:
     """What the options and the environment say. Raises ConfigError for a secret that is given twice or not readable."""
-    from openset.cluster.cluster_node import ClusterOptions
+    from openset.cluster.options import ClusterOptions
 
     ca, cert, key, secret_file = (_path(given.get(f"cluster_{name}")) for name in ("ca", "cert", "key", "secret_file"))
     secret = os.environ.get(SECRET_VARIABLE)

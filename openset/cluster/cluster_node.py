@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,9 @@ import msgspec
 from openset.cluster.identity import AUTOMATIC_REPLICAS, MEMBER_FILE, Identity, IdentityFile, home_of
 from openset.cluster.invitation import JoinRequest, check_guest, check_unique, invite
 from openset.cluster.map import Member, NodeName
+from openset.cluster.options import ClusterOptions
 from openset.cluster.peers import Address, Peers
-from openset.cluster.security import HOW_TO, Security, security_of
+from openset.cluster.security import HOW_TO, Security
 from openset.errors import ConfigError, ConflictError, InternodeError, OpenSetError, UnreachableError
 from openset.log import get_logger
 from openset.store.catalog import new_server_name
@@ -31,7 +31,6 @@ from openset_format.files import FILES, FileLayer
 
 if TYPE_CHECKING:  # what only members need is loaded when there is one
     from openset.cluster.enrolment import CoordinatorAccess
-    from openset.cluster.etcd_address import EtcdAddress
     from openset.cluster.member import DataPlane, Membership
     from openset.cluster.schema_changes import SchemaChanges
     from openset.cluster.view import View
@@ -45,26 +44,6 @@ _RETRY_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 # So long requests wait for a member that starts.
 _PATIENCE_SECONDS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterOptions:
-    """ca, cert, key: PEM files of mutual TLS between nodes.  secret: instead of them, on loopback.
-
-    coordinator: an address of etcd, None for the embedded one.  host: under which others reach this node, None for
-    where it listens.  lease_ms: who says nothing for so long is not alive.  gone_after_ms: and after so long others get
-    its copies.  transfer_bytes_per_second: how fast partitions are sent at most, 0 for no limit.
-    """
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    secret: str | None = field(default=None, repr=False)
-    coordinator: str | None = field(default=None, repr=False)
-    host: str | None = None
-    lease_ms: int = 5_000
-    gone_after_ms: int = 20_000
-    transfer_bytes_per_second: int = 0
 
 
 class ClusterNode:
@@ -84,10 +63,8 @@ class ClusterNode:
     ):
         """address: where the node listens. Raises ConfigError for options that cannot be used."""
         self._options = options or ClusterOptions()
-        self.security: Security | None = security_of(
-            self._options.ca, self._options.cert, self._options.key, self._options.secret
-        )
-        self._etcd = _etcd_address(self._options.coordinator)
+        self.security: Security | None = self._options.security()
+        self._etcd = self._options.etcd()
         if self._etcd is not None and self.security is None:
             raise ConfigError(f"a cluster needs to know its nodes: {HOW_TO}")
         self._data_dir = data_dir
@@ -593,11 +570,3 @@ class ClusterNode:
     async def _write(self, identity: Identity) -> None:
         assert self._file is not None
         await asyncio.to_thread(self._file.write, identity)
-
-
-def _etcd_address(url: str | None) -> EtcdAddress | None:
-    if url is None:
-        return None
-    from openset.cluster.etcd_address import parse_address
-
-    return parse_address(url)

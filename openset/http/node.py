@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openset.cluster.cluster_node import ClusterNode, ClusterOptions
+from openset.cluster.cluster_node import ClusterNode
+from openset.cluster.options import ClusterOptions
 from openset.cluster.peers import Address
 from openset.errors import ConfigError, OpenSetError, UnreachableError
 from openset.log import get_logger

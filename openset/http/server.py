@@ -13,7 +13,7 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from openset.cluster.cluster_node import ClusterOptions
+from openset.cluster.options import ClusterOptions
 from openset.cluster.peers import Address
 from openset.errors import ConfigError, OpenSetError, UnreachableError
 from openset.http import logs

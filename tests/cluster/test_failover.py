@@ -11,7 +11,7 @@ import pytest
 from support.cluster import Cluster, Node, members, started
 from support.etcd import Etcd
 
-from openset.cluster.cluster_node import ClusterOptions
+from openset.cluster.options import ClusterOptions
 from openset_format.hashing import partition_of
 
 PARTITIONS = 4

@@ -25,10 +25,11 @@ from support.daemon import Daemon, Response
 from support.etcd import Etcd, free_ports
 
 from openset.client.serve_options import read_cluster_options
-from openset.cluster.cluster_node import ClusterNode, ClusterOptions
+from openset.cluster.cluster_node import ClusterNode
 from openset.cluster.identity import Identity, IdentityFile, read_identity
 from openset.cluster.map import Member
 from openset.cluster.member import DataPlane
+from openset.cluster.options import ClusterOptions
 from openset.errors import ConfigError, InternalError
 from openset.store.store import Store
 

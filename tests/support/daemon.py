@@ -25,7 +25,7 @@ options = json.loads(sys.argv[1])
 policy, scrubbing, control = options.pop("policy"), options.pop("scrubbing", None), options.pop("control", None)
 cluster = options.pop("cluster", None)
 if cluster:
-    from openset.cluster.cluster_node import ClusterOptions
+    from openset.cluster.options import ClusterOptions
     options["cluster"] = ClusterOptions(**cluster)
 if control:
     from support.controlled_files import ControlledFiles
